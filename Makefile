@@ -1,0 +1,47 @@
+# make demo   set everything up and run a real audit end to end (no torch)
+# make test   the whole test suite
+# make check  format, lint, types, drift of generated files
+# make proto  regenerate the gRPC code       make bench  timings, as ratios measured in one run
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+EDITABLE := -e './proto' -e '.[cpu]' -e './server[cpu]' -e './client'
+
+.PHONY: demo test check proto bench clean
+
+$(VENV)/.demo: pyproject.toml proto/pyproject.toml server/pyproject.toml client/pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) $(EDITABLE)
+	@touch $@
+
+# torch must be the CPU build where one is offered; anything else pulls gigabytes of CUDA.
+$(VENV)/.test: $(VENV)/.demo requirements-test.txt
+	$(PIP) -r requirements-test.txt
+	@touch $@
+
+$(VENV)-proto/.done: requirements-proto.txt
+	test -x $(VENV)-proto/bin/python || $(PYTHON) -m venv $(VENV)-proto
+	$(VENV)-proto/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-proto.txt
+	@touch $@
+
+demo: $(VENV)/.demo
+	$(BIN)/python examples/digits/demo.py
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.test $(VENV)-proto/.done
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	PYTHON=$(VENV)-proto/bin/python proto/generate --check
+
+proto: $(VENV)-proto/.done
+	PYTHON=$(VENV)-proto/bin/python proto/generate
+
+bench: $(VENV)/.test
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf $(VENV) $(VENV)-proto out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Directional derivatives of the model's raw outputs, one method a module."""

@@ -1,0 +1,53 @@
+"""What every derivative method gives: values and directional derivatives of the raw outputs z(x)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Float32Array = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Derivatives:
+    """Raw outputs and their derivatives along D directions, for n images.
+
+    Attributes
+    ----------
+    value
+        z(x), float32 or float64, shape (n, *K).
+    tangent
+        Dz(x)[v_d], shape (n, D, *K).
+    spreads
+        Estimates of the error of `tangent`, each shape (n, D, *K): two computations of the same derivative
+        subtracted. They are pushed through the head's differential like the tangent itself; the norm of the result,
+        times `coverage`, is the error bar.
+    coverage
+        Factor that makes the norm of the spreads cover the true error on at least 95 % of images.
+    """
+
+    value: Float32Array | Float64Array
+    tangent: Float64Array
+    spreads: tuple[Float64Array, ...]
+    coverage: float
+
+
+class Differentiator(Protocol):
+    """A derivative method bound to one model.
+
+    ``rows(D)`` says how many session rows one image with D directions costs: what batching divides the budget by.
+    """
+
+    method: str
+
+    def rows(self, directions: int) -> int:
+        """Give the number of session rows per image for so many directions."""
+        ...
+
+    def __call__(self, images: Float32Array, directions: Float32Array) -> Derivatives:
+        """Differentiate at ``images`` (n, C, H, W) along ``directions`` (n, D, C, H, W)."""
+        ...

@@ -1,0 +1,306 @@
+"""The report of one audit: ``lieaudit.report/1``.
+
+Dataclasses, JSON and the protobuf message ``lieaudit.v1.Report`` hold the same fields under the same names. A number
+that was not measured is None, and `Report.skipped` says why; it is never 0.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from lieaudit.errors import DataError
+
+SCHEMA = "lieaudit.report/1"
+METRIC_VERSION = 1
+"""Raised whenever the same model and images would give other numbers; the gate compares only equal versions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Something that was not measured: ``what`` is a dotted path in the report, a tensor or an op."""
+
+    what: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportTensor:
+    """The audited input or output; symbolic sizes by name."""
+
+    name: str
+    shape: tuple[str, ...]
+    dtype: str
+    layout: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportModel:
+    """What was audited. ``precision`` is the one computed in, ``notes`` say what was changed to get there."""
+
+    sha256: str
+    name: str
+    producer: str
+    opset: int
+    input: ReportTensor
+    output: ReportTensor
+    precision: str
+    head: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReportData:
+    """The images; ``top1`` where labels were given and the output is a classification."""
+
+    sha256: str
+    count: int
+    name: str = ""
+    top1: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Versions, provider and device that computed the numbers."""
+
+    lieaudit: str
+    onnxruntime: str
+    provider: str
+    device: str
+    onnx: str
+    numpy: str
+    python: str
+    threads: int
+    fallback_ops: Mapping[str, int] = field(default_factory=dict)
+    torch: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Cross-check of one derivative method by another on a few images.
+
+    ``deviation`` is the norm of the difference over the norm of the derivative (root mean square over the images),
+    ``allowed`` what the error bars of both explain.
+    """
+
+    method: str
+    images: int
+    deviation: float
+    allowed: float
+    agrees: bool
+    lee: float
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratorResult:
+    """LEE of one generator (Gruver et al. 2023, Eq. 4) with its uncertainty.
+
+    ``lee`` is the mean over images of ‖L F‖²/K; ``ci95`` its bootstrap interval (sampling of images); ``error_bar``
+    its numerical error; ``relative`` the ratio to the response to an equally large non-symmetric perturbation.
+    """
+
+    lee: float
+    ci95: tuple[float, float]
+    median: float
+    quantiles: Mapping[str, float]
+    mean_abs: float
+    relative: float | None
+    per_image: tuple[float, ...]
+    method: str
+    error_bar: float
+    per_image_error: tuple[float, ...]
+    unit: str
+    step: float | None = None
+    noise: float | None = None
+    agreement: Agreement | None = None
+    status: str = "ok"
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One segment's contribution C_k to L F (Eq. 5): ``lee`` E‖C_k‖²/K, ``norm`` E‖C_k‖, ``share`` E⟨C_k, L F⟩/E‖L F‖²."""
+
+    name: str
+    ops: tuple[str, ...]
+    kind: str
+    lee: float
+    norm: float
+    share: float
+    lee_ci95: tuple[float, float]
+    error_bar: float
+    commutes: bool
+    boundary: str
+    layout: str
+    depth: int
+    subnetwork: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KindTotal:
+    """Totals over the segments of one kind; ``lee`` is that of the summed contribution vectors' parts added up."""
+
+    kind: str
+    segments: int
+    lee: float
+    norm: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class DepthTotal:
+    """Share and LEE of the segments up to a relative depth in (0, 1] (the paper's Figure 4)."""
+
+    depth: float
+    share: float
+    lee: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """A pair of segments whose contributions point against each other: ``inner`` = E⟨C_a, C_b⟩ / E‖L F‖² < 0."""
+
+    first: str
+    second: str
+    inner: float
+
+
+@dataclass(frozen=True, slots=True)
+class Layerwise:
+    """Layerwise decomposition of one generator; ``completeness`` = ‖Σ C_k − L F‖ / ‖L F‖ over all images."""
+
+    segments: tuple[Segment, ...]
+    completeness: float
+    method: str
+    by_kind: tuple[KindTotal, ...] = ()
+    by_depth: tuple[DepthTotal, ...] = ()
+    cancellations: tuple[Cancellation, ...] = ()
+    merged: tuple[Skipped, ...] = ()
+    status: str = "ok"
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Wall-clock seconds of the audit and rows that went through the session."""
+
+    seconds: float
+    rows: float
+    rows_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One of the worst images and its tangent under a generator, as PNG."""
+
+    image: int
+    generator: str
+    png: bytes
+    tangent_png: bytes
+    lee: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The whole report. ``to_json`` and ``from_json`` are inverse."""
+
+    model: ReportModel
+    data: ReportData
+    environment: Environment
+    spec: Mapping[str, Any]
+    results: Mapping[str, GeneratorResult]
+    timing: Timing
+    layerwise: Mapping[str, Layerwise] = field(default_factory=dict)
+    skipped: tuple[Skipped, ...] = ()
+    status: str = "ok"
+    reasons: tuple[str, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    schema: str = SCHEMA
+    metric_version: int = METRIC_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the JSON form; absent optional values are left out."""
+        plain = _to_plain(self)
+        assert isinstance(plain, dict)  # noqa: S101 - a dataclass gives a dict
+        return plain
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """Give the JSON text; raises ValueError on NaN or infinity, which no report may hold."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False, ensure_ascii=False)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read the JSON form. Raises `DataError` where it is not a report of this schema."""
+        if values.get("schema") != SCHEMA:
+            raise DataError(
+                f"not a {SCHEMA} document: schema is {values.get('schema')!r}", reason="NOT_A_REPORT", subject="schema"
+            )
+        try:
+            report = _from_plain(cls, values)
+        except (KeyError, TypeError, ValueError) as problem:
+            raise DataError(f"malformed report: {problem}", reason="NOT_A_REPORT", subject="report") from problem
+        assert isinstance(report, cls)  # noqa: S101 - _from_plain builds what it is asked for
+        return report
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read the JSON text. Raises `DataError` where it is not a report."""
+        try:
+            values = json.loads(text)
+        except ValueError as problem:
+            raise DataError(f"not JSON: {problem}", reason="NOT_A_REPORT", subject="report") from problem
+        if not isinstance(values, dict):
+            raise DataError("not a JSON object", reason="NOT_A_REPORT", subject="report")
+        return cls.from_dict(values)
+
+
+def _to_plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        items = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+        return {name: _to_plain(item) for name, item in items if item is not None}
+    if isinstance(value, Mapping):
+        return {str(key): _to_plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_to_plain(item) for item in value]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"a report holds {value}")
+    return value
+
+
+def _from_plain(kind: Any, value: Any) -> Any:  # noqa: PLR0911 - one return per kind of type
+    origin = typing.get_origin(kind)
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        present: dict[str, Any] = {}
+        for item in dataclasses.fields(kind):
+            if item.name in value:
+                present[item.name] = _from_plain(hints[item.name], value[item.name])
+            elif types.NoneType in typing.get_args(hints[item.name]):
+                present[item.name] = None
+        return kind(**present)
+    if origin in {typing.Union, types.UnionType}:
+        inner = [a for a in typing.get_args(kind) if a is not types.NoneType]
+        return None if value is None else _from_plain(inner[0], value)
+    if origin is tuple:
+        return tuple(_from_plain(typing.get_args(kind)[0], item) for item in value)
+    if origin is not None and issubclass(origin, Mapping):
+        return {str(key): _from_plain(typing.get_args(kind)[1], item) for key, item in value.items()}
+    if kind is bytes:
+        return base64.b64decode(value)
+    if kind is Any:
+        return value
+    if kind is float and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r} is not {kind.__name__}")
+    return value
+

@@ -1,0 +1,196 @@
+"""What to audit and how: the specification of one audit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+from lieaudit.errors import SpecError
+
+GENERATORS = (
+    "translation_x",
+    "translation_y",
+    "rotation",
+    "scale",
+    "shear_x",
+    "shear_y",
+    "stretch_x",
+    "stretch_y",
+    "hyperbolic_rotation",
+    "brightness",
+)
+
+_CHOICES = {
+    "method": ("auto", "forward", "finite_difference", "torch"),
+    "head": ("auto", "softmax", "identity", "sigmoid", "spatial"),
+    "convention": ("central", "reference"),
+    "interpolation": ("bilinear", "bicubic", "fourier"),
+    "padding": ("reflect", "circular"),
+    "layerwise": ("none", "module", "op"),
+    "input_layout": ("auto", "NCHW", "NHWC"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How uint8 images become the model's float32 input.
+
+    ``x = (raw / scale − mean) / std`` per channel, after resize of the shorter side, centre crop and channel order.
+    ``mean`` and ``std`` are in the model's channel order and hold one value, or one per channel.
+    """
+
+    scale: float = 255.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    order: str = "rgb"
+    resize: int | None = None
+    crop: int | None = None
+    name: str = "custom"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.scale) and self.scale != 0):
+            raise _invalid("preprocessing.scale", f"{self.scale} is not a finite non-zero number")
+        if not self.mean or not all(map(math.isfinite, self.mean)):
+            raise _invalid("preprocessing.mean", f"{self.mean} must be finite numbers")
+        if not self.std or not all(math.isfinite(s) and s > 0 for s in self.std):
+            raise _invalid("preprocessing.std", f"{self.std} must be finite and positive")
+        if self.order not in {"rgb", "bgr"}:
+            raise _invalid("preprocessing.order", f"{self.order!r} is neither 'rgb' nor 'bgr'")
+        for name in ("resize", "crop"):
+            size = getattr(self, name)
+            if size is not None and not 1 <= size <= 16384:
+                raise _invalid(f"preprocessing.{name}", f"{size} is not a size in 1 … 16384 pixels")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the JSON form."""
+        return _plain(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read the JSON form; unknown names are a `SpecError`."""
+        known = _known(cls, values, "preprocessing.")
+        return cls(**{k: tuple(v) if k in {"mean", "std"} else v for k, v in known.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSpec:
+    """One audit's specification; the defaults are the documented conventions (docs/numerics.md).
+
+    Attributes
+    ----------
+    generators
+        Ids from `GENERATORS`, in the order of the report.
+    method
+        ``auto``: forward mode where the graph allows it, cross-checked by finite differences.
+    layerwise, depth
+        Attribution per ``module`` (of the tree down to ``depth``; None: leaves) or per ``op``.
+    layouts
+        Declared layouts, tensor name → layout, for tensors whose layout is not derived (or derived wrongly).
+    preprocessing
+        Needed for uint8 images; float32 images are taken as the model takes them.
+    max_images
+        Use the first so many images only.
+    seed, bootstrap
+        Seed of every random choice; number of bootstrap resamples.
+    relative_images
+        How many images `relative` is measured on (spread evenly over the set).
+    provider
+        ``cpu``, ``cuda``, ``cuda:1``, ``tensorrt`` …
+    threads
+        Intra-op threads of the session; 0: all cores this process may use.
+    budget_mib
+        Memory budget for activations and rows, in MiB.
+    step
+        A fixed finite-difference step in units of t instead of the measured best one.
+    """
+
+    generators: tuple[str, ...] = GENERATORS
+    method: str = "auto"
+    head: str = "auto"
+    convention: str = "central"
+    interpolation: str = "bilinear"
+    padding: str = "reflect"
+    layerwise: str = "none"
+    depth: int | None = None
+    layouts: Mapping[str, str] = field(default_factory=dict)
+    input: str | None = None
+    output: str | None = None
+    input_layout: str = "auto"
+    preprocessing: Preprocessing | None = None
+    max_images: int | None = None
+    seed: int = 0
+    bootstrap: int = 2000
+    relative_images: int = 64
+    provider: str = "cpu"
+    allow_fallback: bool = False
+    threads: int = 0
+    budget_mib: int = 2048
+    step: float | None = None
+    torch_source: str | None = None
+    torch_factory: str | None = None
+    torch_weights: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise _invalid(name, f"{getattr(self, name)!r} is not one of {', '.join(choices)}")
+        if not self.generators:
+            raise _invalid("generators", "the list is empty")
+        for generator in self.generators:
+            if generator not in GENERATORS:
+                raise _invalid("generators", f"{generator!r} is not one of {', '.join(GENERATORS)}")
+        if len(set(self.generators)) != len(self.generators):
+            raise _invalid("generators", "a generator is listed twice")
+        _in_range("max_images", self.max_images, 1, 10**9)
+        _in_range("depth", self.depth, 1, 100)
+        _in_range("seed", self.seed, 0, 2**31 - 1)
+        _in_range("bootstrap", self.bootstrap, 100, 100_000)
+        _in_range("relative_images", self.relative_images, 0, 10**9)
+        _in_range("threads", self.threads, 0, 1024)
+        _in_range("budget_mib", self.budget_mib, 16, 2**24)
+        if self.step is not None and not (math.isfinite(self.step) and self.step > 0):
+            raise _invalid("step", f"{self.step} is not a positive number")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the JSON form: plain lists and dicts, absent fields left out."""
+        return _plain(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read the JSON form; unknown names are a `SpecError`."""
+        known = _known(cls, values, "")
+        if "generators" in known:
+            known["generators"] = tuple(known["generators"]) or GENERATORS
+        if known.get("preprocessing") is not None:
+            known["preprocessing"] = Preprocessing.from_dict(known["preprocessing"])
+        return cls(**known)
+
+
+def _invalid(name: str, problem: str) -> SpecError:
+    return SpecError(f"{name}: {problem}", reason="INVALID_SPEC", subject=name)
+
+
+def _in_range(name: str, value: int | None, low: int, high: int) -> None:
+    if value is not None and not low <= value <= high:
+        raise _invalid(name, f"{value} is not in {low} … {high}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, AuditSpec | Preprocessing):
+        items = ((f.name, getattr(value, f.name)) for f in fields(value))
+        return {name: _plain(item) for name, item in items if item is not None}
+    if isinstance(value, tuple):
+        return list(value)
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _known(cls: type, values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    names = [f.name for f in fields(cls)]
+    for name in values:
+        if name not in names:
+            raise SpecError(
+                f"{prefix}{name}: no such field", reason="INVALID_SPEC", subject=prefix + name, hint=f"known: {', '.join(names)}"
+            )
+    return dict(values)

@@ -1,0 +1,101 @@
+from lieaudit_api.v1 import report_pb2 as _report_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class ReportSource(_message.Message):
+    __slots__ = ("audit_id", "report", "report_json")
+    AUDIT_ID_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    REPORT_JSON_FIELD_NUMBER: _ClassVar[int]
+    audit_id: str
+    report: _report_pb2.Report
+    report_json: bytes
+    def __init__(self, audit_id: _Optional[str] = ..., report: _Optional[_Union[_report_pb2.Report, _Mapping]] = ..., report_json: _Optional[bytes] = ...) -> None: ...
+
+class EvaluateRequest(_message.Message):
+    __slots__ = ("candidate", "baseline", "policy_yaml", "datasets", "power")
+    class DatasetsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: ReportSource
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[ReportSource, _Mapping]] = ...) -> None: ...
+    CANDIDATE_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_FIELD_NUMBER: _ClassVar[int]
+    POLICY_YAML_FIELD_NUMBER: _ClassVar[int]
+    DATASETS_FIELD_NUMBER: _ClassVar[int]
+    POWER_FIELD_NUMBER: _ClassVar[int]
+    candidate: ReportSource
+    baseline: ReportSource
+    policy_yaml: str
+    datasets: _containers.MessageMap[str, ReportSource]
+    power: bool
+    def __init__(self, candidate: _Optional[_Union[ReportSource, _Mapping]] = ..., baseline: _Optional[_Union[ReportSource, _Mapping]] = ..., policy_yaml: _Optional[str] = ..., datasets: _Optional[_Mapping[str, ReportSource]] = ..., power: bool = ...) -> None: ...
+
+class Decision(_message.Message):
+    __slots__ = ("verdict", "rules", "reasons", "policy_sha256", "candidate_sha256", "baseline_sha256")
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
+    POLICY_SHA256_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    verdict: str
+    rules: _containers.RepeatedCompositeFieldContainer[RuleOutcome]
+    reasons: _containers.RepeatedScalarFieldContainer[str]
+    policy_sha256: str
+    candidate_sha256: str
+    baseline_sha256: str
+    def __init__(self, verdict: _Optional[str] = ..., rules: _Optional[_Iterable[_Union[RuleOutcome, _Mapping]]] = ..., reasons: _Optional[_Iterable[str]] = ..., policy_sha256: _Optional[str] = ..., candidate_sha256: _Optional[str] = ..., baseline_sha256: _Optional[str] = ...) -> None: ...
+
+class RuleOutcome(_message.Message):
+    __slots__ = ("id", "generator", "kind", "statistic", "outcome", "value", "limit", "interval", "baseline_value", "p_value", "adjusted_p_value", "sentence", "waiver", "images_needed", "line")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    GENERATOR_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    STATISTIC_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_VALUE_FIELD_NUMBER: _ClassVar[int]
+    P_VALUE_FIELD_NUMBER: _ClassVar[int]
+    ADJUSTED_P_VALUE_FIELD_NUMBER: _ClassVar[int]
+    SENTENCE_FIELD_NUMBER: _ClassVar[int]
+    WAIVER_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_NEEDED_FIELD_NUMBER: _ClassVar[int]
+    LINE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    generator: str
+    kind: str
+    statistic: str
+    outcome: str
+    value: float
+    limit: float
+    interval: _containers.RepeatedScalarFieldContainer[float]
+    baseline_value: float
+    p_value: float
+    adjusted_p_value: float
+    sentence: str
+    waiver: Waiver
+    images_needed: int
+    line: int
+    def __init__(self, id: _Optional[str] = ..., generator: _Optional[str] = ..., kind: _Optional[str] = ..., statistic: _Optional[str] = ..., outcome: _Optional[str] = ..., value: _Optional[float] = ..., limit: _Optional[float] = ..., interval: _Optional[_Iterable[float]] = ..., baseline_value: _Optional[float] = ..., p_value: _Optional[float] = ..., adjusted_p_value: _Optional[float] = ..., sentence: _Optional[str] = ..., waiver: _Optional[_Union[Waiver, _Mapping]] = ..., images_needed: _Optional[int] = ..., line: _Optional[int] = ...) -> None: ...
+
+class Waiver(_message.Message):
+    __slots__ = ("owner", "reason", "expires", "expired")
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    EXPIRED_FIELD_NUMBER: _ClassVar[int]
+    owner: str
+    reason: str
+    expires: str
+    expired: bool
+    def __init__(self, owner: _Optional[str] = ..., reason: _Optional[str] = ..., expires: _Optional[str] = ..., expired: bool = ...) -> None: ...
