@@ -1,0 +1,40 @@
+"""Shared by all tests: the shared real material, deterministic torch and hypothesis."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Derandomised: a failure on one machine is the same failure on every other. Timing never decides.
+settings.register_profile(
+    "lieaudit", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("lieaudit")
+
+try:
+    import torch
+except ModuleNotFoundError:  # the tests that need it skip through pytest.importorskip
+    pass
+else:
+    # One thread: the order of float sums, and so every compared number, does not depend on the machine.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def repo_root() -> Path:
+    """Root of the repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def real_dir() -> Path:
+    """Folder of trained models and real images (``models/``, ``images/``, ``checkpoints/``); skips without it."""
+    folder = Path(os.environ.get("LIEAUDIT_REAL") or ROOT.parent / "shared" / "real")
+    if not (folder / "models").is_dir():
+        pytest.skip(f"no trained models at {folder}: set LIEAUDIT_REAL to a folder with models/ and images/")
+    return folder
