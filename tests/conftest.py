@@ -33,7 +33,7 @@ def repo_root() -> Path:
 
 @pytest.fixture(scope="session")
 def real_dir() -> Path:
-    """Folder of trained models and real images (``models/``, ``images/``, ``checkpoints/``); skips without it."""
+    """Folder of trained models and real images (``models/``, ``images/``, ``checkpoints/``), or a skip."""
     folder = Path(os.environ.get("LIEAUDIT_REAL") or ROOT.parent / "shared" / "real")
     if not (folder / "models").is_dir():
         pytest.skip(f"no trained models at {folder}: set LIEAUDIT_REAL to a folder with models/ and images/")
