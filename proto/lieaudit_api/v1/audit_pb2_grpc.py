@@ -70,6 +70,11 @@ class AuditServiceStub(object):
                 request_serializer=lieaudit__api_dot_v1_dot_gate__pb2.EvaluateRequest.SerializeToString,
                 response_deserializer=lieaudit__api_dot_v1_dot_gate__pb2.Decision.FromString,
                 _registered_method=True)
+        self.CheckPolicy = channel.unary_unary(
+                '/lieaudit.v1.AuditService/CheckPolicy',
+                request_serializer=lieaudit__api_dot_v1_dot_gate__pb2.CheckPolicyRequest.SerializeToString,
+                response_deserializer=lieaudit__api_dot_v1_dot_gate__pb2.PolicyCheck.FromString,
+                _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/lieaudit.v1.AuditService/GetServerInfo',
                 request_serializer=lieaudit__api_dot_v1_dot_audit__pb2.GetServerInfoRequest.SerializeToString,
@@ -124,6 +129,12 @@ class AuditServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckPolicy(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServerInfo(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -167,6 +178,11 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.Evaluate,
                     request_deserializer=lieaudit__api_dot_v1_dot_gate__pb2.EvaluateRequest.FromString,
                     response_serializer=lieaudit__api_dot_v1_dot_gate__pb2.Decision.SerializeToString,
+            ),
+            'CheckPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckPolicy,
+                    request_deserializer=lieaudit__api_dot_v1_dot_gate__pb2.CheckPolicyRequest.FromString,
+                    response_serializer=lieaudit__api_dot_v1_dot_gate__pb2.PolicyCheck.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
@@ -363,6 +379,33 @@ class AuditService(object):
             '/lieaudit.v1.AuditService/Evaluate',
             lieaudit__api_dot_v1_dot_gate__pb2.EvaluateRequest.SerializeToString,
             lieaudit__api_dot_v1_dot_gate__pb2.Decision.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lieaudit.v1.AuditService/CheckPolicy',
+            lieaudit__api_dot_v1_dot_gate__pb2.CheckPolicyRequest.SerializeToString,
+            lieaudit__api_dot_v1_dot_gate__pb2.PolicyCheck.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,23 +39,73 @@ class EvaluateRequest(_message.Message):
     def __init__(self, candidate: _Optional[_Union[ReportSource, _Mapping]] = ..., baseline: _Optional[_Union[ReportSource, _Mapping]] = ..., policy_yaml: _Optional[str] = ..., datasets: _Optional[_Mapping[str, ReportSource]] = ..., power: bool = ...) -> None: ...
 
 class Decision(_message.Message):
-    __slots__ = ("verdict", "rules", "reasons", "policy_sha256", "candidate_sha256", "baseline_sha256")
+    __slots__ = ("verdict", "rules", "reasons", "policy_sha256", "candidate_sha256", "baseline_sha256", "on_inconclusive", "next_images", "confidence", "false_fail_rate")
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     RULES_FIELD_NUMBER: _ClassVar[int]
     REASONS_FIELD_NUMBER: _ClassVar[int]
     POLICY_SHA256_FIELD_NUMBER: _ClassVar[int]
     CANDIDATE_SHA256_FIELD_NUMBER: _ClassVar[int]
     BASELINE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    ON_INCONCLUSIVE_FIELD_NUMBER: _ClassVar[int]
+    NEXT_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    FALSE_FAIL_RATE_FIELD_NUMBER: _ClassVar[int]
     verdict: str
     rules: _containers.RepeatedCompositeFieldContainer[RuleOutcome]
     reasons: _containers.RepeatedScalarFieldContainer[str]
     policy_sha256: str
     candidate_sha256: str
     baseline_sha256: str
-    def __init__(self, verdict: _Optional[str] = ..., rules: _Optional[_Iterable[_Union[RuleOutcome, _Mapping]]] = ..., reasons: _Optional[_Iterable[str]] = ..., policy_sha256: _Optional[str] = ..., candidate_sha256: _Optional[str] = ..., baseline_sha256: _Optional[str] = ...) -> None: ...
+    on_inconclusive: str
+    next_images: int
+    confidence: float
+    false_fail_rate: float
+    def __init__(self, verdict: _Optional[str] = ..., rules: _Optional[_Iterable[_Union[RuleOutcome, _Mapping]]] = ..., reasons: _Optional[_Iterable[str]] = ..., policy_sha256: _Optional[str] = ..., candidate_sha256: _Optional[str] = ..., baseline_sha256: _Optional[str] = ..., on_inconclusive: _Optional[str] = ..., next_images: _Optional[int] = ..., confidence: _Optional[float] = ..., false_fail_rate: _Optional[float] = ...) -> None: ...
+
+class CheckPolicyRequest(_message.Message):
+    __slots__ = ("policy_yaml",)
+    POLICY_YAML_FIELD_NUMBER: _ClassVar[int]
+    policy_yaml: str
+    def __init__(self, policy_yaml: _Optional[str] = ...) -> None: ...
+
+class PolicyCheck(_message.Message):
+    __slots__ = ("problems", "generators", "layerwise", "needs_baseline", "datasets", "min_images", "max_images", "on_inconclusive", "rules", "waivers")
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    GENERATORS_FIELD_NUMBER: _ClassVar[int]
+    LAYERWISE_FIELD_NUMBER: _ClassVar[int]
+    NEEDS_BASELINE_FIELD_NUMBER: _ClassVar[int]
+    DATASETS_FIELD_NUMBER: _ClassVar[int]
+    MIN_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    MAX_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    ON_INCONCLUSIVE_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    WAIVERS_FIELD_NUMBER: _ClassVar[int]
+    problems: _containers.RepeatedCompositeFieldContainer[PolicyProblem]
+    generators: _containers.RepeatedScalarFieldContainer[str]
+    layerwise: str
+    needs_baseline: bool
+    datasets: _containers.RepeatedScalarFieldContainer[str]
+    min_images: int
+    max_images: int
+    on_inconclusive: str
+    rules: int
+    waivers: _containers.RepeatedCompositeFieldContainer[Waiver]
+    def __init__(self, problems: _Optional[_Iterable[_Union[PolicyProblem, _Mapping]]] = ..., generators: _Optional[_Iterable[str]] = ..., layerwise: _Optional[str] = ..., needs_baseline: bool = ..., datasets: _Optional[_Iterable[str]] = ..., min_images: _Optional[int] = ..., max_images: _Optional[int] = ..., on_inconclusive: _Optional[str] = ..., rules: _Optional[int] = ..., waivers: _Optional[_Iterable[_Union[Waiver, _Mapping]]] = ...) -> None: ...
+
+class PolicyProblem(_message.Message):
+    __slots__ = ("line", "field", "message", "hint")
+    LINE_FIELD_NUMBER: _ClassVar[int]
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    HINT_FIELD_NUMBER: _ClassVar[int]
+    line: int
+    field: str
+    message: str
+    hint: str
+    def __init__(self, line: _Optional[int] = ..., field: _Optional[str] = ..., message: _Optional[str] = ..., hint: _Optional[str] = ...) -> None: ...
 
 class RuleOutcome(_message.Message):
-    __slots__ = ("id", "generator", "kind", "statistic", "outcome", "value", "limit", "interval", "baseline_value", "p_value", "adjusted_p_value", "sentence", "waiver", "images_needed", "line")
+    __slots__ = ("id", "generator", "kind", "statistic", "outcome", "value", "limit", "interval", "baseline_value", "p_value", "adjusted_p_value", "sentence", "waiver", "images_needed", "line", "candidate_value", "images", "numerical_error", "reason", "subject")
     ID_FIELD_NUMBER: _ClassVar[int]
     GENERATOR_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -71,6 +121,11 @@ class RuleOutcome(_message.Message):
     WAIVER_FIELD_NUMBER: _ClassVar[int]
     IMAGES_NEEDED_FIELD_NUMBER: _ClassVar[int]
     LINE_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_VALUE_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    NUMERICAL_ERROR_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
     id: str
     generator: str
     kind: str
@@ -86,7 +141,12 @@ class RuleOutcome(_message.Message):
     waiver: Waiver
     images_needed: int
     line: int
-    def __init__(self, id: _Optional[str] = ..., generator: _Optional[str] = ..., kind: _Optional[str] = ..., statistic: _Optional[str] = ..., outcome: _Optional[str] = ..., value: _Optional[float] = ..., limit: _Optional[float] = ..., interval: _Optional[_Iterable[float]] = ..., baseline_value: _Optional[float] = ..., p_value: _Optional[float] = ..., adjusted_p_value: _Optional[float] = ..., sentence: _Optional[str] = ..., waiver: _Optional[_Union[Waiver, _Mapping]] = ..., images_needed: _Optional[int] = ..., line: _Optional[int] = ...) -> None: ...
+    candidate_value: float
+    images: int
+    numerical_error: float
+    reason: str
+    subject: str
+    def __init__(self, id: _Optional[str] = ..., generator: _Optional[str] = ..., kind: _Optional[str] = ..., statistic: _Optional[str] = ..., outcome: _Optional[str] = ..., value: _Optional[float] = ..., limit: _Optional[float] = ..., interval: _Optional[_Iterable[float]] = ..., baseline_value: _Optional[float] = ..., p_value: _Optional[float] = ..., adjusted_p_value: _Optional[float] = ..., sentence: _Optional[str] = ..., waiver: _Optional[_Union[Waiver, _Mapping]] = ..., images_needed: _Optional[int] = ..., line: _Optional[int] = ..., candidate_value: _Optional[float] = ..., images: _Optional[int] = ..., numerical_error: _Optional[float] = ..., reason: _Optional[str] = ..., subject: _Optional[str] = ...) -> None: ...
 
 class Waiver(_message.Message):
     __slots__ = ("owner", "reason", "expires", "expired")
