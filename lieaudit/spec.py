@@ -8,19 +8,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from lieaudit.errors import SpecError
+from lieaudit.symmetries.generators import GENERATORS as TABLE
 
-GENERATORS = (
-    "translation_x",
-    "translation_y",
-    "rotation",
-    "scale",
-    "shear_x",
-    "shear_y",
-    "stretch_x",
-    "stretch_y",
-    "hyperbolic_rotation",
-    "brightness",
-)
+GENERATORS = tuple(TABLE)
 
 _CHOICES = {
     "method": ("auto", "forward", "finite_difference", "torch"),
@@ -136,6 +126,8 @@ class AuditSpec:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise _invalid(name, f"{getattr(self, name)!r} is not one of {', '.join(choices)}")
+        if self.convention == "reference" and self.interpolation != "bilinear":
+            raise _invalid("interpolation", "the reference convention is defined for bilinear only")
         if not self.generators:
             raise _invalid("generators", "the list is empty")
         for generator in self.generators:
