@@ -1,0 +1,63 @@
+"""Images that are the files of a folder or archive."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from lieaudit.data.images import decode, is_image_name, probe
+from lieaudit.data.limits import Limits, no_images
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lieaudit.data.archive import Files
+
+
+class FileImages:
+    """Image files of a folder or archive."""
+
+    dtype = "uint8"
+
+    def __init__(self, files: Files, subject: str, limits: Limits) -> None:
+        self._files = files
+        self._limits = limits
+        self.indices = [i for i, name in enumerate(files.names) if is_image_name(name)]
+        self.count = len(self.indices)
+        ignored = len(files.names) - self.count
+        self.notes = (f"{ignored} files without an image suffix were left out",) if ignored else ()
+        if not self.indices:
+            raise no_images(subject)
+        with files.opened() as read:  # every header now, so that a bad file is known before the work starts
+            shapes = {probe(read(i), files.names[i], limits) for i in self.indices}
+        self.shape = shapes.pop() if len(shapes) == 1 else None
+
+    def read(self, start: int, stop: int, channels: int | None) -> Iterator[npt.NDArray[np.uint8]]:
+        """Decode images."""
+        with self._files.opened() as read:
+            for index in self.indices[start:stop]:
+                yield decode(read(index), self._files.names[index], channels, self._limits)
+
+    def sha256(self) -> str:
+        """Hash the names and contents of all files, in order."""
+        digest = hashlib.sha256()
+        with self._files.opened() as read:
+            for index, name in enumerate(self._files.names):
+                content = hashlib.sha256(read(index).read()).hexdigest()
+                digest.update(f"{content}  {name}\n".encode())
+        return digest.hexdigest()
+
+
+def class_folder_labels(names: list[str]) -> npt.NDArray[np.int64] | None:
+    """Give each image the number of its class folder, in sorted order; None where any image has none."""
+    parts = [PurePosixPath(name).parts for name in names]
+    while len({p[0] for p in parts}) == 1 and all(len(p) > 1 for p in parts):
+        parts = [p[1:] for p in parts]  # a folder that only wraps the others, as tar and zip make it
+    if any(len(p) < 2 for p in parts):
+        return None
+    classes = {name: number for number, name in enumerate(sorted({p[0] for p in parts}))}
+    return np.array([classes[p[0]] for p in parts], np.int64)

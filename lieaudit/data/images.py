@@ -1,0 +1,142 @@
+"""Decode image files with Pillow, within limits, as the channels a model takes.
+
+JPEG, PNG, BMP, GIF, PPM, TIFF and WebP with at most 8 bits per channel; the first frame of several. EXIF
+orientation is applied. Colour becomes grey by Rec. 601 luma, grey becomes three equal channels, alpha is
+dropped or added opaque.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import PurePosixPath
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from lieaudit.data.limits import Limits, too_large
+from lieaudit.errors import DataError
+
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".tif", ".tiff", ".webp"}
+)
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+_CHANNEL_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
+_EXIF_ORIENTATION = 0x0112
+# What Pillow's readers raise on damaged bytes, as found by fuzzing; Warning for where warnings are errors.
+_PILLOW_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    EOFError,
+    OverflowError,
+    MemoryError,
+    RuntimeError,
+    AssertionError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
+    Warning,
+)
+
+
+def is_image_name(name: str) -> bool:
+    """Tell whether a file name has the suffix of an image format that is read."""
+    return PurePosixPath(name).suffix.lower() in SUFFIXES
+
+
+def probe(file: BinaryIO, name: str, limits: Limits) -> tuple[int, int, int]:
+    """Read the header: (channels, height, width) of the decoded image, orientation applied.
+
+    Raises
+    ------
+    DataError
+        ``BAD_IMAGE``, ``UNSUPPORTED_IMAGE``, ``TOO_LARGE``.
+    """
+    with _open(file, name, limits) as image:
+        width, height = image.size
+        if _orientation(image, name) >= 5:
+            width, height = height, width
+        return Image.getmodebands(_natural_mode(image)), height, width
+
+
+def decode(file: BinaryIO, name: str, channels: int | None, limits: Limits) -> npt.NDArray[np.uint8]:
+    """Decode one image.
+
+    Parameters
+    ----------
+    channels
+        1 … 4, or None for those of the file.
+
+    Returns
+    -------
+    (H, W, channels) uint8.
+
+    Raises
+    ------
+    DataError
+        As `probe`; also for a file that stops early.
+    """
+    with _open(file, name, limits) as image:
+        mode = _natural_mode(image) if channels is None else _CHANNEL_MODES[channels]
+        try:
+            upright = ImageOps.exif_transpose(image)
+            pixels = np.asarray(upright.convert(mode), np.uint8)
+        except _PILLOW_ERRORS as error:
+            raise _bad(name, error) from error
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _open(file: BinaryIO, name: str, limits: Limits) -> Image.Image:
+    try:
+        image = Image.open(file, formats=_FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise too_large(f"{name}: {error}", name, "resize it first") from error
+    except _PILLOW_ERRORS as error:
+        raise _bad(name, error) from error
+    width, height = image.size
+    if width * height > limits.pixels:
+        raise too_large(
+            f"{name} has {height}×{width} pixels, over the limit of {limits.pixels}", name, "resize it first"
+        )
+    if image.mode not in _MODES:
+        raise DataError(
+            f"{name} has Pillow mode {image.mode}, which does not fit 8 bits per channel",
+            reason="UNSUPPORTED_IMAGE",
+            subject=name,
+            hint="convert it to 8 bits, or pass float32 arrays in an .npz",
+        )
+    return image
+
+
+def _natural_mode(image: Image.Image) -> str:
+    if image.mode in {"1", "L"}:
+        return "L"
+    if image.mode == "LA":
+        return "LA"
+    transparent = image.mode in {"RGBA", "PA"} or (image.mode == "P" and "transparency" in image.info)
+    return "RGBA" if transparent else "RGB"
+
+
+def _orientation(image: Image.Image, name: str) -> int:
+    try:
+        value = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except _PILLOW_ERRORS as error:
+        raise _bad(name, error) from error
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _bad(name: str, error: BaseException) -> DataError:
+    return DataError(
+        f"{name} cannot be decoded: {type(error).__name__}: {error!s:.200}",
+        reason="BAD_IMAGE",
+        subject=name,
+        hint="replace or remove it",
+    )
