@@ -102,12 +102,13 @@ class Agreement:
 class GeneratorResult:
     """LEE of one generator (Gruver et al. 2023, Eq. 4) with its uncertainty.
 
-    ``lee`` is the mean over images of ‖L F‖²/K; ``ci95`` its bootstrap interval (sampling of images); ``error_bar``
+    ``lee`` is the mean over images of ‖L F‖²/K; ``ci95`` its bootstrap interval (sampling of images; empty
+    where one image gives none); ``error_bar``
     its numerical error; ``relative`` the ratio to the response to an equally large non-symmetric perturbation.
     """
 
     lee: float
-    ci95: tuple[float, float]
+    ci95: tuple[float, ...]
     median: float
     quantiles: Mapping[str, float]
     mean_abs: float
@@ -126,7 +127,10 @@ class GeneratorResult:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One segment's contribution C_k to L F (Eq. 5): ``lee`` E‖C_k‖²/K, ``norm`` E‖C_k‖, ``share`` E⟨C_k, L F⟩/E‖L F‖²."""
+    """One segment's contribution C_k to L F (Eq. 5).
+
+    ``lee`` is E‖C_k‖²/K, ``norm`` E‖C_k‖, ``share`` E⟨C_k, L F⟩/E‖L F‖².
+    """
 
     name: str
     ops: tuple[str, ...]
@@ -134,7 +138,7 @@ class Segment:
     lee: float
     norm: float
     share: float
-    lee_ci95: tuple[float, float]
+    lee_ci95: tuple[float, ...]
     error_bar: float
     commutes: bool
     boundary: str
@@ -240,7 +244,9 @@ class Report:
         """Read the JSON form. Raises `DataError` where it is not a report of this schema."""
         if values.get("schema") != SCHEMA:
             raise DataError(
-                f"not a {SCHEMA} document: schema is {values.get('schema')!r}", reason="NOT_A_REPORT", subject="schema"
+                f"not a {SCHEMA} document: schema is {values.get('schema')!r}",
+                reason="NOT_A_REPORT",
+                subject="schema",
             )
         try:
             report = _from_plain(cls, values)
@@ -278,7 +284,7 @@ def _to_plain(value: Any) -> Any:
 
 def _from_plain(kind: Any, value: Any) -> Any:  # noqa: PLR0911 - one return per kind of type
     origin = typing.get_origin(kind)
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         present: dict[str, Any] = {}
         for item in dataclasses.fields(kind):
@@ -303,4 +309,3 @@ def _from_plain(kind: Any, value: Any) -> Any:  # noqa: PLR0911 - one return per
     if not isinstance(value, kind):
         raise TypeError(f"{value!r} is not {kind.__name__}")
     return value
-

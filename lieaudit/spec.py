@@ -183,6 +183,9 @@ def _known(cls: type, values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     for name in values:
         if name not in names:
             raise SpecError(
-                f"{prefix}{name}: no such field", reason="INVALID_SPEC", subject=prefix + name, hint=f"known: {', '.join(names)}"
+                f"{prefix}{name}: no such field",
+                reason="INVALID_SPEC",
+                subject=prefix + name,
+                hint=f"known: {', '.join(names)}",
             )
     return dict(values)

@@ -1,0 +1,175 @@
+"""Normalising a model once, so that nothing downstream meets the variety of exporters.
+
+The normalised graph has one float32 input (N, C, H, W) and one output z of raw values before the head; see
+`AuditableModel`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
+
+from lieaudit.errors import ModelError
+from lieaudit.graph import batch, image_input, output
+from lieaudit.graph.precision import upcast
+from lieaudit.graph.read import read_model
+from lieaudit.metrics.head import Head
+from lieaudit.report import ReportModel, ReportTensor
+from lieaudit.spec import AuditSpec
+
+_IR_VERSION = 8
+"""Older versions list initializers as inputs and lack model-local functions; rewriting needs neither."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditableModel:
+    """A model ready to be audited.
+
+    Attributes
+    ----------
+    model
+        One input, float32 (N, C, H, W); one output, float32 (N, *K), the raw values before the head. No model-local
+        functions, no initializers among the inputs.
+    output_shape
+        K …, the output without its batch axis.
+    head
+        The function applied to z in float64 and the symmetry's action on it.
+    batchable
+        Rows of a batch were checked to be independent of each other; False: the graph works for N = 1 only.
+    parameters, nodes
+        Number of weights and of nodes, as exported.
+    info
+        What the report says about the model.
+    outputs
+        All outputs of the original graph.
+    """
+
+    model: ir.Model
+    input_name: str
+    output_name: str
+    channels: int
+    height: int
+    width: int
+    output_shape: tuple[int, ...]
+    head: Head
+    batchable: bool
+    parameters: int
+    nodes: int
+    ir_version: int
+    info: ReportModel
+    outputs: tuple[ReportTensor, ...]
+
+    @property
+    def output_size(self) -> int:
+        """K, the number of output components of one image."""
+        size = 1
+        for dimension in self.output_shape:
+            size *= dimension
+        return size
+
+
+def load_model(
+    source: str | Path | bytes | onnx.ModelProto,
+    spec: AuditSpec | None = None,
+    *,
+    image_size: tuple[int, int] | None = None,
+    name: str = "",
+) -> AuditableModel:
+    """Read and normalise a model.
+
+    Parameters
+    ----------
+    source
+        A path (external data beside it is read), bytes, or a ModelProto.
+    spec
+        Chooses input, output, layout and head where the graph leaves a choice.
+    image_size
+        (H, W) for graphs whose input size is symbolic; 224 × 224 is assumed without it, and said.
+    name
+        What the report calls the model; default the file's name.
+
+    Raises
+    ------
+    ModelError, SpecError
+        With the reasons of `read_model`, `image_input`, `output` and of the session.
+    """
+    spec = spec or AuditSpec()
+    read = read_model(source)
+    model = read.model
+    notes: list[str] = []
+    original_ir_version, model.ir_version = model.ir_version, max(model.ir_version, _IR_VERSION)
+    # functions are inlined for good; initializers that are also inputs become plain initializers
+    common_passes.RemoveInitializersFromInputsPass()(model)
+    common_passes.InlinePass()(model)
+    nodes = model.graph.num_nodes()
+    parameters = sum(v.const_value.size for v in model.graph.initializers.values() if v.const_value is not None)
+    original_outputs = tuple(_tensor(value) for value in model.graph.outputs)
+
+    audited_input = image_input.choose(model.graph, spec)
+    original_input = _tensor(audited_input.value, audited_input.layout)
+    reduced = upcast(model)
+    if reduced:
+        notes.append(f"weights stored as {', '.join(sorted(reduced))} were upcast to float32 for the audit")
+    audited_output = output.choose(model.graph, spec, notes)
+    original_output = _tensor(audited_output)
+    common_passes.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    z, function = output.cut_head(audited_output, spec, notes)
+    model.graph.outputs[:] = [z]
+    height, width = image_input.normalise(model, audited_input, image_size, notes)
+    common_passes.RemoveUnusedNodesPass()(model)
+    model, batchable, raw_shape = batch.make_batchable(model, (audited_input.channels, height, width))
+    if not batchable:
+        notes.append("the graph works for one image at a time only; rows run one by one")
+    shape = output.normalise(model, raw_shape, spec, notes)
+    head = output.choose_head(spec, original_output.name, function, shape, notes)
+    common_passes.NameFixPass()(model)
+    _check(model)
+    return AuditableModel(
+        model=model,
+        input_name=model.graph.inputs[0].name or "",
+        output_name=model.graph.outputs[0].name or "",
+        channels=audited_input.channels,
+        height=height,
+        width=width,
+        output_shape=shape,
+        head=head,
+        batchable=batchable,
+        parameters=parameters,
+        nodes=nodes,
+        ir_version=original_ir_version,
+        info=ReportModel(
+            sha256=read.sha256,
+            name=name or read.name or model.graph.name or "model",
+            producer=" ".join(filter(None, (model.producer_name, model.producer_version))),
+            opset=model.opset_imports.get("", 0),
+            input=original_input,
+            output=original_output,
+            precision="float32" + (f" (upcast from {', '.join(sorted(reduced))})" if reduced else ""),
+            head=head.name,
+            notes=tuple(notes),
+        ),
+        outputs=original_outputs,
+    )
+
+
+def _tensor(value: ir.Value, layout: str = "") -> ReportTensor:
+    shape = (
+        tuple(str(d.value if isinstance(d, ir.SymbolicDim) else d) for d in value.shape)
+        if value.shape is not None
+        else ()
+    )
+    if not layout:
+        layout = "vector" if len(shape) == 2 else ("NCHW" if len(shape) == 4 else "")
+    return ReportTensor(value.name or "", shape, str(value.dtype.numpy()) if value.dtype is not None else "", layout)
+
+
+def _check(model: ir.Model) -> None:
+    try:
+        common_passes.CheckerPass()(model)
+    except Exception as problem:
+        text = str(problem.__cause__ or problem).strip().split("\n")[0][:300]
+        raise ModelError(f"not a valid ONNX model: {text}", reason="INVALID_MODEL", subject="model") from problem

@@ -1,0 +1,152 @@
+"""Reading an ONNX model from a file or bytes, distrusting it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+
+from lieaudit.errors import ModelError
+
+_IR_VERSION_TAG = 0x08
+"""First byte of nearly every ONNX file: field 1 (ir_version) of ModelProto as a varint."""
+
+OLDEST_OPSET = 7
+OLDEST_IR = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ReadModel:
+    """A model as it was given: the graph, and the sha256 of the ONNX file's bytes."""
+
+    model: ir.Model
+    sha256: str
+    name: str
+
+
+def read_model(source: str | Path | bytes | onnx.ModelProto) -> ReadModel:
+    """Read and check a model; external data must lie in the model's own folder.
+
+    Raises
+    ------
+    ModelError
+        MODEL_NOT_FOUND, MODEL_EMPTY, NOT_ONNX, MODEL_TRUNCATED, INVALID_MODEL, OPSET_TOO_OLD, IR_TOO_OLD,
+        EXTERNAL_DATA_OUTSIDE, EXTERNAL_DATA_MISSING or EXTERNAL_DATA_TRUNCATED.
+    """
+    if isinstance(source, str | Path):
+        path = Path(source)
+        if not path.is_file():
+            raise ModelError(f"no file {path.name!r}", reason="MODEL_NOT_FOUND", subject=path.name)
+        content, folder, name = path.read_bytes(), path.parent, path.name
+    else:
+        content = source if isinstance(source, bytes) else source.SerializeToString()
+        folder, name = None, ""
+    proto = _parse(content, name or "model")
+    _check_versions(proto)
+    try:
+        model = ir.from_proto(proto)
+        external = _external(model)
+        # The checker would look for external data in the working folder; those graphs are checked once normalised.
+        if not external:
+            onnx.checker.check_model(proto)
+    except (onnx.checker.ValidationError, ValueError, TypeError, KeyError, AttributeError) as problem:
+        first_line = str(problem).strip().split("\n")[0][:300]
+        raise ModelError(
+            f"not a valid ONNX model: {first_line}",
+            reason="INVALID_MODEL",
+            subject=name or "model",
+            hint="re-export it",
+        ) from problem
+    for tensor in external:
+        _check_external_data(tensor, folder)
+    if folder is not None:
+        ir.external_data.set_base_dir(model.graph, folder)
+    return ReadModel(model, hashlib.sha256(content).hexdigest(), name)
+
+
+def _parse(content: bytes, name: str) -> onnx.ModelProto:
+    if not content:
+        raise ModelError("the model file is empty (0 bytes)", reason="MODEL_EMPTY", subject=name)
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(content)
+    except DecodeError as problem:
+        if content[0] == _IR_VERSION_TAG:
+            raise ModelError(
+                "the ONNX file is truncated or damaged",
+                reason="MODEL_TRUNCATED",
+                subject=name,
+                hint="compare its size and checksum with the original's",
+            ) from problem
+        raise ModelError("not an ONNX file", reason="NOT_ONNX", subject=name) from problem
+    if not proto.ir_version or not proto.HasField("graph") or not proto.graph.output:
+        raise ModelError("not an ONNX model: no graph with outputs in it", reason="NOT_ONNX", subject=name)
+    return proto
+
+
+def _check_versions(proto: onnx.ModelProto) -> None:
+    if proto.ir_version < OLDEST_IR:
+        raise ModelError(
+            f"IR version {proto.ir_version} is older than {OLDEST_IR}",
+            reason="IR_TOO_OLD",
+            subject="ir_version",
+            hint="re-export",
+        )
+    opset = next((o.version for o in proto.opset_import if o.domain in {"", "ai.onnx"}), None)
+    if opset is not None and opset < OLDEST_OPSET:
+        raise ModelError(
+            f"opset {opset} is older than {OLDEST_OPSET}",
+            reason="OPSET_TOO_OLD",
+            subject="opset_import",
+            hint="convert it with onnx.version_converter",
+        )
+
+
+def _external(model: ir.Model) -> list[ir.ExternalTensor]:
+    """Give every tensor stored outside the file: initializers and attributes, in subgraphs too."""
+    tensors: list[ir.TensorProtocol | None] = []
+    for graph in model.graphs():
+        tensors += [value.const_value for value in graph.initializers.values()]
+        for node in graph:
+            for attribute in node.attributes.values():
+                if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
+                    tensors.append(attribute.as_tensor())
+    return [tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor)]
+
+
+def _check_external_data(tensor: ir.ExternalTensor, folder: Path | None) -> None:
+    name, location = tensor.name or "", str(tensor.location)
+    if folder is None:
+        raise ModelError(
+            f"tensor {name!r} is stored outside the model, in {location!r}, which was not given",
+            reason="EXTERNAL_DATA_MISSING",
+            subject=name,
+            hint="send the model together with its data files",
+        )
+    path = folder / location
+    if not location or Path(location).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+        raise ModelError(
+            f"tensor {name!r} points to {location!r}, outside the model's folder",
+            reason="EXTERNAL_DATA_OUTSIDE",
+            subject=name,
+            hint="external data must lie beside the model",
+        )
+    if not path.is_file():
+        raise ModelError(
+            f"tensor {name!r} is stored in {location!r}, which is missing",
+            reason="EXTERNAL_DATA_MISSING",
+            subject=name,
+            hint="put the data file beside the model",
+        )
+    offset, length = tensor.offset or 0, tensor.length if tensor.length is not None else tensor.nbytes
+    if offset < 0 or length < 0 or offset + length > path.stat().st_size:
+        raise ModelError(
+            f"tensor {name!r} reaches beyond the end of {location!r}",
+            reason="EXTERNAL_DATA_TRUNCATED",
+            subject=name,
+            hint="compare the data file's size with the original's",
+        )

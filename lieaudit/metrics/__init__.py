@@ -1,0 +1,1 @@
+"""What is measured from values and derivatives: heads, LEE, consistency metrics."""

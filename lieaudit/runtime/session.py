@@ -1,0 +1,188 @@
+"""onnxruntime sessions: one code path (OrtValue and IOBinding) for every provider, full float32, deterministic."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from lieaudit.errors import BudgetError, LieauditError, ModelError, ProviderError, UnsupportedOpError
+from lieaudit.runtime.providers import Provider, find_provider, usable_cores
+
+Feeds = Mapping[str, "npt.NDArray[Any] | Any"]
+
+# protobuf cannot serialise 2 GiB; larger weights go to a file beside the graph
+_INLINE_BYTES = 1 << 30
+_INTEGER = {ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL}
+
+
+class Session:
+    """A graph ready to run on one provider.
+
+    Parameters
+    ----------
+    model
+        The graph; an `onnx_ir.Model` or its serialised form.
+    provider
+        ``cpu``, ``cuda``, ``cuda:ID``, ``tensorrt``, ``tensorrt:ID``.
+    threads
+        Intra-op threads; 0: every core this process may use.
+    allow_fallback
+        Let nodes run on CPU that the provider does not take; they are counted in `fallback_ops`.
+
+    Raises
+    ------
+    ProviderError
+        The provider is missing, or would leave part of the graph to the CPU without ``allow_fallback``.
+    ModelError, UnsupportedOpError
+        onnxruntime refuses the graph, or does not know one of its ops.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model | bytes,
+        *,
+        provider: str = "cpu",
+        threads: int = 0,
+        allow_fallback: bool = False,
+    ) -> None:
+        self.provider: Provider = find_provider(provider)
+        self.threads = threads or usable_cores()
+        self._session = _create(model, self.provider, self.threads)
+        self.input_names: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
+        self.output_names: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
+        self.fallback_ops: dict[str, int] = self._fallback(model) if self.provider.device != "cpu" else {}
+        if self.fallback_ops and not allow_fallback:
+            named = ", ".join(f"{op} × {count}" for op, count in sorted(self.fallback_ops.items()))
+            raise ProviderError(
+                f"{provider} would leave part of the graph to the CPU: {named}",
+                reason="PROVIDER_FALLBACK",
+                subject="provider",
+                hint="allow it with --allow-fallback, or audit on cpu",
+            )
+
+    def put(self, array: npt.NDArray[Any]) -> Any:
+        """Move an array to the session's device once, for use in many runs. The array must outlive the result."""
+        import onnxruntime
+
+        return onnxruntime.OrtValue.ortvalue_from_numpy(
+            np.ascontiguousarray(array), self.provider.device, self.provider.device_id
+        )
+
+    def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> list[npt.NDArray[Any]]:
+        """Run on arrays or values made by `put`; give the outputs (default: all) as arrays.
+
+        Raises
+        ------
+        BudgetError
+            The device's memory does not suffice.
+        ModelError
+            The graph failed on these inputs (RUN_FAILED).
+        """
+        binding = self._session.io_binding()
+        alive = []
+        for name, value in feeds.items():
+            device_value = self.put(value) if isinstance(value, np.ndarray) else value
+            alive.append(device_value)
+            binding.bind_ortvalue_input(name, device_value)
+        for name in outputs or self.output_names:
+            binding.bind_output(name, self.provider.device, self.provider.device_id)
+        try:
+            self._session.run_with_iobinding(binding)
+            return list(binding.copy_outputs_to_cpu())
+        except Exception as problem:
+            raise _run_error(problem) from problem
+
+    def close(self) -> None:
+        """Free the session's memory now."""
+        del self._session
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _fallback(self, model: ir.Model | bytes) -> dict[str, int]:
+        """Count the float nodes that landed on the CPU; integer shape arithmetic belongs there."""
+        integer = _integer_nodes(model) if isinstance(model, ir.Model) else set()
+        counts: Counter[str] = Counter()
+        for part in self._session.get_provider_graph_assignment_info():
+            if part.ep_name == "CPUExecutionProvider":
+                counts.update(node.op_type for node in part.get_nodes() if node.name not in integer)
+        return dict(counts)
+
+
+def _create(model: ir.Model | bytes, provider: Provider, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.use_deterministic_compute = True
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    try:
+        if isinstance(model, bytes) or _weight_bytes(model) <= _INLINE_BYTES:
+            serialised = model if isinstance(model, bytes) else ir.to_proto(model).SerializeToString()
+            return onnxruntime.InferenceSession(serialised, options, providers=provider.chain())
+        with tempfile.TemporaryDirectory(prefix="lieaudit-") as folder:
+            path = Path(folder, "model.onnx")
+            ir.save(model, path, external_data="model.data")
+            return onnxruntime.InferenceSession(str(path), options, providers=provider.chain())
+    except Exception as problem:
+        raise _load_error(problem) from problem
+
+
+def _weight_bytes(model: ir.Model) -> int:
+    return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+
+
+def _integer_nodes(model: ir.Model) -> set[str]:
+    return {
+        node.name or ""
+        for node in model.graph
+        if all(output.dtype in _INTEGER for output in node.outputs) or node.op_type == "Shape"
+    }
+
+
+def _message(problem: Exception) -> str:
+    """Cut an onnxruntime message to its first line, without code and source location."""
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(problem)).split("\n")[0]
+    return re.sub(r"(/[\w.+-]+)+\.(cc|h|cpp|cu)(:\d+)?\s*", "", text)[:500]
+
+
+def _load_error(problem: Exception) -> LieauditError:
+    text = _message(problem)
+    unknown = re.search(
+        r"[Nn]o [Oo]p registered for (\S+)|(\S+) is not a registered function/op|kernel.*?for.*? (\w+)\(\d+\)",
+        text,
+    )
+    if unknown is not None:
+        op = next(group for group in unknown.groups() if group)
+        return UnsupportedOpError(
+            f"onnxruntime does not know op {op}",
+            reason="UNKNOWN_OP",
+            subject=op,
+            hint="export the model without it, or register the custom op's library with onnxruntime",
+        )
+    return ModelError(f"onnxruntime refuses the graph: {text}", reason="MODEL_REFUSED", subject="model")
+
+
+def _run_error(problem: Exception) -> LieauditError:
+    text = _message(problem)
+    if re.search(r"[Ff]ailed to allocate|out of memory|bad_alloc|BFCArena", text):
+        return BudgetError(
+            f"not enough memory: {text}", reason="OUT_OF_MEMORY", subject="budget_mib", hint="lower --budget"
+        )
+    return ModelError(f"the graph failed on these inputs: {text}", reason="RUN_FAILED", subject="model")
