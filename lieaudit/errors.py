@@ -10,6 +10,8 @@
     ├── ProviderError      onnxruntime or its execution provider
     ├── BudgetError        one row does not fit the memory budget
     ├── SourceError        the torch source of the model
+    ├── PolicyError        the gate's policy file
+    ├── ComparisonError    two reports that cannot be compared
     └── MissingPackageError
 
 Every error names what it is about (``subject``: a tensor, op, field or file) and what to do (``hint``); ``reason``
@@ -78,6 +80,14 @@ class BudgetError(LieauditError):
 
 class SourceError(LieauditError):
     """The torch source cannot be loaded, or is not the same function as the ONNX model."""
+
+
+class PolicyError(LieauditError):
+    """The gate's policy is not valid."""
+
+
+class ComparisonError(LieauditError):
+    """Two reports were measured on different terms, so comparing them would mean nothing."""
 
 
 class MissingPackageError(LieauditError):
