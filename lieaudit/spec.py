@@ -12,7 +12,7 @@ from lieaudit.symmetries.generators import GENERATORS as TABLE
 
 GENERATORS = tuple(TABLE)
 
-_CHOICES = {
+CHOICES = {
     "method": ("auto", "forward", "finite_difference", "torch"),
     "head": ("auto", "softmax", "identity", "sigmoid", "spatial"),
     "convention": ("central", "reference"),
@@ -123,7 +123,7 @@ class AuditSpec:
     torch_weights: str | None = None
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise _invalid(name, f"{getattr(self, name)!r} is not one of {', '.join(choices)}")
         if self.convention == "reference" and self.interpolation != "bilinear":
