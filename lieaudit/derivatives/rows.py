@@ -1,0 +1,144 @@
+"""Evaluating a model on rows x + s·v, expanded on the session's device.
+
+Images and directions go to the device once; the graph itself forms the rows, so that the session is fed by copies of
+the size of the images and not of the rows.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from lieaudit.derivatives.base import Float32Array
+from lieaudit.errors import BudgetError
+from lieaudit.runtime.memory import row_bytes
+from lieaudit.runtime.session import Session
+
+if TYPE_CHECKING:
+    from lieaudit.graph.load import AuditableModel
+    from lieaudit.spec import AuditSpec
+
+_MIB = 1 << 20
+# Rows per run beyond which throughput no longer grows: on CPU the activations of a run should stay near the caches,
+# a GPU wants its memory filled. Measured by bench/throughput.py.
+_CPU_WORKING_SET = 64 * _MIB
+_MAX_ROWS = 512
+
+
+class RowEvaluator:
+    """A session on the graph z(x + s·v) with images (n, …), directions (n, D, …) and steps (D, S).
+
+    ``rows_per_run`` follows from the memory budget and the graph alone, so that equal audits run equal batches and
+    give equal bits.
+
+    Raises
+    ------
+    BudgetError
+        ROW_OVER_BUDGET: one row's activations do not fit the budget.
+    """
+
+    def __init__(self, model: AuditableModel, spec: AuditSpec) -> None:
+        self._session = Session(
+            _expanded(model), provider=spec.provider, threads=spec.threads, allow_fallback=spec.allow_fallback
+        )
+        self.fallback_ops = self._session.fallback_ops
+        self.rows_per_run = _rows_per_run(model, spec.budget_mib * _MIB, on_cpu=self._session.provider.device == "cpu")
+        self.rows_done = 0
+
+    def base(self, images: Float32Array) -> Float32Array:
+        """Give z(x) for images (n, C, H, W), shape (n, *K)."""
+        steps = np.zeros((1, 1), np.float32)
+        parts = [
+            self._run(part, part[:, None], steps)[:, 0, 0]
+            for part in np.array_split(images, math.ceil(len(images) / self.rows_per_run))
+        ]
+        return np.concatenate(parts)
+
+    def along(self, images: Float32Array, directions: Float32Array, steps: Float32Array) -> Float32Array:
+        """Give z(x + s·v) for images (n, C, H, W), directions (n, D, C, H, W) and steps (D, S): (n, D, S, *K)."""
+        count, (kinds, signs) = len(images), steps.shape
+        per_image = kinds * signs
+        if per_image <= self.rows_per_run:
+            at_once = self.rows_per_run // per_image
+            parts = [
+                self._run(images[i : i + at_once], directions[i : i + at_once], steps)
+                for i in range(0, count, at_once)
+            ]
+            return np.concatenate(parts)
+        if signs > self.rows_per_run:
+            split = [self.along(images, directions, steps[:, s : s + 1]) for s in range(signs)]
+            return np.concatenate(split, axis=2)
+        at_once = self.rows_per_run // signs
+        rows = [
+            np.concatenate(
+                [
+                    self._run(images[i : i + 1], directions[i : i + 1, d : d + at_once], steps[d : d + at_once])
+                    for d in range(0, kinds, at_once)
+                ],
+                axis=1,
+            )
+            for i in range(count)
+        ]
+        return np.concatenate(rows)
+
+    def _run(self, images: Float32Array, directions: Float32Array, steps: Float32Array) -> Float32Array:
+        z = self._session.run(
+            {
+                "images": images[:, None, None],
+                "directions": directions[:, :, None],
+                "steps": steps.reshape(1, *steps.shape, 1, 1, 1),
+            }
+        )[0]
+        self.rows_done += len(z)
+        return np.asarray(z.reshape(len(images), *steps.shape, *z.shape[1:]))
+
+
+def _expanded(model: AuditableModel) -> ir.Model:
+    """Put x + s·v in front of a copy of the model's graph."""
+    expanded = model.model.clone()
+    graph = expanded.graph
+    image = graph.inputs[0]
+    shape = [model.channels, model.height, model.width]
+    inputs = {
+        "images": ["n", 1, 1, *shape],
+        "directions": ["n", "D", 1, *shape],
+        "steps": [1, "D", "S", 1, 1, 1],
+    }
+    values = [
+        ir.Value(name=name, shape=ir.Shape(dimensions), type=ir.TensorType(ir.DataType.FLOAT))
+        for name, dimensions in inputs.items()
+    ]
+    images, directions, steps = values
+    target = ir.Value(name="lieaudit_row_shape", const_value=ir.tensor(np.array([-1, *shape], np.int64)))
+    target.shape, target.type = ir.Shape([4]), ir.TensorType(ir.DataType.INT64)
+    graph.register_initializer(target)
+    moved = ir.node("Mul", [directions, steps], name="lieaudit_move")
+    rows = ir.node("Add", [images, moved.outputs[0]], name="lieaudit_rows")
+    flat = ir.node("Reshape", [rows.outputs[0], target], name="lieaudit_flatten_rows")
+    image.replace_all_uses_with(flat.outputs[0])
+    graph.inputs[:] = values
+    nodes = [moved, rows, flat]
+    first = next(iter(graph), None)
+    if first is None:
+        graph.extend(nodes)
+    else:
+        graph.insert_before(first, nodes)
+    return expanded
+
+
+def _rows_per_run(model: AuditableModel, budget: int, *, on_cpu: bool) -> int:
+    if not model.batchable:
+        return 1
+    one = max(row_bytes(model.model), 1)
+    if one > budget:
+        raise BudgetError(
+            f"one row takes about {one / _MIB:.0f} MiB, the budget is {budget / _MIB:.0f} MiB",
+            reason="ROW_OVER_BUDGET",
+            subject="budget_mib",
+            hint=f"raise --budget to {math.ceil(1.25 * one / _MIB)} or more",
+        )
+    working_set = min(budget, max(_CPU_WORKING_SET, 4 * one)) if on_cpu else budget
+    return max(1, min(_MAX_ROWS, working_set // one))

@@ -1,0 +1,48 @@
+"""How much memory one row of a graph takes, from shape inference and liveness."""
+
+from __future__ import annotations
+
+import math
+
+import onnx_ir as ir
+
+_DEFAULT_BYTES = 4
+# onnxruntime's arena rounds up, pads channels for its blocked layout and holds one convolution's workspace
+_OVERHEAD = 1.5
+
+
+def row_bytes(model: ir.Model) -> int:
+    """Estimate the peak bytes of live activations for one row (batch size 1).
+
+    Every tensor lives from its producer to its last consumer in graph order. Symbolic sizes count as 1; a tensor of
+    unknown shape counts as the largest known one.
+    """
+    order = list(model.graph)
+    sizes: dict[ir.Value, int] = {}
+    unknown: list[ir.Value] = []
+    for value in [*model.graph.inputs, *(output for node in order for output in node.outputs)]:
+        if value.shape is None:
+            unknown.append(value)
+        else:
+            elements = math.prod(d if isinstance(d, int) else 1 for d in value.shape)
+            sizes[value] = elements * (value.dtype.itemsize if value.dtype is not None else _DEFAULT_BYTES)  # type: ignore[assignment]
+    largest = max(sizes.values(), default=_DEFAULT_BYTES)
+    sizes |= dict.fromkeys(unknown, largest)
+    last_use = {value: -1 for value in sizes}
+    for position, node in enumerate(order):
+        for value in node.inputs:
+            if value in last_use:
+                last_use[value] = position
+    for value in model.graph.outputs:
+        if value in last_use:
+            last_use[value] = len(order)
+    dying: dict[int, int] = {}
+    for value, position in last_use.items():
+        dying[position] = dying.get(position, 0) + sizes[value]
+    live = sum(sizes[value] for value in model.graph.inputs)
+    peak = live
+    for position, node in enumerate(order):
+        live += sum(sizes[value] for value in node.outputs)
+        peak = max(peak, live)
+        live -= dying.get(position, 0)
+    return int(peak * _OVERHEAD)
