@@ -1,0 +1,18 @@
+"""Statistics over images: bootstrap intervals, quantiles and paired comparisons (docs/numerics.md, sections 5, 9)."""
+
+from lieaudit.statistics.bootstrap import STATISTICS, bootstrap_interval, confidence_draws, point_estimate
+from lieaudit.statistics.comparison import Comparison, compare, holm, p_at_least, p_at_most
+from lieaudit.statistics.quantiles import quantiles
+
+__all__ = [
+    "STATISTICS",
+    "Comparison",
+    "bootstrap_interval",
+    "compare",
+    "confidence_draws",
+    "holm",
+    "p_at_least",
+    "p_at_most",
+    "point_estimate",
+    "quantiles",
+]
