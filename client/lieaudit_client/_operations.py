@@ -1,0 +1,300 @@
+"""Everything the client does, once for both its faces: uploads, audits, watching, reports.
+
+All calls of the interface may be repeated: reads change nothing, a deleted or cancelled thing stays so, an upload
+goes on from what the service has committed, and creating an audit carries an idempotency key.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from google.protobuf import wrappers_pb2
+from lieaudit_api.v1 import audit_pb2, dataset_pb2, model_pb2, report_pb2, upload_pb2
+
+from lieaudit_client import _requests as requests
+from lieaudit_client._channel import HEALTH_SERVING
+from lieaudit_client._requests import Listing, Unary
+from lieaudit_client._steps import Attempts, Call, Emit, Next, Open, Operation, Retry, Run, Send, remaining, until
+from lieaudit_client.exceptions import (
+    AuditCancelledError,
+    AuditFailedError,
+    BusyError,
+    CallTimeoutError,
+    ClientError,
+    IncompatibleVersionError,
+    NotFoundError,
+    RefusedError,
+    UnreachableError,
+)
+from lieaudit_client.progress import Progress
+from lieaudit_client.report_json import report_from_bytes
+from lieaudit_client.sources import Source, dataset_source, model_source
+from lieaudit_client.specification import Specification, to_spec
+
+API_VERSION = "lieaudit.v1"
+FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
+_REPORT_SECONDS = 300.0
+_MOVED = frozenset({"UPLOAD_OFFSET", "UPLOAD_IN_PROGRESS"})
+"""Reasons for which an upload asks again where to go on: another sender of the same bytes was faster."""
+
+R = TypeVar("R")
+
+
+class Operations:
+    """The operations on one service; `check` is done before the first of them."""
+
+    def __init__(self, target: str, retry: Retry, timeout: float, *, check_version: bool) -> None:
+        self.target = target
+        self._retry = retry
+        self._timeout = timeout
+        self._unchecked = check_version
+
+    # Service
+
+    def server_info(self, timeout: float | None = None) -> Operation[audit_pb2.ServerInfo]:
+        """`GetServerInfo`, without the version check."""
+        return (yield from self._repeated(requests.get_server_info(), self._limit(timeout)))
+
+    def healthy(self, service: str, timeout: float) -> Operation[bool]:
+        """Ask the standard health service; a service it does not know is not healthy."""
+        try:
+            answer = yield Call("Health", "Check", wrappers_pb2.StringValue(value=service), timeout)
+        except NotFoundError:
+            return False
+        return bool(answer.value == HEALTH_SERVING)
+
+    def check(self) -> Operation[None]:
+        """Ask once whether the service speaks this client's interface."""
+        if not self._unchecked:
+            return
+        try:
+            info = yield from self.server_info()
+        except RefusedError as error:
+            if error.reason != "UNIMPLEMENTED":
+                raise
+            raise self._incompatible("it has no lieaudit.v1.AuditService") from error
+        if info.api_version != API_VERSION:
+            raise self._incompatible(f"it speaks {info.api_version!r}, this client {API_VERSION!r}")
+        self._unchecked = False
+
+    def simple(self, request: Unary[R], timeout: float | None) -> Operation[R]:
+        """Any unary call of the interface."""
+        yield from self.check()
+        return (yield from self._repeated(request, self._limit(timeout)))
+
+    def delete(self, request: Unary[Any], timeout: float | None) -> Operation[None]:
+        """Delete a model or dataset."""
+        yield from self.check()
+        yield from self._repeated(request, self._limit(timeout), gone_is_done=True)
+
+    def pages(self, listing: Listing[Any]) -> Operation[None]:
+        """Emit every item of a paged list."""
+        yield from self.check()
+        while True:
+            page: Any = yield from self._repeated(
+                Unary(listing.service, listing.method, listing.message), self._timeout
+            )
+            for item in getattr(page, listing.field):
+                yield Emit(item)
+            if not page.next_page_token:
+                return
+            listing.message.page_token = page.next_page_token
+
+    # Uploads
+
+    def upload_model(self, model: str | Path | bytes) -> Operation[model_pb2.Model]:
+        """Upload a model unless the service has it; emits `Progress`."""
+        source: Source = yield Run(lambda: model_source(model))
+        return (yield from self._upload(source, "ModelService", "UploadModel", requests.get_model))
+
+    def upload_dataset(self, data: str | Path) -> Operation[dataset_pb2.Dataset]:
+        """Upload images unless the service has them; emits `Progress`."""
+        source: Source = yield Run(lambda: dataset_source(data))
+        return (yield from self._upload(source, "DatasetService", "UploadDataset", requests.get_dataset))
+
+    def _upload(self, source: Source, service: str, method: str, get: Callable[[str], Unary[R]]) -> Operation[R]:
+        yield from self.check()
+        sha256: str = yield Run(source.sha256)
+        size = source.size
+
+        def show(sent: int) -> Progress:
+            return Progress("upload", sent, size, message=source.name)
+
+        attempts = Attempts(self._retry, until=None, patient=True)
+        furthest = 0
+        while True:
+            try:
+                request = upload_pb2.UploadStatusRequest(sha256=sha256)
+                status = yield Call(service, "GetUploadStatus", request, self._timeout)
+                start = size if status.complete else status.committed_bytes
+                yield Emit(show(start))
+                found: R
+                if status.complete:
+                    found = yield from self._repeated(get(sha256), self._timeout)
+                    return found
+                if start > furthest:
+                    furthest = start
+                    attempts.progressed()
+                found = yield Send(service, method, _upload_requests(source, sha256, start), start, show)
+            except ClientError as error:
+                moved = error.reason in _MOVED
+                yield from attempts.after(_unreachable(error) if moved else error)
+            else:
+                return found
+
+    # Audits
+
+    def create_audit(
+        self,
+        model_sha256: str,
+        dataset_sha256: str,
+        spec: Specification,
+        *,
+        idempotency_key: str | None,
+        deadline: float | None,
+        timeout: float | None,
+    ) -> Operation[audit_pb2.Audit]:
+        """Create an audit; waits while the queue is full, as long as ``timeout`` allows (None: without end)."""
+        request = audit_pb2.CreateAuditRequest(
+            model_sha256=model_sha256,
+            dataset_sha256=dataset_sha256,
+            spec=to_spec(spec),
+            idempotency_key=idempotency_key or uuid.uuid4().hex,
+            deadline_seconds=deadline or 0.0,
+        )
+        yield from self.check()
+        return (yield from self._repeated(requests.create_audit(request), timeout))
+
+    def watch(
+        self, audit_id: str, after: int = 0, show: Callable[[audit_pb2.AuditEvent], Any] = lambda event: event
+    ) -> Operation[None]:
+        """Emit the events of an audit until the last; after a broken connection it goes on where it was."""
+        yield from self.check()
+        attempts = Attempts(self._retry, until=None, patient=True)
+        while True:
+            try:
+                request = audit_pb2.WatchAuditRequest(id=audit_id, after_sequence=after)
+                stream = yield Open("AuditService", "WatchAudit", request, None)
+                while (event := (yield Next(stream))) is not None:
+                    after = event.sequence
+                    attempts.progressed()
+                    yield Emit(show(event))
+                    if event.state in FINAL_STATES:
+                        return
+                audit = yield Call("AuditService", "GetAudit", audit_pb2.GetAuditRequest(id=audit_id), self._timeout)
+                if audit.state in FINAL_STATES:  # its last event was not after `after`
+                    return
+                ended = UnreachableError("the watch ended before the audit", reason="WATCH_ENDED", subject=self.target)
+                yield from attempts.after(ended)
+            except (UnreachableError, CallTimeoutError, BusyError) as error:
+                yield from attempts.after(error)
+
+    def report(self, audit_id: str, timeout: float | None) -> Operation[report_pb2.Report]:
+        """Fetch the report of a finished audit."""
+        yield from self.check()
+        end = until(self._limit(timeout))
+        attempts = Attempts(self._retry, until=end)
+        request = audit_pb2.GetReportRequest(id=audit_id)
+        while True:
+            try:
+                stream = yield Open("AuditService", "GetReport", request, remaining(end, "fetching the report"))
+                parts = []
+                while (chunk := (yield Next(stream))) is not None:
+                    parts.append(chunk.data)
+                return report_from_bytes(b"".join(parts))
+            except (UnreachableError, BusyError) as error:
+                yield from attempts.after(error)
+
+    def finish(self, audit_id: str) -> Operation[report_pb2.Report]:
+        """Watch an audit to its end, emitting `Progress`, and give its report. Raises `AuditFailedError`."""
+
+        def show(event: audit_pb2.AuditEvent) -> Progress:
+            stage = event.stage if event.stage and event.state == "running" else event.state
+            return Progress(stage, event.done, event.total, event.rate, event.message, audit_id)
+
+        yield from self.watch(audit_id, show=show)
+        audit = yield from self._repeated(requests.get_audit(audit_id), self._timeout)
+        if audit.state != "succeeded":
+            raise failure_of(audit)
+        return (yield from self.report(audit_id, _REPORT_SECONDS))
+
+    def audit(
+        self,
+        model: str | Path | bytes,
+        data: str | Path,
+        spec: Specification,
+        *,
+        idempotency_key: str | None,
+        deadline: float | None,
+    ) -> Operation[report_pb2.Report]:
+        """Upload, create, watch and fetch; emits `Progress`."""
+        message = to_spec(spec)
+        uploaded = yield from self.upload_model(model)
+        dataset = yield from self.upload_dataset(data)
+        audit = yield from self.create_audit(
+            uploaded.sha256,
+            dataset.sha256,
+            message,
+            idempotency_key=idempotency_key,
+            deadline=deadline,
+            timeout=None,
+        )
+        yield Emit(Progress(audit.state, audit_id=audit.id))
+        return (yield from self.finish(audit.id))
+
+    def _limit(self, timeout: float | None) -> float:
+        return self._timeout if timeout is None else timeout
+
+    def _incompatible(self, problem: str) -> IncompatibleVersionError:
+        return IncompatibleVersionError(
+            f"the service at {self.target} cannot be used: {problem}",
+            reason="INCOMPATIBLE_VERSION",
+            subject=self.target,
+            hint="install the lieaudit-client of the service's version",
+        )
+
+    def _repeated(self, request: Unary[R], timeout: float | None, *, gone_is_done: bool = False) -> Operation[R]:
+        end = until(timeout)
+        attempts = Attempts(self._retry, until=end)
+        failed = False
+        while True:
+            try:
+                found: R = yield Call(request.service, request.method, request.message, remaining(end, request.method))
+            except NotFoundError:
+                if failed and gone_is_done:  # the try that seemed to fail did it
+                    return None  # type: ignore[return-value]  # its caller gives nothing
+                raise
+            except (UnreachableError, BusyError) as error:
+                failed = True
+                yield from attempts.after(error)
+            else:
+                return found
+
+
+def failure_of(audit: audit_pb2.Audit) -> AuditFailedError:
+    """Give the exception for an audit that ended without a report."""
+    if audit.state == "cancelled":
+        return AuditCancelledError(f"audit {audit.id} was cancelled", reason="CANCELLED", subject=audit.id)
+    failure = audit.failure
+    return AuditFailedError(
+        failure.message or f"audit {audit.id} is {audit.state}",
+        reason=failure.reason or "UNKNOWN",
+        subject=failure.subject,
+        hint=failure.hint,
+    )
+
+
+def _upload_requests(source: Source, sha256: str, offset: int) -> Iterator[upload_pb2.UploadRequest]:
+    header = upload_pb2.UploadHeader(
+        sha256=sha256, size_bytes=source.size, name=source.name[-200:], format=source.format, offset=offset
+    )
+    yield upload_pb2.UploadRequest(header=header)
+    for chunk in source.chunks(offset):
+        yield upload_pb2.UploadRequest(chunk=chunk)
+
+
+def _unreachable(error: ClientError) -> UnreachableError:
+    return UnreachableError(error.message, reason=error.reason, subject=error.subject, hint=error.hint)

@@ -1,0 +1,52 @@
+"""The audit specification as its protobuf message, from a mapping with the same names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf import json_format
+from lieaudit_api.v1 import spec_pb2
+
+from lieaudit_client.exceptions import InvalidInputError
+from lieaudit_client.preprocessing import parse_preprocessing
+
+Specification = spec_pb2.AuditSpec | Mapping[str, Any] | None
+
+
+def to_spec(spec: Specification) -> spec_pb2.AuditSpec:
+    """Give the message; what is absent takes the service's documented default.
+
+    Parameters
+    ----------
+    spec
+        The message itself, a mapping of its field names (``preprocessing`` may be a preset's name or inline text), or
+        None for all defaults.
+
+    Raises
+    ------
+    InvalidInputError
+        ``INVALID_SPEC``: an unknown name or a value of the wrong type. Ranges and choices are the service's to judge.
+    """
+    if isinstance(spec, spec_pb2.AuditSpec):
+        return spec
+    values = dict(spec or {})
+    preprocessing = values.pop("preprocessing", None)
+    try:
+        found = json_format.ParseDict(values, spec_pb2.AuditSpec())
+    except json_format.ParseError as problem:
+        raise InvalidInputError(
+            f"the specification is unusable: {problem}", reason="INVALID_SPEC", subject="spec"
+        ) from problem
+    if isinstance(preprocessing, str):
+        found.preprocessing.CopyFrom(parse_preprocessing(preprocessing))
+    elif isinstance(preprocessing, spec_pb2.Preprocessing):
+        found.preprocessing.CopyFrom(preprocessing)
+    elif preprocessing is not None:
+        try:
+            json_format.ParseDict(preprocessing, found.preprocessing)
+        except json_format.ParseError as problem:
+            raise InvalidInputError(
+                f"the preprocessing is unusable: {problem}", reason="INVALID_SPEC", subject="preprocessing"
+            ) from problem
+    return found
