@@ -1,0 +1,76 @@
+"""Ops that are piecewise constant: their derivative is zero almost everywhere, and says nothing about finite steps."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from lieaudit.graph.forward.context import Context
+from lieaudit.graph.forward.rules import RULES, Outputs, Rule
+
+QUANTISATION = (
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "QLinearConv",
+    "QLinearMatMul",
+    "ConvInteger",
+    "MatMulInteger",
+)
+STEPS = ("Round", "Floor", "Ceil", "Sign", "OneHot", "BitShift", "Mod", "Multinomial", "Bernoulli")
+INTEGER = (
+    "ArgMax",
+    "ArgMin",
+    "Shape",
+    "Size",
+    "NonZero",
+    "Equal",
+    "Greater",
+    "GreaterOrEqual",
+    "Less",
+    "LessOrEqual",
+    "And",
+    "Or",
+    "Xor",
+    "Not",
+    "IsNaN",
+    "IsInf",
+    "EyeLike",
+    "ConstantOfShape",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "NonMaxSuppression",
+    "Unique",
+    "Hardmax",
+)
+"""Ops whose output is made of integers, truth values or constants: nothing is lost by a zero derivative, except that
+the jump itself is not seen."""
+
+
+def zero(_context: Context, _node: ir.Node) -> Outputs:
+    """No tangent."""
+    return None
+
+
+RULES.update(
+    {
+        ("", op_type): Rule(
+            "quantisation",
+            zero,
+            differentiable=False,
+            note="piecewise constant: the tiny-t limit is not meaningful, use secant steps of stated size",
+        )
+        for op_type in QUANTISATION
+    }
+)
+RULES.update(
+    {
+        ("", op_type): Rule(
+            "piecewise constant",
+            zero,
+            differentiable=False,
+            note="derivative zero almost everywhere; jumps are not seen",
+        )
+        for op_type in STEPS
+    }
+)
+RULES.update({("", op_type): Rule("integer or constant", zero) for op_type in INTEGER})

@@ -1,0 +1,29 @@
+"""Imports every module of rules, so that the table is complete."""
+
+from lieaudit.graph.forward.rules import (
+    arithmetic,
+    convolution,
+    discrete,
+    layout,
+    matmul,
+    normalization,
+    pointwise,
+    pooling,
+    reduction,
+    selection,
+    softmax,
+)
+
+__all__ = [
+    "arithmetic",
+    "convolution",
+    "discrete",
+    "layout",
+    "matmul",
+    "normalization",
+    "pointwise",
+    "pooling",
+    "reduction",
+    "selection",
+    "softmax",
+]

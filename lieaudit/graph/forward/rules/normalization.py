@@ -1,0 +1,191 @@
+"""Normalisations: affine maps with fixed statistics, and those that compute their statistics from the input."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from lieaudit.graph.forward.context import Context, has_input
+from lieaudit.graph.forward.rules import Outputs, rule
+from lieaudit.graph.forward.tangent import Dims, Tangent
+
+
+def _channels(context: Context, value: ir.Value, rank: int) -> ir.Value:
+    """Give a per-channel vector (C,) as (C, 1, 1 …), to broadcast against axis 1 of a value of the given rank."""
+    return context.op("Reshape", value, context.ints([-1, *[1] * (rank - 2)])) if rank > 2 else value
+
+
+def normalized(
+    context: Context, tangent: Tangent, x: ir.Value, axes: list[int], epsilon: float, *, centred: bool = True
+) -> Tangent:
+    """Give the tangent of x̂ = (x − mean) / √(var + ε) over the axes (not negative) of x.
+
+    dx̂ = (c − x̂ mean(x̂ c)) / σ with c = dx − mean(dx); without centring (RMS) c = dx.
+    """
+    mean = context.reduce("Mean", x, axes) if centred else None
+    centre = context.op("Sub", x, mean) if mean is not None else x
+    square = context.op("Mul", centre, centre)
+    variance = context.op("Add", context.reduce("Mean", square, axes), context.number(epsilon, x))
+    inverse = context.op("Reciprocal", context.op("Sqrt", variance))
+    return from_statistics(context, tangent, context.op("Mul", centre, inverse), inverse, axes, centred=centred)
+
+
+def from_statistics(
+    context: Context, tangent: Tangent, hat: ir.Value, inverse: ir.Value, axes: list[int], *, centred: bool
+) -> Tangent:
+    """Give dx̂ from x̂ and 1/σ."""
+    rank, dims = tangent.rank, tangent.dims
+    over = context.shift(axes, rank)
+    rows = context.stack(tangent)
+    projection = context.reduce("Mean", context.op("Mul", rows, hat), over)
+    if centred:
+        rows = context.op("Sub", rows, context.reduce("Mean", rows, over))
+    rows = context.op("Sub", rows, context.op("Mul", projection, hat))
+    kept: Dims = tuple(1 if i in axes else d for i, d in enumerate(dims))
+    return context.scaled(context.stacked(rows, dims), inverse, kept)
+
+
+@rule("BatchNormalization", name="affine", accepts=lambda c, n: c.active(n) == [0] and not _training(n))
+def batch_normalization(context: Context, node: ir.Node) -> Outputs:
+    """With fixed statistics a per-channel factor γ / √(var + ε)."""
+    x, gamma, _, _, variance = node.inputs
+    tangent = context.tangent(x)
+    assert tangent is not None  # noqa: S101 - accepted only so
+    assert gamma is not None  # noqa: S101 - required inputs
+    assert variance is not None  # noqa: S101
+    epsilon = context.number(node.attributes.get_float("epsilon", 1e-5), variance)
+    sigma = context.op("Sqrt", context.op("Add", variance, epsilon))
+    factor = _channels(context, context.op("Div", gamma, sigma), tangent.rank)
+    dims: Dims = (tangent.dims[1], *[1] * (tangent.rank - 2)) if tangent.rank > 1 else ()
+    return [context.scaled(tangent, factor, dims), *[None] * (len(node.outputs) - 1)]
+
+
+def _training(node: ir.Node) -> bool:
+    return bool(node.attributes.get_int("training_mode", 0)) or not node.attributes.get_int("spatial", 1)
+
+
+@rule("LayerNormalization", "RMSNormalization", name="normalisation", accepts=lambda c, n: c.active(n) == [0])
+def layer_normalization(context: Context, node: ir.Node) -> Outputs:
+    """Normalised over the last axes, times the learned scale."""
+    x, scale = node.inputs[:2]
+    tangent = context.tangent(x)
+    assert tangent is not None  # noqa: S101 - accepted only so
+    assert x is not None  # noqa: S101
+    assert scale is not None  # noqa: S101 - required input
+    axis = node.attributes.get_int("axis", -1) % tangent.rank
+    epsilon = node.attributes.get_float("epsilon", 1e-5)
+    axes = list(range(axis, tangent.rank))
+    centred = node.op_type == "LayerNormalization"
+    made = normalized(context, tangent, x, axes, epsilon, centred=centred)
+    scaled = context.scaled(made, scale, context.dims(scale))
+    return [scaled, *[None] * (len(node.outputs) - 1)]
+
+
+@rule("InstanceNormalization", name="normalisation", accepts=lambda c, n: c.active(n) == [0])
+def instance_normalization(context: Context, node: ir.Node) -> Outputs:
+    """Normalised over the spatial axes, times the learned scale per channel."""
+    x, scale = node.inputs[:2]
+    tangent = context.tangent(x)
+    assert tangent is not None  # noqa: S101 - accepted only so
+    assert x is not None  # noqa: S101
+    assert scale is not None  # noqa: S101 - required input
+    axes = list(range(2, tangent.rank))
+    made = normalized(context, tangent, x, axes, node.attributes.get_float("epsilon", 1e-5))
+    dims: Dims = (tangent.dims[1], *[1] * (tangent.rank - 2))
+    return context.scaled(made, _channels(context, scale, tangent.rank), dims)
+
+
+@rule("MeanVarianceNormalization", name="normalisation")
+def mean_variance_normalization(context: Context, node: ir.Node) -> Outputs:
+    """Normalised over the given axes; the standard adds 1e-9 to σ itself."""
+    x = node.inputs[0]
+    tangent = context.tangent(x)
+    assert tangent is not None  # noqa: S101 - the only input
+    assert x is not None  # noqa: S101
+    axes = [a % tangent.rank for a in node.attributes.get_ints("axes", [0, 2, 3])]
+    return normalized(context, tangent, x, axes, 0.0)
+
+
+@rule("LpNormalization", name="normalisation", accepts=lambda _c, n: n.attributes.get_int("p", 2) in {1, 2})
+def lp_normalization(context: Context, node: ir.Node) -> Outputs:
+    """d(x / ‖x‖) = (dx − y d‖x‖) / ‖x‖."""
+    x, y = node.inputs[0], node.outputs[0]
+    tangent = context.tangent(x)
+    assert tangent is not None  # noqa: S101 - the only input
+    assert x is not None  # noqa: S101
+    axis = [node.attributes.get_int("axis", -1) % tangent.rank]
+    p = node.attributes.get_int("p", 2)
+    norm = (
+        context.op(f"ReduceL{p}", x, axes=axis, keepdims=1)
+        if context.opset < 18
+        else context.op(f"ReduceL{p}", x, context.ints(axis), keepdims=1)
+    )
+    slope = y if p == 2 else context.op("Sign", x)
+    rows = context.stack(tangent)
+    change = context.reduce("Sum", context.op("Mul", rows, slope), context.shift(axis, tangent.rank))
+    made = context.op("Sub", rows, context.op("Mul", change, y))
+    kept: Dims = tuple(1 if i in axis else d for i, d in enumerate(tangent.dims))
+    return context.scaled(context.stacked(made, tangent.dims), context.op("Reciprocal", norm), kept)
+
+
+@rule("LRN", name="normalisation")
+def lrn(context: Context, node: ir.Node) -> Outputs:
+    """y = x s^(−β), s = k + α/n Σ x² over neighbouring channels: dy = s^(−β) dx − β x s^(−β−1) ds."""
+    x, y = node.inputs[0], node.outputs[0]
+    tangent = context.tangent(x)
+    assert tangent is not None  # noqa: S101 - the only input
+    assert x is not None  # noqa: S101
+    size = node.attributes["size"].as_int()
+    alpha, beta = node.attributes.get_float("alpha", 1e-4), node.attributes.get_float("beta", 0.75)
+    bias = node.attributes.get_float("bias", 1.0)
+    before = (size - 1) // 2
+    s = context.op(
+        "Mul", _window(context, context.op("Mul", x, x), 0, tangent, size, before), context.number(alpha / size, x)
+    )
+    s = context.op("Add", s, context.number(bias, x))
+    square = context.stack(context.scaled(tangent, x, tangent.dims))
+    ds = _window(context, square, context.lead, tangent, size, before)
+    power = context.op("Pow", s, context.number(-beta, x))
+    slope = context.op("Mul", context.op("Div", y, s), context.number(2 * alpha * beta / size, x))
+    return context.subtract(
+        context.scaled(tangent, power, tangent.dims),
+        context.scaled(context.stacked(ds, tangent.dims), slope, tangent.dims),
+    )
+
+
+def _window(context: Context, value: ir.Value, lead: int, tangent: Tangent, size: int, before: int) -> ir.Value:
+    """Sum over a window of channels: axis 1 of the value, shifted by ``lead``."""
+    axis, rank = 1 + lead, tangent.rank + lead
+    channels = int(tangent.dims[1])
+    pads = [0] * (2 * rank)
+    pads[axis], pads[rank + axis] = before, size - 1 - before
+    padded = (
+        context.op("Pad", value, context.ints(pads)) if context.opset >= 11 else context.op("Pad", value, pads=pads)
+    )
+    parts = [context.slice(padded, [i], [i + channels], [axis]) for i in range(size)]
+    return context.op("Sum", *parts)
+
+
+@rule("GroupNormalization", name="normalisation", accepts=lambda c, n: c.active(n) == [0] and c.opset >= 21)
+def group_normalization(context: Context, node: ir.Node) -> Outputs:
+    """Normalised over groups of channels and space, times the learned scale per channel."""
+    x, scale = node.inputs[:2]
+    tangent = context.tangent(x)
+    assert tangent is not None  # noqa: S101 - accepted only so
+    assert x is not None  # noqa: S101
+    assert scale is not None  # noqa: S101 - required input
+    groups = node.attributes["num_groups"].as_int()
+    batch = tangent.dims[0]
+    grouped_x = context.op("Reshape", x, context.ints([0, groups, -1]))
+    grouped_dims: Dims = (batch, groups, -1)
+    prefix = [0] if context.lead else []
+    rows = context.op("Reshape", context.stack(tangent), context.ints([*prefix, 0, groups, -1]))
+    made = normalized(
+        context, context.stacked(rows, grouped_dims), grouped_x, [2], node.attributes.get_float("epsilon", 1e-5)
+    )
+    spatial = [int(d) for d in tangent.dims[1:]]
+    back = context.op("Reshape", context.stack(made), context.ints([*prefix, 0, *spatial]))
+    dims: Dims = (tangent.dims[1], *[1] * (tangent.rank - 2))
+    return context.scaled(context.stacked(back, tangent.dims), _channels(context, scale, tangent.rank), dims)
+
+
+__all__ = ["from_statistics", "has_input", "normalized"]
