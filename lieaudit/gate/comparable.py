@@ -1,0 +1,101 @@
+"""Refuses to compare reports that were measured on different terms, and names the difference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lieaudit.errors import ComparisonError
+from lieaudit.report import Report
+from lieaudit.spec import AuditSpec
+
+_SAME_SPEC = ("convention", "interpolation", "padding", "head", "seed", "max_images", "preprocessing", "step")
+_DEFAULTS = AuditSpec().to_dict()
+
+
+def require_paired(candidate: Report, baseline: Report) -> None:
+    """Require that both reports hold the same images, measured in the same way.
+
+    Raises
+    ------
+    ComparisonError
+        Naming every difference: metric version, images, specification or head.
+    """
+    differences = [*_versions(candidate, baseline, "baseline"), *_images(candidate, baseline)]
+    differences += _specs(candidate, baseline, _SAME_SPEC, "baseline")
+    if differences:
+        raise ComparisonError(
+            f"the baseline cannot be compared with the candidate: {'; '.join(differences)}",
+            reason="BASELINE_NOT_COMPARABLE",
+            subject="baseline",
+            hint="audit the baseline again on the same images with the same specification",
+        )
+
+
+def require_same_model(candidate: Report, other: Report, name: str) -> None:
+    """Require that ``other`` is the same model on other images, measured in the same way.
+
+    Raises
+    ------
+    ComparisonError
+        Naming every difference.
+    """
+    differences = list(_versions(candidate, other, f"dataset {name!r}"))
+    if candidate.model.sha256 != other.model.sha256:
+        differences.append(
+            f"it is of model {_short(other.model.sha256)}, the candidate is {_short(candidate.model.sha256)}"
+        )
+    if candidate.data.sha256 == other.data.sha256:
+        differences.append("its images are the candidate's own, so there is no gap to measure")
+    differences += _specs(candidate, other, tuple(n for n in _SAME_SPEC if n != "max_images"), f"dataset {name!r}")
+    if differences:
+        raise ComparisonError(
+            f"the report of dataset {name!r} does not fit: {'; '.join(differences)}",
+            reason="DATASET_NOT_COMPARABLE",
+            subject=name,
+            hint="audit the candidate on that dataset with the same specification",
+        )
+
+
+def _versions(candidate: Report, other: Report, name: str) -> Iterator[str]:
+    if candidate.metric_version != other.metric_version:
+        yield (
+            f"{name}: metric version {other.metric_version} (lieaudit {other.environment.lieaudit}), "
+            f"candidate: {candidate.metric_version} (lieaudit {candidate.environment.lieaudit})"
+        )
+
+
+def _images(candidate: Report, baseline: Report) -> Iterator[str]:
+    if candidate.data.sha256 != baseline.data.sha256:
+        yield (f"other images: baseline {_named(baseline)}, candidate {_named(candidate)}")
+    elif candidate.data.count != baseline.data.count:
+        yield f"baseline: {baseline.data.count} images, candidate: {candidate.data.count}"
+
+
+def _specs(candidate: Report, other: Report, names: tuple[str, ...], who: str) -> Iterator[str]:
+    for name in names:
+        if name == "head":  # what `auto` chose counts, not how it was asked for
+            mine, theirs = candidate.model.head, other.model.head
+        else:
+            mine, theirs = _setting(candidate.spec, name), _setting(other.spec, name)
+        if mine != theirs:
+            yield f"spec.{name}: {who} {_shown(theirs)}, candidate {_shown(mine)}"
+
+
+def _setting(spec: Mapping[str, Any], name: str) -> Any:
+    value = spec.get(name, _DEFAULTS.get(name))
+    if isinstance(value, Mapping):  # the preset's name is no part of what was computed
+        return {key: item for key, item in sorted(value.items()) if key != "name" and item is not None}
+    return value
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+def _named(report: Report) -> str:
+    return f"{report.data.name or 'unnamed'} ({_short(report.data.sha256)}, {report.data.count} images)"
+
+
+def _short(sha256: str) -> str:
+    return sha256[:12]

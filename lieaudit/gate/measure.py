@@ -1,0 +1,268 @@
+"""The number behind a rule, with both of its uncertainties.
+
+Sampling: bootstrap confidence draws over images (`lieaudit.statistics`), on a log scale for ratios. Numerical: the
+per-image error bars, taken at their worst in one direction (every candidate value up by its bar, every baseline value
+down by its own, and the reverse), because the errors of one derivative method need not be independent between images.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lieaudit.errors import DataError
+from lieaudit.gate.policy import Rule
+from lieaudit.report import GeneratorResult, Report
+from lieaudit.statistics import compare, confidence_draws, point_estimate
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Unmeasured:
+    """No number exists for the rule: stable ``reason`` and the clause that explains it."""
+
+    reason: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A rule's number.
+
+    Attributes
+    ----------
+    value
+        What the limit applies to.
+    draws
+        Confidence draws (B,) on the decision's scale (`log`: logarithms); None where the report has a value only.
+    down, up
+        Numerical error on the decision's scale: the value may be that much lower or higher. Infinite where the error
+        bars reach the whole baseline.
+    images
+        How many it was measured on.
+    status, why
+        Of the results it stands on: ``inconclusive`` with the reasons, or ``ok``.
+    """
+
+    value: float
+    log: bool
+    draws: Array | None
+    down: float
+    up: float
+    images: int
+    candidate_value: float | None = None
+    baseline_value: float | None = None
+    status: str = "ok"
+    why: str = ""
+
+    def limit(self, limit: float) -> float:
+        """Give the limit on the decision's scale."""
+        if not self.log:
+            return limit
+        return math.log(limit) if limit > 0 else -math.inf
+
+    def interval(self, tail: float) -> tuple[float, float] | None:
+        """Give the interval on the value's scale: ``tail`` beyond either end, widened by the numerical error.
+
+        None where an end is not finite, or no interval of sampling exists and the numerical error is 0.
+        """
+        low, high = self.bounds(tail)
+        if self.log:
+            low, high = math.exp(low), math.exp(high) if high < 700 else math.inf
+        if not (math.isfinite(low) and math.isfinite(high)) or (self.draws is None and low == high):
+            return None
+        return low, high
+
+    def bounds(self, tail: float) -> tuple[float, float]:
+        """Give the interval on the decision's scale."""
+        if self.draws is None:
+            return self.value - self.down, self.value + self.up
+        ends = np.quantile(self.draws, [tail, 1 - tail], method="inverted_cdf")
+        return float(ends[0]) - self.down, float(ends[1]) + self.up
+
+    def numerical_error(self) -> float | None:
+        """Give the half width of the numerical error on the value's scale; None where it is unbounded."""
+        width = max(self.down, self.up)
+        if self.log:
+            width = self.value * math.expm1(width) if width < 700 else math.inf
+        return width if math.isfinite(width) else None
+
+
+def measure(
+    rule: Rule, generator: str, candidate: Report, other: Report | None, resamples: int, seed: int
+) -> Measured | Unmeasured:
+    """Measure one rule on one generator; ``other`` is the baseline, or the report of the gap rule's dataset."""
+    if rule.kind == "kind_share":
+        return _share(rule, generator, candidate)
+    reports = {"candidate": candidate} | ({rule.subject or "baseline": other} if other is not None else {})
+    for name, report in reports.items():
+        if generator not in report.results:
+            why = next((s.why for s in report.skipped if s.what in {generator, f"results.{generator}"}), "")
+            said = f"the report of the {name} does not hold {generator}" + (f": {why}" if why else "")
+            return Unmeasured("NOT_MEASURED", said)
+    try:
+        return _of_results(rule, generator, candidate, other, resamples, seed)
+    except DataError as problem:
+        return Unmeasured(problem.reason, f"{problem.message[0].lower()}{problem.message[1:]}")
+
+
+def _of_results(
+    rule: Rule, generator: str, candidate: Report, other: Report | None, resamples: int, seed: int
+) -> Measured | Unmeasured:
+    result = candidate.results[generator]
+    if rule.kind == "relative":
+        return _relative(result, candidate)
+    if rule.kind == "limit" or other is None:
+        return _limit(result, rule.statistic, resamples, seed)
+    if rule.kind == "gap":
+        return _gap(result, other.results[generator], rule, resamples, seed)
+    same = candidate.model.sha256 == other.model.sha256
+    return _paired(result, other.results[generator], rule.statistic, resamples, seed, same=same)
+
+
+def _limit(result: GeneratorResult, statistic: str, resamples: int, seed: int) -> Measured:
+    values, errors = _values(result)
+    value = float(point_estimate(values, statistic))
+    low, high = _shifted(values, errors, statistic)
+    draws = confidence_draws(values, statistic=statistic, resamples=resamples, seed=seed)
+    return _point(value, draws, (value - low, high - value), len(values), _status(result))
+
+
+def _paired(
+    candidate: GeneratorResult, baseline: GeneratorResult, statistic: str, resamples: int, seed: int, *, same: bool
+) -> Measured | Unmeasured:
+    values, errors = _values(candidate)
+    others, other_errors = _values(baseline)
+    comparison = compare(values, others, statistic=statistic, resamples=resamples, seed=seed)
+    if same and np.array_equal(values, others):
+        # One model, one computation: whatever numerical error there is, it is the same on both sides.
+        errors = other_errors = np.zeros_like(values)
+    low, high = _shifted(values, errors, statistic)
+    other_low, other_high = _shifted(others, other_errors, statistic)
+    return _ratio(
+        (comparison.candidate, low, high),
+        (comparison.baseline, other_low, other_high),
+        comparison.log_ratios,
+        len(values),
+        _status(candidate, baseline),
+    )
+
+
+def _gap(here: GeneratorResult, there: GeneratorResult, rule: Rule, resamples: int, seed: int) -> Measured | Unmeasured:
+    values, errors = _values(here)
+    others, other_errors = _values(there)
+    # Two samples of different images: independent draws.
+    first = confidence_draws(values, statistic=rule.statistic, resamples=resamples, seed=seed)
+    second = confidence_draws(others, statistic=rule.statistic, resamples=resamples, seed=seed + 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        draws = np.log(first) - np.log(second)
+    draws = np.where(first == second, 0.0, draws)
+    point, other = (float(point_estimate(v, rule.statistic)) for v in (values, others))
+    return _ratio(
+        (point, *_shifted(values, errors, rule.statistic)),
+        (other, *_shifted(others, other_errors, rule.statistic)),
+        draws,
+        min(len(values), len(others)),
+        _status(here, there),
+    )
+
+
+def _ratio(
+    top: tuple[float, float, float],
+    bottom: tuple[float, float, float],
+    draws: Array,
+    images: int,
+    status: tuple[str, str],
+) -> Measured | Unmeasured:
+    """Form the ratio of two (value, low, high) with numerical bounds low ≤ value ≤ high."""
+    if top[0] == bottom[0]:
+        ratio = 1.0  # also 0/0: where both are exactly 0 neither is worse
+    elif bottom[0] <= 0:
+        return Unmeasured("BASELINE_ZERO", "the baseline is exactly 0, so no ratio to it exists: set a `limit` rule")
+    else:
+        ratio = top[0] / bottom[0]
+    same = top[0] == top[1] == top[2] == bottom[0] == bottom[1] == bottom[2]
+    up = 0.0 if same else _log_quotient(top[2], bottom[1]) - _log(ratio)
+    down = 0.0 if same else _log(ratio) - _log_quotient(top[1], bottom[2])
+    return Measured(
+        ratio,
+        log=True,
+        draws=draws,
+        down=max(0.0, down),
+        up=max(0.0, up),
+        images=images,
+        candidate_value=top[0],
+        baseline_value=bottom[0],
+        status=status[0],
+        why=status[1],
+    )
+
+
+def _point(
+    value: float, draws: Array | None, error: tuple[float, float], images: int, status: tuple[str, str]
+) -> Measured:
+    """Form a number that is no ratio."""
+    down, up = error
+    return Measured(value, log=False, draws=draws, down=down, up=up, images=images, status=status[0], why=status[1])
+
+
+def _share(rule: Rule, generator: str, candidate: Report) -> Measured | Unmeasured:
+    part = candidate.layerwise.get(generator)
+    if part is None:
+        return Unmeasured("NOT_MEASURED", f"the report holds no layerwise attribution of {generator}")
+    found = next((total for total in part.by_kind if total.kind == rule.subject), None)
+    if found is None:
+        known = ", ".join(sorted(total.kind for total in part.by_kind)) or "none"
+        return Unmeasured("NOT_MEASURED", f"the model has no layer of kind {rule.subject!r} (its kinds: {known})")
+    # The parts add up to the whole within `completeness`: no share is known better than that.
+    error = part.completeness
+    why = "; ".join(part.reasons)
+    return _point(found.share, None, (error, error), candidate.data.count, (part.status, why))
+
+
+def _relative(result: GeneratorResult, candidate: Report) -> Measured | Unmeasured:
+    if result.relative is None:
+        return Unmeasured("NOT_MEASURED", "the report holds no `relative`")
+    # Only the numerator's error bar is known; both derivatives come from one method, so it counts twice.
+    error = 2 * result.error_bar / result.lee * result.relative if result.lee > 0 else 0.0
+    images = min(len(result.per_image), int(candidate.spec.get("relative_images", 64)))
+    return _point(result.relative, None, (error, error), images, _status(result))
+
+
+def _values(result: GeneratorResult) -> tuple[Array, Array]:
+    values = np.asarray(result.per_image, dtype=np.float64)
+    errors = np.asarray(result.per_image_error, dtype=np.float64)
+    if errors.shape != values.shape:
+        raise DataError(
+            f"{len(values)} per-image values but {len(errors)} error bars",
+            reason="NOT_A_REPORT",
+            subject="per_image_error",
+        )
+    return values, errors
+
+
+def _shifted(values: Array, errors: Array, statistic: str) -> tuple[float, float]:
+    """Give the statistic with every value down, and up, by its error bar; LEE cannot be negative."""
+    low = np.maximum(values - errors, 0.0)
+    lowest = 0.0 if statistic == "geometric_mean" and np.any(low == 0) else float(point_estimate(low, statistic))
+    return lowest, float(point_estimate(values + errors, statistic))
+
+
+def _status(*results: GeneratorResult) -> tuple[str, str]:
+    bad = [r for r in results if r.status != "ok"]
+    why = "; ".join(dict.fromkeys(reason for r in bad for reason in r.reasons))
+    return "inconclusive" if bad else "ok", why
+
+
+def _log(value: float) -> float:
+    return math.log(value) if value > 0 else -math.inf
+
+
+def _log_quotient(top: float, bottom: float) -> float:
+    if bottom <= 0:
+        return math.inf
+    return _log(top / bottom)

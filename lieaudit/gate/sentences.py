@@ -1,0 +1,90 @@
+"""The sentences of the gate: what was found about a rule, in words."""
+
+from __future__ import annotations
+
+from lieaudit.gate.decision import FAIL, PASS
+from lieaudit.gate.measure import Measured, Unmeasured
+from lieaudit.gate.policy import Rule, Waiver
+
+_STATISTIC = {"mean": "mean LEE", "median": "median LEE", "geometric_mean": "geometric mean LEE"}
+
+
+def number(value: float) -> str:
+    """Give three significant digits."""
+    if value == 0:
+        return "0"
+    return f"{value:.3g}" if 1e-3 <= abs(value) < 1e4 else f"{value:.2e}"
+
+
+def sentence(
+    rule: Rule, generator: str, found: Measured | Unmeasured, outcome: str, reason: str, tail: float, min_images: int
+) -> str:
+    """Say what was found: the number, its interval, the limit, and why it is not decided where it is not."""
+    name = generator.replace("_", " ")
+    if isinstance(found, Unmeasured):
+        return f"{name}: not decided, because {found.why}."
+    said = f"{name}: {_value(rule, found)}{_interval(rule, found, tail)}; {_limit(rule)}"
+    if outcome == PASS:
+        return said + "."
+    if outcome == FAIL:
+        return f"{said}, which it exceeds."
+    return f"{said}. Not decided: {_why(found, reason, min_images)}."
+
+
+def waived(waiver: Waiver, *, expired: bool) -> str:
+    """Say that a waiver holds, or that it no longer does."""
+    if expired:
+        return f" The waiver by {waiver.owner} expired on {waiver.expires.isoformat()}: fix it, or renew the waiver."
+    return f" Waived until {waiver.expires.isoformat()} by {waiver.owner}: {waiver.reason.rstrip('.')}."
+
+
+def needed(images: int | None, power: float) -> str:
+    """Say how many images would decide."""
+    if images is None:
+        return " No number of images would decide it: the value lies at the limit, within its numerical error."
+    return (
+        f" If the difference is as large as it looks, about {images} images would decide it ({100 * power:g} % power)."
+    )
+
+
+def _value(rule: Rule, found: Measured) -> str:
+    if rule.kind == "kind_share":
+        return f"{rule.subject} layers cause {100 * found.value:.3g} % of the error"
+    if rule.kind == "relative":
+        return f"it answers to the symmetry {number(found.value)} × as strongly as to an equally large other change"
+    what = _STATISTIC[rule.statistic]
+    if rule.kind == "limit" or found.candidate_value is None or found.baseline_value is None:
+        return f"{what} is {number(found.value)}"
+    than = f"the one on {rule.subject!r}" if rule.kind == "gap" else "the baseline's"
+    parts = f"{number(found.candidate_value)} against {number(found.baseline_value)}"
+    return f"{what} is {number(found.value)} × {than} ({parts})"
+
+
+def _interval(rule: Rule, found: Measured, tail: float) -> str:
+    bounds = found.interval(tail)
+    if bounds is None:
+        return "" if found.draws is None else ", with an interval that has no upper end"
+    low, high = (100 * b for b in bounds) if rule.kind == "kind_share" else bounds
+    unit = " %" if rule.kind == "kind_share" else ""
+    kind = f"with {100 * (1 - 2 * tail):.4g} % confidence" if found.draws is not None else "by numerical error alone"
+    return f", between {number(low)} and {number(high)}{unit} {kind}"
+
+
+def _limit(rule: Rule) -> str:
+    if rule.kind == "kind_share":
+        return f"at most {100 * rule.limit:.3g} % is accepted"
+    if rule.kind in {"noninferiority", "gap"}:
+        return f"up to {number(rule.limit)} × is accepted"
+    return f"at most {number(rule.limit)} is accepted"
+
+
+def _why(found: Measured, reason: str, min_images: int) -> str:
+    if reason == "TOO_FEW_IMAGES":
+        return f"{found.images} images were measured and the policy wants at least {min_images}"
+    if reason == "RESULT_INCONCLUSIVE":
+        return f"the measurement itself is inconclusive ({found.why or 'its error bar is too wide'})"
+    if reason == "NUMERICAL_ERROR":
+        return "the numerical error of the derivative alone spans the limit; `method: forward` has the smallest"
+    if reason == "MULTIPLICITY":
+        return "it looks exceeded, but not surely enough for one of several rules tested together"
+    return "the interval spans the limit"
