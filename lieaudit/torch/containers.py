@@ -32,8 +32,10 @@ _WEIGHTS = "data/weights/model_weights_config.json"
 _CONSTANTS = "data/constants/model_constants_config.json"
 _SAMPLES = "data/sample_inputs/model.pt"
 _HARMLESS = re.compile(
-    r"collections OrderedDict|torch\._utils (_rebuild_tensor(_v2)?|_rebuild_parameter)|torch \w+Storage|torch\.storage (Typed|Untyped)Storage"
-    r"|torch Size|torch (device|float16|bfloat16|float32|float64|int32|int64|bool|uint8)"
+    r"collections OrderedDict"
+    r"|torch\._utils (_rebuild_tensor(_v2)?|_rebuild_parameter)"
+    r"|torch (\w+Storage|Size|device|float16|bfloat16|float32|float64|int32|int64|bool|uint8)"
+    r"|torch\.storage (Typed|Untyped)Storage"
 )
 _SAVED = re.compile(
     r"data\.pkl|data/\d+|version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id"

@@ -70,8 +70,8 @@ class SourceFunction:
         self.dtype = PRECISIONS[precision]
         self.device = _device(device)
         self.output = output
-        self._others = {name: self._convert(value) for name, value in (others or {}).items()}
-        self.input = _image_argument(module, input, self._others)
+        self.others = {name: self._convert(value) for name, value in (others or {}).items()}
+        self.input = _image_argument(module, input, self.others)
         self._state = {
             name: self._convert(tensor.detach())
             for group in (module.named_parameters(), module.named_buffers())
@@ -83,15 +83,8 @@ class SourceFunction:
 
         Raises `SourceError` where the module fails, naming the submodule that did, or gives no tensor to audit.
         """
-        others = {name: _expanded(value, x.shape[0]) for name, value in self._others.items()}
         versions = [tensor._version for tensor in self._state.values()]  # noqa: SLF001 - counts in-place writes
-        try:
-            with _evaluation(self.module), _plain_kernels(), Precision(self.dtype):
-                result = torch.func.functional_call(self.module, self._state, args=(), kwargs={self.input: x, **others})
-        except LieauditError:
-            raise
-        except Exception as problem:
-            raise _run_failed(self.module, problem) from problem
+        result = self.raw(x)
         for (name, tensor), version in zip(self._state.items(), versions, strict=True):
             if tensor.is_floating_point() and tensor._version != version:  # noqa: SLF001
                 raise SourceError(
@@ -110,6 +103,17 @@ class SourceFunction:
             )
         return z
 
+    def raw(self, x: torch.Tensor) -> Any:
+        """Give whatever ``forward`` returns for images ``x``. Raises `SourceError` where the module fails."""
+        others = {name: expanded(value, x.shape[0]) for name, value in self.others.items()}
+        try:
+            with evaluation(self.module), _plain_kernels(), Precision(self.dtype):
+                return torch.func.functional_call(self.module, self._state, args=(), kwargs={self.input: x, **others})
+        except LieauditError:
+            raise
+        except Exception as problem:
+            raise _run_failed(self.module, problem) from problem
+
     def tensor(self, values: Any) -> torch.Tensor:
         """Give an array as a tensor of the function's precision and device."""
         return torch.as_tensor(values).to(device=self.device, dtype=self.dtype)
@@ -122,7 +126,7 @@ class SourceFunction:
 
 
 def named_outputs(result: Any) -> dict[str, torch.Tensor]:
-    """Give the floating-point tensors of what ``forward`` returned, by key, attribute or position (dotted if nested)."""
+    """Give the floating-point tensors of what ``forward`` returned, by (dotted) key, attribute or position."""
     if isinstance(result, torch.Tensor):
         return {"": result} if result.is_floating_point() else {}
     items: Sequence[tuple[str, Any]]
@@ -211,14 +215,16 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _expanded(value: Any, count: int) -> Any:
+def expanded(value: Any, count: int) -> Any:
+    """Give a tensor whose leading size is 1 that many rows, without memory; anything else as it is."""
     if isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape[0] == 1:
         return value.expand(count, *value.shape[1:])
     return value
 
 
 @contextlib.contextmanager
-def _evaluation(module: torch.nn.Module) -> Iterator[None]:
+def evaluation(module: torch.nn.Module) -> Iterator[None]:
+    """Put a module and its parts into evaluation mode for a while."""
     training = [m for m in module.modules() if m.training]
     for m in training:
         m.training = False

@@ -44,7 +44,7 @@ def directional_derivatives(
     """
 
     def along(direction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        value, tangent = torch.func.jvp(function, (x,), (direction,))
+        value, tangent, *_ = torch.func.jvp(function, (x,), (direction,))
         return value, tangent
 
     with torch.no_grad(), warnings.catch_warnings():

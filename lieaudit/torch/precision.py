@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch._decomp import decomposition_table
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
@@ -34,14 +33,14 @@ class Precision(TorchFunctionMode):
         self._lower = _LOWER[dtype]
         self._default = torch.get_default_dtype()
 
-    def __enter__(self) -> Precision:
+    def __enter__(self) -> Self:
         self._default = torch.get_default_dtype()
         torch.set_default_dtype(self.dtype)
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
-    def __exit__(self, *details: Any) -> None:
-        super().__exit__(*details)
+    def __exit__(self, *details: object) -> None:
+        super().__exit__(*details)  # type: ignore[no-untyped-call]
         torch.set_default_dtype(self._default)
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -65,7 +64,8 @@ class Precision(TorchFunctionMode):
 
 
 def _euclidean(a: torch.Tensor, b: torch.Tensor, p: float = 2.0, *_: Any, **__: Any) -> torch.Tensor:
-    return torch.linalg.vector_norm(a.unsqueeze(-2) - b.unsqueeze(-3), ord=p, dim=-1)
+    distance: torch.Tensor = torch.linalg.vector_norm(a.unsqueeze(-2) - b.unsqueeze(-3), ord=p, dim=-1)
+    return distance
 
 
 def _grid_sample(
@@ -73,7 +73,7 @@ def _grid_sample(
     grid: torch.Tensor,
     mode: str = "bilinear",
     padding_mode: str = "zeros",
-    align_corners: bool | None = None,
+    align_corners: bool | None = None,  # noqa: FBT001 - torch's signature
 ) -> torch.Tensor:
     modes, paddings = ("bilinear", "nearest", "bicubic"), ("zeros", "border", "reflection")
     return _grid_sampler(image, grid, modes.index(mode), paddings.index(padding_mode), bool(align_corners))
@@ -85,7 +85,7 @@ def _grid_sampler(*arguments: Any) -> torch.Tensor:
 
 
 _DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
-    F.grid_sample: _grid_sample,
+    torch.nn.functional.grid_sample: _grid_sample,
     torch.grid_sampler: _grid_sampler,
     torch.grid_sampler_2d: _grid_sampler,
     torch.ops.aten.grid_sampler.default: _grid_sampler,

@@ -43,7 +43,25 @@ _STRIDED = 7
 _ARITHMETIC: Mapping[str, Callable[..., Any]] = {
     **{
         f"_operator.{name}": getattr(operator, name)
-        for name in "add sub mul floordiv truediv mod neg eq ne lt le gt ge and_ or_ getitem pow".split()
+        for name in (
+            "add",
+            "sub",
+            "mul",
+            "floordiv",
+            "truediv",
+            "mod",
+            "neg",
+            "eq",
+            "ne",
+            "lt",
+            "le",
+            "gt",
+            "ge",
+            "and_",
+            "or_",
+            "getitem",
+            "pow",
+        )
     },
     "math.ceil": math.ceil,
     "math.floor": math.floor,
@@ -56,7 +74,20 @@ _ARITHMETIC: Mapping[str, Callable[..., Any]] = {
     "torch.sym_ite": torch.sym_ite,
 }
 _FACTORIES = frozenset(
-    "arange empty empty_strided eye full linspace logspace ones scalar_tensor zeros tril_indices triu_indices".split()
+    {
+        "arange",
+        "empty",
+        "empty_strided",
+        "eye",
+        "full",
+        "linspace",
+        "logspace",
+        "ones",
+        "scalar_tensor",
+        "zeros",
+        "tril_indices",
+        "triu_indices",
+    }
 )
 _MEMORY = frozenset(
     {"set_", "resize_", "resize_as_", "_unsafe_index", "_unsafe_index_put", "_resize_output_", "_print"}
@@ -195,7 +226,7 @@ def _parse_graph(graph: Mapping[str, Any]) -> _Graph:
 
 def _parse_node(node: Mapping[str, Any]) -> _Step | None:
     target = str(node["target"])
-    if target.split(".")[-2] in _CHECKS or target.split(".")[-1] in _CHECKS:
+    if not _CHECKS.isdisjoint(target.split(".")):
         return None
     arguments: list[Any] = []
     keywords: dict[str, Any] = {}
@@ -241,10 +272,12 @@ def _where(node: Mapping[str, Any]) -> str:
     return f"it stands in module {path[1]}" if len(path) > 2 and path[1] else ""
 
 
-_LITERALS = frozenset("as_int as_ints as_float as_floats as_string as_strings as_bool as_bools as_int_lists".split())
+_LITERALS = frozenset(
+    {"as_int", "as_ints", "as_float", "as_floats", "as_string", "as_strings", "as_bool", "as_bools", "as_int_lists"}
+)
 
 
-def _parse_argument(argument: Mapping[str, Any]) -> Any:  # noqa: C901, PLR0911 - one return per kind of the schema
+def _parse_argument(argument: Mapping[str, Any]) -> Any:  # noqa: PLR0911 - one return per kind of the schema
     ((kind, value),) = argument.items()
     if kind in _LITERALS:
         return value
@@ -313,11 +346,11 @@ def _run(graph: _Graph, values: dict[str, Any]) -> None:
         result = step.function(*arguments, **keywords)
         if not step.sequence:
             result = (result,)
-        for name, value in zip(step.outputs, result, strict=False):
-            if isinstance(name, str):
-                values[name] = value
-            elif name is not None:
-                values.update(zip(name, value, strict=True))
+        for output, value in zip(step.outputs, result, strict=False):
+            if isinstance(output, str):
+                values[output] = value
+            elif output is not None:
+                values.update(zip(output, value, strict=True))
 
 
 def _unsupported(what: str, subject: str, hint: str = "") -> SourceError:
