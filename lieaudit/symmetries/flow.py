@@ -75,9 +75,7 @@ def transform(
 def check_images(images: Floating) -> None:
     """Raise `DataError` unless ``images`` is float32 or float64 (..., C, H, W), C, H, W ≥ 1."""
     if images.dtype not in {np.dtype(np.float32), np.dtype(np.float64)}:
-        raise DataError(
-            f"images are {images.dtype}, not float32 or float64", reason="INVALID_IMAGES", subject="images"
-        )
+        raise DataError(f"images are {images.dtype}, not float32 or float64", reason="INVALID_IMAGES", subject="images")
     if images.ndim < 3 or 0 in images.shape[-3:]:
         raise DataError(
             f"images have shape {images.shape}, not (..., C, H, W) with at least one pixel",

@@ -212,6 +212,4 @@ def velocity_field(name: str, height: int, width: int, *, convention: str) -> Ar
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise `SpecError` where ``value`` is not one of ``choices``."""
     if value not in choices:
-        raise SpecError(
-            f"{name}: {value!r} is not one of {', '.join(choices)}", reason="INVALID_SPEC", subject=name
-        )
+        raise SpecError(f"{name}: {value!r} is not one of {', '.join(choices)}", reason="INVALID_SPEC", subject=name)

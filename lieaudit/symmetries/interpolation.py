@@ -146,7 +146,7 @@ def _resample_fourier(planes: Floating, out: Floating, dx: Array, dy: Array, pad
         points = slice(start, start + block)
         kx = _fourier_weights(dx.reshape(-1)[points], columns[points], width, padding)
         ky = _fourier_weights(dy.reshape(-1)[points], rows[points], height, padding)
-        lines = (sources @ kx.T).reshape(count, height, -1)
+        lines = (sources @ kx.T).reshape(count, height, len(kx))
         flat[:, points] = np.einsum("cyp,py->cp", lines, ky)
 
 
