@@ -40,7 +40,9 @@ class Connection:
         own certificate and key for mutual TLS.
     insecure
         Speak plain text to a host that is not this one. On this machine (loopback, unix socket) plain text is the
-        rule and TLS is used where ``ca_file`` is given; elsewhere TLS is the rule.
+        rule and TLS is used where ``ca_file``, ``cert_file`` or ``tls_name`` is given; elsewhere TLS is the rule.
+    tls_name
+        The name in the service's certificate, where it is not the host of ``target``.
     """
 
     target: str
@@ -49,6 +51,7 @@ class Connection:
     cert_file: Path | None = None
     key_file: Path | None = None
     insecure: bool = False
+    tls_name: str | None = None
 
     def __post_init__(self) -> None:
         if not self.target:
@@ -62,7 +65,7 @@ class Connection:
             raise InvalidInputError(
                 "mutual TLS needs the certificate and its key", reason="INCOMPLETE_TLS", subject="cert_file, key_file"
             )
-        if self.insecure and (self.ca_file or self.cert_file):
+        if self.insecure and self._tls_given:
             raise InvalidInputError(
                 "insecure contradicts the certificates given", reason="CONTRADICTORY_TLS", subject="insecure"
             )
@@ -77,6 +80,7 @@ class Connection:
         cert_file: str | Path | None,
         key_file: str | Path | None,
         insecure: bool | None,
+        tls_name: str | None,
     ) -> Connection:
         """Fill what is None from the environment: ``LIEAUDIT_SERVER``, ``_TOKEN``, ``_CA_FILE`` and so on."""
         said = os.environ.get
@@ -92,7 +96,12 @@ class Connection:
             cert_file=path(cert_file, "LIEAUDIT_CERT_FILE"),
             key_file=path(key_file, "LIEAUDIT_KEY_FILE"),
             insecure=insecure if insecure is not None else said("LIEAUDIT_INSECURE", "") in {"1", "true", "yes"},
+            tls_name=(tls_name if tls_name is not None else said("LIEAUDIT_TLS_NAME")) or None,
         )
+
+    @property
+    def _tls_given(self) -> bool:
+        return bool(self.ca_file or self.cert_file or self.tls_name)
 
     @property
     def local(self) -> bool:
@@ -115,7 +124,7 @@ class Connection:
 
     def credentials(self) -> grpc.ChannelCredentials | None:
         """Give the TLS credentials, or None for plain text. Raises `InvalidInputError` on an unreadable file."""
-        if self.insecure or (self.local and not (self.ca_file or self.cert_file)):
+        if self.insecure or (self.local and not self._tls_given):
             return None
         return grpc.ssl_channel_credentials(
             root_certificates=_read(self.ca_file, "ca_file"),
@@ -134,6 +143,8 @@ class Connection:
             found.append(("grpc.enable_http_proxy", 0))
         if self.target.startswith("unix:"):
             found.append(("grpc.default_authority", "localhost"))
+        if self.tls_name:
+            found.append(("grpc.ssl_target_name_override", self.tls_name))
         return found
 
 

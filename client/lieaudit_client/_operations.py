@@ -37,8 +37,8 @@ from lieaudit_client.specification import Specification, to_spec
 API_VERSION = "lieaudit.v1"
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
 _REPORT_SECONDS = 300.0
-_MOVED = frozenset({"UPLOAD_OFFSET", "UPLOAD_IN_PROGRESS"})
-"""Reasons for which an upload asks again where to go on: another sender of the same bytes was faster."""
+_RESUMABLE = frozenset({"UPLOAD_IDLE", "UPLOAD_INCOMPLETE", "UPLOAD_IN_PROGRESS", "UPLOAD_OFFSET", "UPLOAD_SUPERSEDED"})
+"""Reasons for which an upload asks again where to go on: the stream broke off, or another one sends the same bytes."""
 
 R = TypeVar("R")
 
@@ -140,8 +140,7 @@ class Operations:
                     attempts.progressed()
                 found = yield Send(service, method, _upload_requests(source, sha256, start), start, show)
             except ClientError as error:
-                moved = error.reason in _MOVED
-                yield from attempts.after(_unreachable(error) if moved else error)
+                yield from attempts.after(_broken_off(error) if error.reason in _RESUMABLE else error)
             else:
                 return found
 
@@ -296,5 +295,12 @@ def _upload_requests(source: Source, sha256: str, offset: int) -> Iterator[uploa
         yield upload_pb2.UploadRequest(chunk=chunk)
 
 
-def _unreachable(error: ClientError) -> UnreachableError:
-    return UnreachableError(error.message, reason=error.reason, subject=error.subject, hint=error.hint)
+def _broken_off(error: ClientError) -> UnreachableError:
+    return UnreachableError(
+        error.message,
+        reason=error.reason,
+        subject=error.subject,
+        hint=error.hint,
+        request_id=error.request_id,
+        retry_after=error.retry_after,
+    )

@@ -43,7 +43,7 @@ _KINDS: dict[grpc.StatusCode, type[ClientError]] = {
 }
 
 _HINTS: dict[type[ClientError], str] = {
-    UnauthenticatedError: "give a valid token with --token or LIEAUDIT_TOKEN",
+    UnauthenticatedError: "give a valid token with --token-file or LIEAUDIT_TOKEN",
     PermissionDeniedError: "use a token with the scope that is missing, or one of the owner",
     UnreachableError: "is it running there, and is the address right?",
     CallTimeoutError: "give the call more time",
@@ -69,8 +69,6 @@ def translate(error: grpc.RpcError, target: str) -> ClientError:
         values["subject"] = target
     if status is not None:
         _read_details(status, values)
-        if kind is BusyError and values["retry_after"] is None and values["reason"].endswith("_TOO_LARGE"):
-            kind = InvalidInputError  # no waiting makes it smaller
         return kind(_in_words(kind, target, status.message), **values)
     if "CERTIFICATE_VERIFY_FAILED" in said:
         values |= {"reason": "CERTIFICATE_NOT_TRUSTED", "hint": "give the authority's certificate with --ca-file"}

@@ -52,12 +52,19 @@ class AsyncClient:
         cert_file: str | Path | None = None,
         key_file: str | Path | None = None,
         insecure: bool | None = None,
+        tls_name: str | None = None,
         timeout: float = 30.0,
         retry: Retry | None = None,
         check_version: bool = True,
     ) -> None:
         connection = Connection.create(
-            target, token=token, ca_file=ca_file, cert_file=cert_file, key_file=key_file, insecure=insecure
+            target,
+            token=token,
+            ca_file=ca_file,
+            cert_file=cert_file,
+            key_file=key_file,
+            insecure=insecure,
+            tls_name=tls_name,
         )
         self.target = connection.target
         credentials, arguments = connection.credentials(), connection.arguments()

@@ -39,6 +39,8 @@ class Client:
         certificate and key; None: ``LIEAUDIT_CA_FILE``, ``LIEAUDIT_CERT_FILE``, ``LIEAUDIT_KEY_FILE``.
     insecure
         Speak plain text to another machine; None: ``LIEAUDIT_INSECURE``. On this machine plain text is the rule.
+    tls_name
+        The name in the service's certificate where it is not the host; None: ``LIEAUDIT_TLS_NAME``.
     timeout
         Seconds a short call may take, with all its retries; every such method takes its own ``timeout`` too.
     retry
@@ -67,12 +69,19 @@ class Client:
         cert_file: str | Path | None = None,
         key_file: str | Path | None = None,
         insecure: bool | None = None,
+        tls_name: str | None = None,
         timeout: float = 30.0,
         retry: Retry | None = None,
         check_version: bool = True,
     ) -> None:
         connection = Connection.create(
-            target, token=token, ca_file=ca_file, cert_file=cert_file, key_file=key_file, insecure=insecure
+            target,
+            token=token,
+            ca_file=ca_file,
+            cert_file=cert_file,
+            key_file=key_file,
+            insecure=insecure,
+            tls_name=tls_name,
         )
         self.target = connection.target
         credentials, arguments = connection.credentials(), connection.arguments()

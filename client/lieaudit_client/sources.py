@@ -93,8 +93,8 @@ class Source:
 def model_source(model: str | Path | bytes) -> Source:
     """Open a model: a path to ``.onnx``, ``.tar``, ``.pt2`` or ``.safetensors``, or the bytes of an ONNX model.
 
-    The external data files of an ``.onnx`` come along. Raises `InvalidInputError` where it is missing or a folder, or where
-    its external data leave its folder.
+    The external data files of an ``.onnx`` come along. Raises `InvalidInputError` where it is missing or a
+    folder, or where its external data leave its folder.
     """
     if isinstance(model, bytes):
         return Source("model.onnx", "onnx", (model,))

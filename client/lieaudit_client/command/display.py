@@ -1,0 +1,102 @@
+"""Progress on standard error: bars on a terminal, plain lines in CI and files."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+from lieaudit_client.progress import Progress
+
+_LABELS = {
+    "upload": "upload",
+    "queued": "waiting in the queue",
+    "load": "loading the model",
+    "calibrate": "choosing the step",
+    "audit": "auditing",
+    "layerwise": "attributing to layers",
+    "crosscheck": "cross-checking",
+    "statistics": "statistics",
+}
+_LINE_SECONDS = 5.0
+
+
+class Display:
+    """Shows the steps of audits; use as a context manager."""
+
+    def __init__(self) -> None:
+        interactive = sys.stderr.isatty() and not os.environ.get("CI")
+        self._bars = _bars() if interactive else None
+        self._stage = ("", "")
+        self._task: TaskID | None = None
+        self._last = 0.0
+
+    def __enter__(self) -> Self:
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def show(self, step: Progress) -> None:
+        """Show one step."""
+        stage = (step.stage, step.message if step.stage == "upload" else "")
+        changed, self._stage = stage != self._stage, stage
+        if step.stage not in _LABELS:
+            return  # succeeded, failed, cancelled: the command says so
+        label = _label(step)
+        if self._bars is None:
+            finished = step.total > 0 and step.done >= step.total
+            now = time.monotonic()
+            if changed or finished or now - self._last >= _LINE_SECONDS:
+                self._last = now
+                click.echo(f"{label}: {_amount(step)}" if _amount(step) else label, err=True)
+            return
+        if changed or self._task is None:
+            self._finish()
+            self._task = self._bars.add_task(label, total=step.total or None, amount="")
+        self._bars.update(self._task, completed=step.done, total=step.total or None, amount=_amount(step))
+
+    def _finish(self) -> None:
+        if self._bars is None or self._task is None:
+            return
+        total = self._bars.tasks[self._task].total
+        self._bars.update(self._task, total=total or 1, completed=total or 1)
+        self._bars.stop_task(self._task)
+
+
+def _bars() -> Bars:
+    return Bars(
+        SpinnerColumn(finished_text="✓"),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[amount]}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def _label(step: Progress) -> str:
+    label = _LABELS[step.stage]
+    return f"{label} {step.message}" if step.stage == "upload" and step.message else label
+
+
+def _amount(step: Progress) -> str:
+    if not step.total:
+        return ""
+    if step.stage == "upload":
+        return f"{step.done / 2**20:.1f}/{step.total / 2**20:.1f} MiB"
+    unit = "segments" if step.stage == "layerwise" else "images"
+    rate = f", {step.rate:.3g}/s" if step.rate else ""
+    return f"{step.done}/{step.total} {unit}{rate}"

@@ -1,0 +1,176 @@
+"""Options that several subcommands share: the service's address, and the specification of an audit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from lieaudit_api.v1 import spec_pb2
+
+from lieaudit_client.preprocessing import PRESETS, parse_preprocessing
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# The service checks them too; here they make the help and the early refusal.
+GENERATORS = (
+    "translation_x",
+    "translation_y",
+    "rotation",
+    "scale",
+    "shear_x",
+    "shear_y",
+    "stretch_x",
+    "stretch_y",
+    "hyperbolic_rotation",
+    "brightness",
+)
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "method": ("auto", "forward", "finite_difference", "torch"),
+    "head": ("auto", "softmax", "identity", "sigmoid", "spatial"),
+    "convention": ("central", "reference"),
+    "interpolation": ("bilinear", "bicubic", "fourier"),
+    "padding": ("reflect", "circular"),
+    "layerwise": ("none", "module", "op"),
+    "input_layout": ("auto", "NCHW", "NHWC"),
+}
+_HELP = {
+    "method": "How derivatives are computed.",
+    "head": "What turns raw outputs into what is audited.",
+    "convention": "Derivative at t = 0: central, or right-hand as in published numbers.",
+    "interpolation": "Of the images.",
+    "padding": "Beyond the images' edges.",
+    "layerwise": "Attribute the error to modules or ops.",
+    "input_layout": "Of the model's input.",
+}
+_FILE = click.Path(exists=True, dir_okay=False)
+
+
+def _split_generators(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in value.split(",") if name.strip()) if value else ()
+    for name in names:
+        if name not in GENERATORS:
+            raise click.BadParameter(f"{name!r} is not one of {', '.join(GENERATORS)}")
+    return names
+
+
+def _split_layouts(
+    _context: click.Context, _option: click.Parameter, value: tuple[str, ...]
+) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for text in value:
+        tensor, equals, layout = text.rpartition("=")
+        if not (tensor and equals and layout):
+            raise click.BadParameter(f"{text!r} is not TENSOR=LAYOUT")
+        pairs.append((tensor, layout))
+    return tuple(pairs)
+
+
+_SERVER = (
+    click.option(
+        "--server", metavar="HOST:PORT", envvar="LIEAUDIT_SERVER", help="The service; none: start it embedded."
+    ),
+    click.option(
+        "--token-file", type=_FILE, help="File with the bearer token [LIEAUDIT_TOKEN holds the token itself]."
+    ),
+    click.option("--ca-file", type=_FILE, help="Authority of the service's certificate [LIEAUDIT_CA_FILE]."),
+    click.option("--cert-file", type=_FILE, help="Own certificate, for mutual TLS [LIEAUDIT_CERT_FILE]."),
+    click.option("--key-file", type=_FILE, help="Its key [LIEAUDIT_KEY_FILE]."),
+    click.option(
+        "--tls-name", metavar="NAME", help="Name in the service's certificate, if not the host [LIEAUDIT_TLS_NAME]."
+    ),
+    click.option("--insecure", is_flag=True, default=None, help="Plain text to another machine [LIEAUDIT_INSECURE=1]."),
+)
+
+_SPEC = (
+    click.option(
+        "--generators", metavar="A,B", callback=_split_generators, help=f"Of {', '.join(GENERATORS)} [default: all]."
+    ),
+    *(
+        click.option("--" + name.replace("_", "-"), type=click.Choice(values), help=_HELP[name])
+        for name, values in CHOICES.items()
+    ),
+    click.option("--depth", type=click.IntRange(1, 100), help="Of the module tree, for --layerwise module."),
+    click.option(
+        "--layout",
+        "layouts",
+        metavar="TENSOR=LAYOUT",
+        multiple=True,
+        callback=_split_layouts,
+        help="Declare a tensor's layout, e.g. tokens=NLC:14x14+1; may be repeated.",
+    ),
+    click.option("--input", metavar="NAME", help="Which of several inputs takes the image."),
+    click.option("--output", metavar="NAME", help="Which of several outputs is audited."),
+    click.option(
+        "--preprocess",
+        metavar="P",
+        help=f"For uint8 images: a preset ({', '.join(PRESETS)}), a YAML file, or "
+        "scale=255,mean=…,std=…,order=…,resize=…,crop=….",
+    ),
+    click.option("--max-images", type=click.IntRange(1), help="Use the first so many images only."),
+    click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of every random choice."),
+    click.option("--bootstrap", type=click.IntRange(100, 100_000), help="Number of bootstrap resamples."),
+    click.option("--relative-images", type=click.IntRange(0), help="How many images `relative` is measured on."),
+    click.option("--provider", metavar="P", help="cpu, cuda, cuda:1, tensorrt …"),
+    click.option("--allow-fallback", is_flag=True, default=None, help="Let ops the provider lacks run on the CPU."),
+    click.option("--threads", type=click.IntRange(0, 1024), help="Of the session; 0: all the service gives."),
+    click.option("--budget", type=click.IntRange(16), metavar="MIB", help="Memory for activations and rows."),
+    click.option("--step", type=float, help="Fixed finite-difference step in units of t."),
+    click.option("--torch-source", type=_FILE, metavar="FILE.pt2", help="Exported program, for --method torch."),
+    click.option("--torch-factory", metavar="NAME", help="Module factory in the service's configuration."),
+    click.option("--weights", type=_FILE, metavar="FILE.safetensors", help="Weights for --torch-factory."),
+)
+
+_RENAMED = {"budget": "budget_mib"}
+_PLAIN = (
+    *CHOICES,
+    "depth",
+    "input",
+    "output",
+    "max_images",
+    "seed",
+    "bootstrap",
+    "relative_images",
+    "provider",
+    "allow_fallback",
+    "threads",
+    "budget",
+    "step",
+    "torch_factory",
+)
+
+
+def server_options(function: F) -> F:
+    """Add the options that say where the service is (see `lieaudit_client.command.service.connect`)."""
+    return _add(function, _SERVER)
+
+
+def spec_options(function: F) -> F:
+    """Add the options of an audit's specification (see `spec_from`)."""
+    return _add(function, _SPEC)
+
+
+def spec_from(options: Mapping[str, Any]) -> spec_pb2.AuditSpec:
+    """Make the specification from the options; files for torch are uploaded by `lieaudit_client.command.service`.
+
+    Raises `InvalidInputError` on an unusable preprocessing.
+    """
+    values = {_RENAMED.get(name, name): options[name] for name in _PLAIN if options[name] is not None}
+    spec = spec_pb2.AuditSpec(generators=options["generators"], layouts=dict(options["layouts"]), **values)
+    if options["preprocess"] is not None:
+        spec.preprocessing.CopyFrom(parse_preprocessing(options["preprocess"]))
+    return spec
+
+
+def check_writable(*paths: str | None) -> None:
+    """Refuse output files that cannot be written before hours of work, not after."""
+    for path in paths:
+        if path is not None and path != "-" and not Path(path).resolve().parent.is_dir():
+            raise click.UsageError(f"cannot write {path}: there is no folder {Path(path).resolve().parent}")
+
+
+def _add(function: F, options: tuple[Callable[[F], F], ...]) -> F:
+    for option in reversed(options):
+        function = option(function)
+    return function

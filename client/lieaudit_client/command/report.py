@@ -1,0 +1,26 @@
+"""``lieaudit report``."""
+
+from __future__ import annotations
+
+import click
+
+from lieaudit_client.command import exits, service, tables
+from lieaudit_client.command.options import check_writable
+from lieaudit_client.formats import html as page
+from lieaudit_client.report_json import read_report
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "--html", "html_file", metavar="FILE", help="Write a page instead of showing tables; - for standard output."
+)
+def report(file: str, html_file: str | None) -> int:
+    """Show the report in FILE, as `lieaudit audit --json` wrote it."""
+    check_writable(html_file)
+    found = read_report(file)
+    if html_file is None:
+        tables.show(tables.report_view(found), to_stderr=False)
+    else:
+        service.save(html_file, page.render(found))
+    return exits.OK if found.status == "ok" else exits.INCOMPLETE

@@ -1,0 +1,106 @@
+"""What subcommands do with a service: connect (or start it embedded), audit, save."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from lieaudit_api.v1 import report_pb2, spec_pb2
+
+from lieaudit_client.client import Client
+from lieaudit_client.command.display import Display
+from lieaudit_client.exceptions import ClientError, InvalidInputError, UnreachableError
+from lieaudit_client.progress import Progress
+
+# What the environment says is about another service than the one started here.
+_NONE: dict[str, Any] = {
+    "token": "",
+    "ca_file": "",
+    "cert_file": "",
+    "key_file": "",
+    "tls_name": "",
+    "insecure": False,
+}
+
+
+@contextlib.contextmanager
+def connect(options: Mapping[str, Any]) -> Iterator[Client]:
+    """Give a client of the service that the options of `server_options` name, or of one started for this call."""
+    if options["server"]:
+        with Client(options["server"], **credentials(options)) as client:
+            yield client
+        return
+    for name in ("token_file", "ca_file", "cert_file", "key_file", "tls_name", "insecure"):
+        if options[name]:
+            raise click.UsageError(f"--{name.replace('_', '-')} needs --server")
+    with _embedded() as target, Client(target, **_NONE) as client:
+        yield client
+
+
+def credentials(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the arguments of `Client` from the options of `server_options`."""
+    names = ("ca_file", "cert_file", "key_file", "tls_name", "insecure")
+    found = {name: options[name] for name in names}
+    if options["token_file"]:
+        found["token"] = Path(options["token_file"]).read_text(encoding="utf-8").strip()
+    return found
+
+
+def audit(
+    client: Client, model: str, data: str, spec: spec_pb2.AuditSpec, options: Mapping[str, Any], display: Display
+) -> report_pb2.Report:
+    """Run one audit, shown on ``display``; an interrupted command cancels its audit."""
+    audit_id = ""
+
+    def progress(step: Progress) -> None:
+        nonlocal audit_id
+        audit_id = step.audit_id or audit_id
+        display.show(step)
+
+    spec = _with_torch(client, spec, options, display)
+    try:
+        return client.audit(model, data, spec, deadline=options.get("deadline"), progress=progress)
+    except (KeyboardInterrupt, SystemExit):
+        if audit_id:
+            with contextlib.suppress(ClientError):
+                client.cancel(audit_id, timeout=5.0)
+                click.echo(f"audit {audit_id} is cancelled", err=True)
+        raise
+
+
+def save(path: str | None, text: str) -> None:
+    """Write a text to a file, or to standard output for ``-``."""
+    if path == "-":
+        click.echo(text, nl=False)
+    elif path is not None:
+        try:
+            Path(path).write_text(text, encoding="utf-8")
+        except OSError as problem:
+            raise InvalidInputError(
+                f"cannot write {path}: {problem.strerror}", reason="UNWRITABLE_FILE", subject=path
+            ) from problem
+
+
+def _with_torch(
+    client: Client, spec: spec_pb2.AuditSpec, options: Mapping[str, Any], display: Display
+) -> spec_pb2.AuditSpec:
+    for option, field in (("torch_source", "torch_source"), ("weights", "torch_weights")):
+        if options.get(option):
+            setattr(spec, field, client.upload_model(options[option], progress=display.show).sha256)
+    return spec
+
+
+def _embedded() -> Any:
+    try:
+        from lieaudit_server.embedded import EmbeddedServer
+    except ModuleNotFoundError as problem:
+        raise UnreachableError(
+            f"no --server is given, and the service cannot be started here: {problem.name} is not installed",
+            reason="SERVER_NOT_INSTALLED",
+            subject=str(problem.name),
+            hint="pip install 'lieaudit-server[cpu]', or give --server HOST:PORT",
+        ) from problem
+    return EmbeddedServer()

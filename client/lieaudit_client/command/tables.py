@@ -1,0 +1,208 @@
+"""What people read: tables of a report and of an inspection."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from lieaudit_api.v1 import model_pb2, report_pb2
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from lieaudit_client.formats.numbers import interval, number, percent, short
+
+_FILE_WIDTH = 160  # without a terminal nothing says how wide lines may be; a table row must not wrap
+_LAYERS_SHOWN = 10
+
+
+def show(view: Iterable[RenderableType], *, to_stderr: bool) -> None:
+    """Print a view on standard output, or on standard error where standard output is taken by JSON."""
+    stream = sys.stderr if to_stderr else sys.stdout
+    console = Console(file=stream, width=None if stream.isatty() else _FILE_WIDTH, highlight=False)
+    for part in view:
+        console.print(part)
+
+
+def report_view(report: report_pb2.Report) -> Iterable[RenderableType]:
+    """Give the whole text view of a report."""
+    yield from _head(report)
+    yield _generators(report)
+    for generator, layers in report.layerwise.items():
+        yield _layers(generator, layers)
+    unsaid = [entry for entry in report.skipped if not _is_cell(report, entry.what)]
+    if unsaid:
+        yield _bullets("not measured", [f"{entry.what}: {entry.why}" for entry in unsaid])
+    if report.reasons:
+        yield _bullets(f"{report.status}, because", report.reasons)
+
+
+def inspection_view(inspection: model_pb2.Inspection, *, layers: bool) -> Iterable[RenderableType]:
+    """Give the text view of an inspection."""
+    facts = _facts()
+    opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in sorted(inspection.opsets.items()))
+    facts.add_row("model", Text(f"{inspection.name}  {short(inspection.sha256)}"))
+    facts.add_row("producer", Text(f"{inspection.producer or 'unknown'}, IR {inspection.ir_version}, opset {opsets}"))
+    facts.add_row("input", Text(_tensor(inspection.input)))
+    facts.add_row("output", Text(_tensor(inspection.output)))
+    for other in inspection.outputs:
+        if other.name != inspection.output.name:
+            facts.add_row("other output", Text(_tensor(other)))
+    facts.add_row("head", Text(inspection.head))
+    batch = "any batch size" if inspection.batchable else "one image at a time"
+    facts.add_row("precision", Text(f"{inspection.precision}, {batch}"))
+    facts.add_row("size", Text(f"{inspection.node_count} nodes, {inspection.parameter_count:,} parameters"))
+    if inspection.image_count:
+        top1 = percent(inspection.top1) if inspection.HasField("top1") else "not measured (the data hold no labels)"
+        facts.add_row("top-1", Text(f"{top1} of {inspection.image_count} images"))
+    yield facts
+    if inspection.notes:
+        yield _bullets("notes", inspection.notes)
+    yield _coverage(inspection)
+    if layers:
+        yield _module_tree(inspection.layers)
+
+
+def _head(report: report_pb2.Report) -> Iterable[RenderableType]:
+    model, data, there = report.model, report.data, report.environment
+    facts = _facts()
+    facts.add_row("model", Text(f"{model.name or 'unnamed'}  {short(model.sha256)}"))
+    facts.add_row("function", Text(f"{_tensor(model.input)} → {_tensor(model.output)}, head {model.head}"))
+    top1 = f", top-1 {percent(data.top1)}" if data.HasField("top1") else ""
+    facts.add_row("images", Text(f"{data.count} of {data.name or 'unnamed'}  {short(data.sha256)}{top1}"))
+    facts.add_row(
+        "computed", Text(f"{model.precision} on {there.provider} ({there.device}), onnxruntime {there.onnxruntime}")
+    )
+    for op, count in sorted(there.fallback_ops.items()):
+        facts.add_row("fallback", Text(f"{op} ×{count} ran elsewhere than on {there.provider}"))
+    for note in model.notes:
+        facts.add_row("note", Text(note))
+    yield facts
+
+
+def _generators(report: report_pb2.Report) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("generator", no_wrap=True)
+    for name in ("LEE", "95 % interval", "median", "relative", "error bar"):
+        table.add_column(name, justify="right", no_wrap=name == "LEE")
+    table.add_column("method")
+    table.add_column("status")
+    asked = [*report.spec.generators, *sorted(set(report.results) - set(report.spec.generators))]
+    for name in asked:
+        if name not in report.results:
+            table.add_row(name, Text(_why(report, name)))
+            continue
+        result = report.results[name]
+        relative = number(result.relative) if result.HasField("relative") else _why(report, name, "relative")
+        status = result.status if not result.reasons else f"{result.status}: {'; '.join(result.reasons)}"
+        table.add_row(
+            name,
+            number(result.lee),
+            Text(interval(result.ci95)),
+            number(result.median),
+            Text(relative),
+            f"±{number(result.error_bar)}",
+            _method(result),
+            Text(status, style="" if result.status == "ok" else "bold yellow"),
+        )
+    return table
+
+
+def _method(result: report_pb2.GeneratorResult) -> str:
+    name = result.method.replace("_", " ")
+    if not result.HasField("agreement"):
+        return name
+    word = "agrees with" if result.agreement.agrees else "DISAGREES with"
+    return f"{name}, {word} {result.agreement.method.replace('_', ' ')}"
+
+
+def _why(report: report_pb2.Report, generator: str, field: str = "") -> str:
+    """Say why something of a generator was not measured."""
+    wanted = _names(generator, field)
+    for entry in report.skipped:
+        if entry.what in wanted:
+            return f"not measured ({entry.why})"
+    return "not measured"
+
+
+def _names(generator: str, field: str) -> set[str]:
+    path = f"{generator}.{field}" if field else generator
+    return {path, f"results.{path}"} | ({field} if field else set())
+
+
+def _is_cell(report: report_pb2.Report, what: str) -> bool:
+    """Whether a skipped entry is already said in a cell of the table."""
+    return any(
+        what in _names(name, "" if name not in report.results else "relative") - {"relative"}
+        for name in report.spec.generators
+    )
+
+
+def _layers(generator: str, layers: report_pb2.Layerwise) -> Table:
+    shown = sorted(layers.segments, key=lambda segment: -abs(segment.share))[:_LAYERS_SHOWN]
+    title = f"{generator}, {layers.method}: {len(shown)} of {len(layers.segments)} segments by share of the error"
+    table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("segment")
+    table.add_column("kind")
+    for name in ("share", "LEE", "norm", "error bar"):
+        table.add_column(name, justify="right")
+    for segment in shown:
+        table.add_row(
+            Text(segment.name),
+            segment.kind,
+            percent(segment.share),
+            number(segment.lee),
+            number(segment.norm),
+            f"±{number(segment.error_bar)}",
+        )
+    caption = f"completeness {number(layers.completeness)} (0: the contributions add up to the whole); {layers.status}"
+    table.caption = Text("; ".join([caption, *layers.reasons]))
+    table.caption_justify = "left"
+    return table
+
+
+def _coverage(inspection: model_pb2.Inspection) -> Table:
+    exact = percent(inspection.exact_share)
+    title = Text(f"forward mode: {exact} of the nodes that carry a tangent are differentiated exactly")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("op")
+    table.add_column("count", justify="right")
+    table.add_column("rule")
+    table.add_column("exact")
+    table.add_column("note")
+    for op in sorted(inspection.ops, key=lambda entry: (entry.exact, -entry.count, entry.op)):
+        table.add_row(op.op, str(op.count), Text(op.rule), "yes" if op.exact else "no", Text(op.note))
+    return table
+
+
+def _module_tree(layers: Sequence[model_pb2.LayerInfo]) -> Table:
+    table = Table(title="modules", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("module", "kind", "ops", "ends at", "layout"):
+        table.add_column(name)
+    for layer in layers:
+        ops = ", ".join(layer.ops[:6]) + (", …" if len(layer.ops) > 6 else "")
+        table.add_row(
+            Text("  " * max(0, layer.depth - 1) + layer.name),
+            layer.kind,
+            Text(ops),
+            Text(layer.boundary),
+            Text(layer.layout),
+        )
+    return table
+
+
+def _facts() -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    return table
+
+
+def _tensor(tensor: report_pb2.ReportTensor | model_pb2.TensorInfo) -> str:
+    return f"{tensor.name} {tensor.dtype} [{', '.join(tensor.shape)}] {tensor.layout}".rstrip()
+
+
+def _bullets(title: str, lines: Iterable[str]) -> RenderableType:
+    return Padding(Text("\n".join([title, *(f"  • {line}" for line in lines)])), (1, 0, 0, 0))
