@@ -1,13 +1,19 @@
 """Central finite differences with a measured noise level, a chosen step and an error bar.
 
-D(t) = (z(x + t v) − z(x − t v)) / 2t errs by truncation, which falls with t (as t² where z is smooth, about as t across the
-kinks of ReLUs), and by rounding noise σ/(√2 t), which grows as t falls. No fixed step serves: the best one moves
-by 300× between models. So the step is chosen on a few images from a ladder of steps, and every image is
-differentiated at two steps, t and t/2, whose difference is the measured error.
+D(t) = (z(x + t v) − z(x − t v)) / 2t errs by truncation, which falls with t (as t² where z is smooth, about as t
+across the kinks of ReLUs), and by rounding noise σ/(√2 t), which grows as t falls. No fixed step serves: the best one
+moves by 300× between models, and between the images of one model with the kinks that happen to lie near.
+
+So the scale of the step is chosen per generator on a few images, from a ladder; then every image is differentiated at
+four steps 2t, t, t/2, t/4 and keeps the one whose measured error is least. Two things measure that error, and
+both vanish for an exact derivative: the difference between neighbouring steps, and the second difference
+S(t) = (z(x + t v) + z(x − t v) − 2 z(x)) / 2t. A kink at distance s < t bends both D and S by the same vector (up to
+sign), whatever s is; the difference of neighbouring steps alone is blind to a kink at s ≪ t.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,10 +35,15 @@ LADDER = 2.0 ** np.arange(-18, -1, 2)
 _NOISE_STEP = 2.0**-21
 """Relative step for the noise table: about 4 units in the last place of float32."""
 
+STEPS = 2.0 ** np.arange(1, -3, -1)
+"""Steps that every image is differentiated at, relative to the calibrated t."""
+
+_WORTH_EXTRAPOLATING = 0.5
+"""Richardson extrapolation must halve the disagreement, since it amplifies noise by 2.7."""
+
 _COVERAGE = 3.0
-"""Error bar over ‖D(t) − D(t/2)‖. For pure noise the true error of D(t/2) is 0.9 of that difference, for a kink 1.0 on
-average but more where the kink lies within t/2 of the image; 3 covers 95 % of images on trained ReLU networks
-(tests/core/test_error_bars.py measures it)."""
+"""Error bar over the norm of the spreads. On trained ReLU networks the true error is below 1.6 to 2.7
+times that norm for 95 % of images, depending on model and generator (tests/core/test_error_bars.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +53,9 @@ class Calibration:
     Attributes
     ----------
     steps
-        (G,) the larger step t, in units of t.
+        (G,) the calibrated step t, in units of t; images use it times `STEPS`.
     richardson
-        (G,) whether (4 D(t/2) − D(t)) / 3 is used instead of D(t/2).
+        (G,) whether (4 D(t/2) − D(t)) / 3 is used instead of D(t/2): the model is smooth along this generator.
     noise
         (G,) σ of the raw outputs, root mean square over components and images.
     """
@@ -83,8 +94,8 @@ class FiniteDifference:
         return self._evaluator.rows_done
 
     def rows(self, directions: int) -> int:
-        """Give the number of session rows per image: the image, and four per direction."""
-        return 1 + 4 * directions
+        """Give the number of session rows per image: the image, and eight per direction."""
+        return 1 + 2 * len(STEPS) * directions
 
     def base(self, images: Float32Array) -> Float32Array:
         """Give z(x) for images (n, C, H, W)."""
@@ -105,14 +116,18 @@ class FiniteDifference:
             steps = np.full(directions.shape[1], self._fixed_step)
             self.calibration = Calibration(steps, np.zeros(len(steps), bool), noise)
             return self.calibration
-        ladder = unit[:, None] * LADDER
-        derivatives = self._central(images, directions, ladder)
-        heads = np.stack([self._head.differential(z, derivatives[:, :, s]) for s in range(len(LADDER))])
-        # heads: (S, n, G, *K); consecutive differences measure the error of the worse of two neighbouring steps
-        plain, plain_at = _best_pair(heads)
-        extrapolated, extrapolated_at = _best_pair((16.0 * heads[:-1] - heads[1:]) / 15.0)
-        richardson = extrapolated < 0.5 * plain
-        # The best single step lies between the two of the best pair; t and t/2 straddle it.
+        # image by image and direction by direction: a dense output is large, a ladder of them larger
+        plain, extrapolated = [], []
+        for g in range(directions.shape[1]):
+            pairs = [
+                _pairs(self._ladder(images[i : i + 1], directions[i : i + 1, g : g + 1], unit[g], z[i : i + 1]))
+                for i in range(len(images))
+            ]
+            plain.append(np.median([pair[0] for pair in pairs], axis=0))
+            extrapolated.append(np.median([pair[1] for pair in pairs], axis=0))
+        plain_at, extrapolated_at = np.argmin(plain, axis=1), np.argmin(extrapolated, axis=1)
+        richardson = np.min(extrapolated, axis=1) < _WORTH_EXTRAPOLATING * np.min(plain, axis=1)
+        # The coarser of the best pair is limited by truncation, the finer by noise: the best step lies between them.
         best = np.where(richardson, LADDER[extrapolated_at + 1], LADDER[plain_at + 1] / np.sqrt(2.0))
         self.calibration = Calibration(unit * best, richardson, noise)
         return self.calibration
@@ -128,32 +143,54 @@ class FiniteDifference:
         if self.calibration is None:
             raise SpecError("finite differences need calibrate() first", reason="NOT_CALIBRATED", subject="step")
         repeats = directions.shape[1] // len(self.calibration.steps)
-        steps = np.tile(self.calibration.steps, repeats)
-        richardson = np.tile(self.calibration.richardson, repeats)
+        steps = np.tile(self.calibration.steps, repeats)[:, None] * STEPS
         z = self._evaluator.base(images)
-        both = self._central(images, directions, np.stack([steps, steps / 2.0], axis=1))
-        full, half = both[:, :, 0], both[:, :, 1]
-        difference = half - full
-        extrapolate = richardson.reshape(-1, *[1] * (full.ndim - 2))
-        tangent = half + np.where(extrapolate, difference / 3.0, 0.0)
-        return Derivatives(value=z, tangent=tangent, spreads=(difference,), coverage=_COVERAGE)
+        first, second = self._differences(images, directions, steps, z)
+        tangent = np.empty_like(first[:, :, 0])
+        spreads = tuple(np.empty_like(tangent) for _ in range(3))
+        for d, extrapolate in enumerate(np.tile(self.calibration.richardson, repeats)):
+            candidates = _extrapolated(first[:, d], second[:, d]) if extrapolate else _plain(first[:, d], second[:, d])
+            chosen = self._least_error(z, [candidate[1:] for candidate in candidates])
+            for target, parts in zip((tangent, *spreads), zip(*candidates, strict=True), strict=True):
+                target[:, d] = np.stack(parts)[chosen, np.arange(len(images))]
+        return Derivatives(value=z, tangent=tangent, spreads=spreads, coverage=_COVERAGE)
 
-    def _central(self, images: Float32Array, directions: Float32Array, steps: Float64Array) -> Float64Array:
-        """Give D(t), float64 (n, D, S, *K), for steps (D, S)."""
+    def _least_error(self, z: Float32Array, spreads: list[tuple[Float64Array, ...]]) -> npt.NDArray[np.intp]:
+        """Give, per image, the candidate whose spreads are smallest in the audited output."""
+        errors = [
+            sum(np.sum(self._head.differential(z, part[:, None]).reshape(len(z), -1) ** 2, axis=1) for part in parts)
+            for parts in spreads
+        ]
+        return np.asarray(np.argmin(errors, axis=0))
+
+    def _differences(
+        self, images: Float32Array, directions: Float32Array, steps: Float64Array, z: Float32Array
+    ) -> tuple[Float64Array, Float64Array]:
+        """Give D(t) and S(t), float64 (n, D, S, *K), for steps (D, S)."""
         # the step that float32 rows really take
         steps = steps.astype(np.float32).astype(np.float64)
         signed = np.concatenate([steps, -steps], axis=1).astype(np.float32)
-        z = self._evaluator.along(images, directions, signed).astype(np.float64)
-        count = steps.shape[1]
-        scale = (2.0 * steps).reshape(1, *steps.shape, *[1] * (z.ndim - 3))
-        return np.asarray((z[:, :, :count] - z[:, :, count:]) / scale)
+        rows = self._evaluator.along(images, directions, signed).astype(np.float64)
+        ahead, behind = rows[:, :, : steps.shape[1]], rows[:, :, steps.shape[1] :]
+        scale = (2.0 * steps).reshape(1, *steps.shape, *[1] * (rows.ndim - 3))
+        return (ahead - behind) / scale, (ahead + behind - 2.0 * z[:, None, None].astype(np.float64)) / scale
+
+    def _ladder(self, image: Float32Array, direction: Float32Array, unit: float, z: Float32Array) -> list[Float64Array]:
+        """Give Dh D(t), flattened, for every step of the ladder: one image, one direction."""
+        steps = np.asarray(unit * LADDER[None], np.float64)
+        derivatives, _ = self._differences(image, direction, steps, z)
+        return [self._head.differential(z, derivatives[:, :, s]).ravel() for s in range(len(LADDER))]
 
     def _noise(self, images: Float32Array, directions: Float32Array, unit: Float64Array) -> Float64Array:
         table = unit[:, None] * _NOISE_STEP * np.arange(EVALUATIONS)
-        z = self._evaluator.along(images, directions, table.astype(np.float32)).astype(np.float64)
-        sigma = noise_level(np.moveaxis(z, 2, 0))
-        axes = (0, *range(2, sigma.ndim))
-        return np.asarray(np.sqrt(np.mean(sigma**2, axis=axes)))
+        variance = np.zeros(directions.shape[1])
+        for i in range(len(images)):
+            for g in range(directions.shape[1]):
+                z = self._evaluator.along(
+                    images[i : i + 1], directions[i : i + 1, g : g + 1], table[g : g + 1].astype(np.float32)
+                )
+                variance[g] += np.mean(noise_level(z[0, 0].astype(np.float64)) ** 2) / len(images)
+        return np.sqrt(variance)
 
 
 def _unit_steps(images: Float32Array, directions: Float32Array) -> Float64Array:
@@ -164,12 +201,34 @@ def _unit_steps(images: Float32Array, directions: Float32Array) -> Float64Array:
     return np.asarray(np.where(moved > 0, image / np.where(moved > 0, moved, 1.0), 1.0))
 
 
-def _best_pair(heads: Float64Array) -> tuple[Float64Array, npt.NDArray[np.intp]]:
-    """Find, per generator, the neighbouring steps that agree best; give their relative difference and lower index."""
-    axes = tuple(range(3, heads.ndim))
-    norms = np.sqrt(np.sum(heads**2, axis=axes))
-    differences = np.sqrt(np.sum(np.diff(heads, axis=0) ** 2, axis=axes))
-    scale = np.median(norms, axis=0)
-    relative = np.median(differences / np.where(scale > 0, scale, 1.0), axis=1)
-    at = np.argmin(relative, axis=0)
-    return np.min(relative, axis=0), at
+def _pairs(ladder: list[Float64Array]) -> tuple[Float64Array, Float64Array]:
+    """Give how far neighbouring steps disagree, relative to the largest derivative: plain and extrapolated.
+
+    The difference of two neighbours measures the error of the worse one. For the plain ones (S − 1,), with the
+    Richardson extrapolation to step ratio 4 (16 D(t/4) − D(t)) / 15 one fewer.
+    """
+    scale = max(float(np.linalg.norm(derivative)) for derivative in ladder) or 1.0
+    extrapolated = [(16.0 * fine - coarse) / 15.0 for fine, coarse in itertools.pairwise(ladder)]
+    return (
+        np.array([np.linalg.norm(b - a) / scale for a, b in itertools.pairwise(ladder)]),
+        np.array([np.linalg.norm(b - a) / scale for a, b in itertools.pairwise(extrapolated)]),
+    )
+
+
+def _plain(first: Float64Array, second: Float64Array) -> list[tuple[Float64Array, ...]]:
+    """Give D(t) and its three spreads for every step but the first: arrays (n, S, *K) → per candidate (n, *K)."""
+    return [
+        (first[:, j], first[:, j] - first[:, j - 1], second[:, j], second[:, j - 1]) for j in range(1, first.shape[1])
+    ]
+
+
+def _extrapolated(first: Float64Array, second: Float64Array) -> list[tuple[Float64Array, ...]]:
+    """Give (4 D(t/2) − D(t)) / 3 and its three spreads.
+
+    Smooth curvature, which S(t) holds to first order in t, drops out of S(t) − 2 S(t/2); kinks and noise stay.
+    """
+    finer = (4.0 * first[:, 1:] - first[:, :-1]) / 3.0
+    bends = second[:, :-1] - 2.0 * second[:, 1:]
+    return [
+        (finer[:, j], finer[:, j] - finer[:, j - 1], bends[:, j], bends[:, j - 1]) for j in range(1, finer.shape[1])
+    ]

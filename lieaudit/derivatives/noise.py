@@ -1,7 +1,7 @@
 """The noise level of a computed function (Moré & Wild, *Estimating computational noise*, SIAM J. Sci. Comput. 2011).
 
-Rounding makes f(x) jitter when x moves by tiny equal steps. In the table of k-th differences of m + 1 such values a smooth
-f dies out like h^k while noise of standard deviation σ stays: E (Δ^k f)² = σ² (2k)! / (k!)² (their Theorem 2.1).
+Rounding makes f(x) jitter when x moves by tiny equal steps. In the table of k-th differences of m + 1 such values a
+smooth f dies out like h^k while noise of standard deviation σ stays: E (Δ^k f)² = σ² (2k)! / (k!)² (Theorem 2.1).
 """
 
 from __future__ import annotations

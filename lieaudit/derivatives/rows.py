@@ -64,8 +64,7 @@ class RowEvaluator:
         if per_image <= self.rows_per_run:
             at_once = self.rows_per_run // per_image
             parts = [
-                self._run(images[i : i + at_once], directions[i : i + at_once], steps)
-                for i in range(0, count, at_once)
+                self._run(images[i : i + at_once], directions[i : i + at_once], steps) for i in range(0, count, at_once)
             ]
             return np.concatenate(parts)
         if signs > self.rows_per_run:
@@ -102,7 +101,7 @@ def _expanded(model: AuditableModel) -> ir.Model:
     graph = expanded.graph
     image = graph.inputs[0]
     shape = [model.channels, model.height, model.width]
-    inputs = {
+    inputs: dict[str, list[int | str]] = {
         "images": ["n", 1, 1, *shape],
         "directions": ["n", "D", 1, *shape],
         "steps": [1, "D", "S", 1, 1, 1],
