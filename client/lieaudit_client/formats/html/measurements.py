@@ -1,0 +1,241 @@
+"""What was measured: generators, images, pictures, error bars, environment."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+from google.protobuf import json_format
+from lieaudit_api.v1 import gate_pb2, report_pb2
+
+from lieaudit_client.formats.html import charts
+from lieaudit_client.formats.html.markup import badge, card, chart, code, facts, num, panel, table, tabs, text
+from lieaudit_client.formats.numbers import interval, number, percent, short
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def subject(report: report_pb2.Report, role: str) -> tuple[str, str]:
+    """Give one model as a name-value pair of the head of the page."""
+    model = report.model
+    top1 = f", top-1 {percent(report.data.top1)}" if report.data.HasField("top1") else ""
+    label = f'<span class="swatch {role}"></span>' if role else ""
+    about = f"{model.producer or 'unknown producer'}, opset {model.opset}, head {model.head}{top1}"
+    name = f"{label}<strong>{text(model.name or 'unnamed')}</strong> {code(short(model.sha256))}"
+    return role or "model", f'{name}<br><span class="hint">{text(about)}</span>'
+
+
+def generators(
+    candidate: report_pb2.Report, baseline: report_pb2.Report | None, figures: dict[str, charts.Figure]
+) -> str:
+    """Give LEE per generator with intervals: chart and table."""
+    order = charts.names(candidate.results, candidate)
+    shown = [("candidate" if baseline else "model", "candidate", candidate)]
+    if baseline is not None:
+        shown.append(("baseline", "baseline", baseline))
+    figures["overview"] = charts.overview(shown, order)
+    rows = []
+    for name in order:
+        for label, role, report in shown:
+            if name not in report.results:
+                continue
+            result = report.results[name]
+            who = f'<span class="who"><span class="swatch {role}"></span>{label}</span>'
+            rows.append(
+                [
+                    text(name.replace("_", " ")) if label != "baseline" else "",
+                    *([who] if baseline is not None else []),
+                    num(result.lee),
+                    text(interval(result.ci95)),
+                    num(result.median),
+                    num(result.relative if result.HasField("relative") else None),
+                    num(result.mean_abs),
+                    "± " + num(result.error_bar),
+                    text(result.method.replace("_", " ")),
+                    badge(result.status),
+                ]
+            )
+    head = [
+        "generator",
+        *(["model"] if baseline is not None else []),
+        "LEE",
+        "95 % interval",
+        "median",
+        "relative",
+        "mean |L F|",
+    ]
+    head += ["error bar", "method", "status"]
+    first = 1 + (baseline is not None)
+    hint = (
+        "Local equivariance error: how fast the output changes along each symmetry, squared and averaged over classes "
+        "and images; 0 is perfect. Means are driven by few images, so the median stands beside them. <em>Relative</em> "
+        "below 1: the model answers less to its symmetry than to an equally large other change."
+    )
+    body = chart("overview", "LEE per generator with 95 % intervals") + table(
+        head, rows, numeric=range(first, first + 6)
+    )
+    return card("generators", "Symmetries", hint, body)
+
+
+def images(
+    candidate: report_pb2.Report,
+    baseline: report_pb2.Report | None,
+    decision: gate_pb2.Decision | None,
+    figures: dict[str, charts.Figure],
+) -> str:
+    """Give the per-image scatter against the baseline or, without one, the distribution over images."""
+    order = charts.names(candidate.results, candidate)
+    pairs = [n for n in order if baseline is not None and n in baseline.results]
+    pairs = [
+        n
+        for n in pairs
+        if baseline is not None and len(baseline.results[n].per_image) == len(candidate.results[n].per_image)
+    ]
+    if baseline is None or not pairs or baseline.data.sha256 != candidate.data.sha256:
+        figures["distribution"] = charts.distribution(candidate.results, order)
+        hint = (
+            "A curve further left is more equivariant; a long tail to the right means that a few images carry the mean."
+        )
+        return card("images", "Every image", hint, chart("distribution", "distribution of LEE over images"))
+    limits = {r.generator: r.limit for r in (decision.rules if decision else ()) if r.kind == "noninferiority"}
+    panels = []
+    for index, name in enumerate(pairs):
+        key = f"scatter-{name}"
+        figures[key] = charts.scatter(candidate.results[name], baseline.results[name], limits.get(name))
+        c, b = candidate.results[name].per_image, baseline.results[name].per_image
+        worse = sum(x > y for x, y in zip(c, b, strict=True))
+        flat = sum(x <= 0 or y <= 0 for x, y in zip(c, b, strict=True))
+        said = f"The candidate is worse on {worse} of {len(c)} images." + (
+            f" {flat} with a LEE of 0 are not drawn." if flat else ""
+        )
+        panels.append(
+            panel(
+                "scatter",
+                name,
+                f'{chart(key, f"per-image LEE, {name}", "square")}<p class="hint">{said}</p>',
+                hidden=index > 0,
+            )
+        )
+    hint = "One point per image, both models on the same one. Above the line, the candidate is the less equivariant."
+    return card("images", "Every image, candidate against baseline", hint, tabs("scatter", pairs) + "".join(panels))
+
+
+def pictures(report: report_pb2.Report) -> str:
+    """Give the worst images with their tangents; empty where the report has none."""
+    shots = [p for p in report.pictures if p.png.startswith(_PNG) and p.tangent_png.startswith(_PNG)]
+    if not shots:
+        return ""
+    order = [n for n in charts.names(report.results, report) if any(p.generator == n for p in shots)]
+    panels = []
+    for index, name in enumerate(order):
+        found = sorted((p for p in shots if p.generator == name), key=lambda p: -p.lee)
+        panels.append(
+            panel("pictures", name, f'<div class="gallery">{"".join(map(_shot, found))}</div>', hidden=index > 0)
+        )
+    hint = (
+        "Where the model is least equivariant: the image, and its tangent, the direction in which the symmetry moves "
+        "it (grey is no change)."
+    )
+    return card("worst", "Worst images", hint, tabs("pictures", order) + "".join(panels))
+
+
+def _shot(shot: report_pb2.Picture) -> str:
+    def source(data: bytes) -> str:
+        return "data:image/png;base64," + base64.b64encode(data).decode()
+
+    return (
+        f'<figure class="shot"><div class="pair"><img alt="image {shot.image}" src="{source(shot.png)}">'
+        f'<img alt="its tangent under {text(shot.generator)}" src="{source(shot.tangent_png)}"></div>'
+        '<div class="heads"><span>image</span><span>tangent</span></div>'
+        f"<figcaption><strong>LEE {num(shot.lee)}</strong> <span>image {shot.image}</span></figcaption></figure>"
+    )
+
+
+def error_bars(reports: list[tuple[str, report_pb2.Report]]) -> str:
+    """Give how exactly each number was computed, and what was checked against what."""
+    rows = [
+        [text(name.replace("_", " ")), text(label), *_errors(report.results[name])]
+        for label, report in reports
+        for name in charts.names(report.results, report)
+    ]
+    head = ["generator", "of", "method", "numerical", "sampling", "step", "output noise", "cross-check", "remarks"]
+    hint = (
+        "Two kinds of uncertainty, both relative to LEE: the numerical error of the derivative, and the sampling error "
+        "of having seen only these images. A number whose error bar is wide is never gated on."
+    )
+    return card("errors", "Error bars", hint, table(head, rows, numeric=(3, 4, 5, 6), wide=(7, 8)))
+
+
+def _errors(result: report_pb2.GeneratorResult) -> list[str]:
+    checked = "–"
+    if result.HasField("agreement"):
+        against = result.agreement
+        said = badge("ok", "agrees") if against.agrees else badge("fail", "disagrees")
+        checked = (
+            f"{said} {text(against.method.replace('_', ' '))}, {against.images} images: "
+            f"deviation {num(against.deviation)}, allowed {num(against.allowed)}"
+        )
+    half = (result.ci95[1] - result.ci95[0]) / 2 if len(result.ci95) == 2 else None
+    return [
+        text(result.method.replace("_", " ")),
+        _part(result.error_bar, result.lee),
+        _part(half, result.lee),
+        num(result.step) if result.HasField("step") else "–",
+        num(result.noise) if result.HasField("noise") else "–",
+        checked,
+        text("; ".join(result.reasons)) or "–",
+    ]
+
+
+def _part(error: float | None, whole: float) -> str:
+    return f"± {text(number(100 * error / whole))} %" if error is not None and whole > 0 else "–"
+
+
+def environment(reports: list[tuple[str, report_pb2.Report]]) -> str:
+    """Give what computed the numbers, on which terms, and what was not measured."""
+    parts = []
+    for label, report in reports:
+        env, model, data = report.environment, report.model, report.data
+        threads = f"{env.threads} threads" if env.threads else "all threads"
+        pairs = [
+            ("model", f"{text(model.name)}<br>{code(model.sha256)}"),
+            ("images", f"{data.count} of {text(data.name or 'unnamed')}<br>{code(data.sha256)}"),
+            ("input", f"{_tensor(model.input)} {text(model.input.layout)}, {text(model.input.dtype)}"),
+            ("output", f"{_tensor(model.output)}, head {text(model.head)}"),
+            ("computed in", text(model.precision)),
+            ("on", text(f"{env.provider}, {env.device}, {threads}")),
+            ("versions", text(_versions(env))),
+            ("took", text(f"{number(report.timing.seconds)} s, {number(report.timing.rows_per_second)} rows/s")),
+        ]
+        if env.fallback_ops:
+            moved = ", ".join(f"{op} × {count}" for op, count in sorted(env.fallback_ops.items()))
+            pairs.append(("ran elsewhere than asked", text(moved)))
+        spec = json.dumps(
+            json_format.MessageToDict(report.spec, preserving_proto_field_name=True), indent=2, ensure_ascii=False
+        )
+        notes = "".join(f"<li>{text(note)}</li>" for note in model.notes)
+        skipped = "".join(f"<li>{code(s.what)}: {text(s.why)}</li>" for s in report.skipped)
+        reasons = "".join(f"<li>{text(reason)}</li>" for reason in report.reasons)
+        parts.append(
+            f"<h3>{text(label)} {badge(report.status)}</h3>{facts(pairs)}"
+            + (f"<h3>Remarks</h3><ul>{reasons}{notes}</ul>" if notes or reasons else "")
+            + (f"<h3>Not measured</h3><ul>{skipped}</ul>" if skipped else "")
+            + f'<details class="more"><summary>specification</summary><pre>{text(spec)}</pre></details>'
+        )
+    return card("environment", "Environment", "", "".join(parts))
+
+
+def _tensor(tensor: report_pb2.ReportTensor) -> str:
+    return f"{code(tensor.name)} {text(' × '.join(tensor.shape))}"
+
+
+def _versions(env: report_pb2.Environment) -> str:
+    named = {
+        "lieaudit": env.lieaudit,
+        "onnxruntime": env.onnxruntime,
+        "onnx": env.onnx,
+        "numpy": env.numpy,
+        "Python": env.python,
+    }
+    named["torch"] = env.torch
+    return ", ".join(f"{name} {version}" for name, version in named.items() if version)

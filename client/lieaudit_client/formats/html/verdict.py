@@ -1,0 +1,113 @@
+"""The verdict and the rules: what was decided, on which numbers, and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lieaudit_api.v1 import gate_pb2
+
+from lieaudit_client.formats.html.markup import badge, card, text
+from lieaudit_client.formats.numbers import interval, number
+
+WORDS = {
+    "pass": "Pass: every rule is met.",
+    "fail": "Fail: at least one rule is broken.",
+    "inconclusive": "Inconclusive: these measurements do not decide it.",
+}
+_SPANS = ((1.5, "⅔", "1.5×"), (2.0, "½", "2×"), (4.0, "¼", "4×"), (16.0, "1/16", "16×"))
+"""How far a rule's bar reaches to either side of the limit, as a factor, and its end labels: the closest that fits."""
+_MOST_REASONS = 4
+
+
+def verdict(decision: gate_pb2.Decision, title: str) -> str:
+    """Give the banner."""
+    shown = [f"<li>{text(reason)}</li>" for reason in decision.reasons[:_MOST_REASONS]]
+    if len(decision.reasons) > _MOST_REASONS:
+        shown.append(f'<li><a href="#rules">and {len(decision.reasons) - _MOST_REASONS} more</a></li>')
+    counts = ", ".join(
+        f"{sum(r.outcome == state for r in decision.rules)} {word}"
+        for state, word in (("pass", "pass"), ("fail", "fail"), ("inconclusive", "inconclusive"), ("waived", "waived"))
+        if any(r.outcome == state for r in decision.rules)
+    )
+    return (
+        f'<section class="card verdict {text(decision.verdict)}" id="verdict">'
+        f"{badge(decision.verdict, decision.verdict.upper())}"
+        f"<div><h1>{title}</h1><p>{WORDS.get(decision.verdict, '')} "
+        f'<span class="hint">Rules: {counts}.</span></p></div>'
+        f"{'<ul>' + ''.join(shown) + '</ul>' if shown else ''}</section>"
+    )
+
+
+def rules(decision: gate_pb2.Decision) -> str:
+    """Give every rule with its numbers, its interval against the limit, and the sentence."""
+    order = {"fail": 0, "inconclusive": 1, "waived": 2, "pass": 3}
+    body = "".join(_rule(rule) for rule in sorted(decision.rules, key=lambda r: order.get(r.outcome, 0)))
+    hint = (
+        f"The bar shows value ÷ limit with its {100 * decision.confidence:.4g} % interval: left of the line is "
+        "accepted. A version that meets every limit is failed with probability at most "
+        f"{100 * decision.false_fail_rate:.2g} %, all rules together."
+    )
+    return card("rules", "Rules", hint, body)
+
+
+def _rule(rule: gate_pb2.RuleOutcome) -> str:
+    name = rule.generator.replace("_", " ")
+    about = f" · {rule.subject}" if rule.subject else ""
+    said = rule.sentence.removeprefix(f"{name}: ")
+    numbers = [
+        f"p = {number(rule.adjusted_p_value)} after Holm" if rule.HasField("adjusted_p_value") else "",
+        f"numerical error ± {number(rule.numerical_error)}" if rule.HasField("numerical_error") else "",
+        f"{rule.images} images" if rule.images else "",
+        f"policy line {rule.line}" if rule.line else "",
+    ]
+    return (
+        f'<div class="rule">{badge(rule.outcome)}'
+        f'<div class="what">{text(name)}{text(about)} <span class="hint">{text(rule.id)}</span></div>'
+        f'<div class="bar">{forest(rule)}</div>'
+        f'<div class="say">{text(said[:1].upper() + said[1:])}</div>'
+        f'<div class="numbers">{text(" · ".join(n for n in numbers if n))}</div>{_waiver(rule)}</div>'
+    )
+
+
+def _waiver(rule: gate_pb2.RuleOutcome) -> str:
+    if not rule.HasField("waiver"):
+        return ""
+    waiver = rule.waiver
+    state = "Waiver expired" if waiver.expired else "Waived until"
+    return (
+        f'<div class="waiver{" expired" if waiver.expired else ""}"><strong>{state} {text(waiver.expires)}</strong>'
+        f" by {text(waiver.owner)}: {text(waiver.reason)}</div>"
+    )
+
+
+def forest(rule: gate_pb2.RuleOutcome) -> str:
+    """Draw value ÷ limit with its interval on a log scale around the limit; empty where nothing was measured."""
+    if not rule.HasField("value") or rule.limit <= 0:
+        return ""
+    low, high = _bounds(rule.interval, rule.value)
+    far = max(abs(math.log(max(v, 1e-12) / rule.limit)) for v in (low, high, rule.value))
+    factor, left, right = next((s for s in _SPANS if math.log(s[0]) >= far), _SPANS[-1])
+    middle, half, top = 150.0, 132.0, 15.0
+
+    def place(value: float) -> float:
+        position = math.log(max(value, 1e-12) / rule.limit) / math.log(factor)
+        return middle + half * max(-1.0, min(1.0, position))
+
+    said = f"{rule.outcome}: value {number(rule.value)}, interval {interval(rule.interval)}, limit {number(rule.limit)}"
+    marks = "".join(
+        f'<text x="{x:.1f}" y="40" text-anchor="middle">{label}</text>'
+        for x, label in ((middle - half, left), (middle, f"limit {number(rule.limit)}"), (middle + half, right))
+    )
+    return (
+        f'<svg class="forest" viewBox="0 0 300 44" role="img" aria-label="{text(said)}">'
+        '<rect class="ok" x="18" y="3" width="132" height="24"/>'
+        '<rect class="bad" x="150" y="3" width="132" height="24"/>'
+        f'<line class="ci" x1="{place(low):.1f}" x2="{place(high):.1f}" y1="{top}" y2="{top}"/>'
+        f'<line class="limit" x1="{middle}" x2="{middle}" y1="1" y2="29"/>'
+        f'<circle class="dot" cx="{place(rule.value):.1f}" cy="{top}" r="4.5"/>{marks}</svg>'
+    )
+
+
+def _bounds(bounds: Sequence[float], value: float) -> tuple[float, float]:
+    return (bounds[0], bounds[1]) if len(bounds) == 2 else (value, value)

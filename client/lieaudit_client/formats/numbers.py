@@ -1,0 +1,29 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def number(value: float | None) -> str:
+    """Give three significant digits, or "not measured"."""
+    if value is None:
+        return "not measured"
+    if value == 0:
+        return "0"
+    return f"{value:.3g}" if 1e-3 <= abs(value) < 1e4 else f"{value:.2e}"
+
+
+def interval(bounds: Sequence[float]) -> str:
+    """Give ``[low, high]``, or a dash where there is none."""
+    return f"[{number(bounds[0])}, {number(bounds[1])}]" if len(bounds) == 2 else "–"
+
+
+def percent(value: float | None) -> str:
+    """Give a fraction as a percentage with one decimal."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def short(sha256: str) -> str:
+    """Give the first twelve digits of a checksum."""
+    return sha256[:12]
