@@ -1,0 +1,3 @@
+"""The lieaudit gRPC service: uploads, durable audits, reports."""
+
+__version__ = "0.1.0"

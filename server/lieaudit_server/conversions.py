@@ -1,0 +1,62 @@
+"""Between the library's dataclasses and the protobuf messages; both hold the same fields under the same names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from lieaudit_api.v1 import report_pb2, spec_pb2
+
+from lieaudit.errors import DataError
+from lieaudit.report import Report
+from lieaudit.spec import AuditSpec
+
+M = TypeVar("M", bound=Message)
+
+
+def spec_from_proto(message: spec_pb2.AuditSpec) -> AuditSpec:
+    """Read a spec; absent fields take the defaults. Raises `SpecError`."""
+    return AuditSpec.from_dict(json_format.MessageToDict(message, preserving_proto_field_name=True))
+
+
+def spec_to_proto(spec: AuditSpec) -> spec_pb2.AuditSpec:
+    """Write a spec with all its fields."""
+    return into(spec_pb2.AuditSpec(), spec.to_dict())
+
+
+def report_to_proto(report: Report) -> report_pb2.Report:
+    """Write a report."""
+    return into(report_pb2.Report(), report.to_dict())
+
+
+def report_from_proto(message: report_pb2.Report) -> Report:
+    """Read a report. Raises `DataError` where fields are missing."""
+    values = json_format.MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return Report.from_dict(values)
+
+
+def parse_report(data: bytes) -> Report:
+    """Read a serialized report. Raises `DataError`."""
+    try:
+        return report_from_proto(report_pb2.Report.FromString(data))
+    except DecodeError as problem:
+        raise DataError("not a serialized report", reason="NOT_A_REPORT", subject="report") from problem
+
+
+def into(message: M, values: Mapping[str, Any]) -> M:
+    """Fill a message from plain values of the same names."""
+    return json_format.ParseDict(dict(values), message)
+
+
+def timestamp(seconds: float | None) -> Timestamp | None:
+    """Turn seconds since the epoch into a Timestamp; None stays None."""
+    if seconds is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromMicroseconds(round(seconds * 1e6))
+    return stamp

@@ -1,0 +1,134 @@
+"""Around every call: a request id, the caller's identity, the log line, the metrics, and errors in one form."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import re
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, Self
+
+import grpc
+from grpc_status import rpc_status
+
+from lieaudit_server import identity, logs
+from lieaudit_server.errors import ServiceError, to_service_error, to_status
+from lieaudit_server.identity import Authority
+from lieaudit_server.metrics import Metrics
+from lieaudit_server.tracing import Tracer
+
+_log = logging.getLogger(__name__)
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
+_UNLOGGED = "/grpc.health.v1."
+
+
+class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Wraps each handler; see the module."""
+
+    def __init__(self, authority: Authority, metrics: Metrics, tracer: Tracer, hidden: Path) -> None:
+        self._authority = authority
+        self._metrics = metrics
+        self._tracer = tracer
+        self._hidden = (hidden,)
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
+        """Give the wrapped handler."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = handler_call_details.method
+        metadata = dict(handler_call_details.invocation_metadata or ())
+        if handler.response_streaming:
+            inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
+
+            async def streaming(request: Any, context: Any) -> AsyncIterator[Any]:
+                async with _Call(self, method, metadata, context) as call:
+                    responses = inner(request, context)
+                    async for response in responses:
+                        yield response
+                    call.code = "OK"
+
+            make = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+            return make(streaming, handler.request_deserializer, handler.response_serializer)
+        inner = handler.stream_unary if handler.request_streaming else handler.unary_unary
+
+        async def single(request: Any, context: Any) -> Any:
+            async with _Call(self, method, metadata, context) as call:
+                response = await inner(request, context)
+                call.code = "OK"
+                return response
+
+        make = (
+            grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
+        )
+        return make(single, handler.request_deserializer, handler.response_serializer)
+
+    def begin(self, call: _Call) -> None:
+        """Identify the caller."""
+        given = str(call.metadata.get("x-request-id", ""))
+        call.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        logs.request_id.set(call.request_id)
+        caller = self._authority.authorize(call.method, call.metadata, call.context.auth_context())
+        call.owner = caller.owner
+        identity.current.set(caller)
+        call.span = self._tracer.start(call.method, call.request_id, call.metadata)
+
+    async def fail(self, call: _Call, problem: Exception) -> None:
+        """End the call with google.rpc.Status."""
+        error = to_service_error(problem)
+        call.code = error.code
+        if error.reason == "INTERNAL":
+            _log.error("%s failed", call.method, exc_info=problem)
+        elif not isinstance(problem, ServiceError):
+            _log.info("%s refused", call.method, exc_info=problem)
+        status = to_status(error, call.request_id, self._hidden)
+        await call.context.abort_with_status(rpc_status.to_status(status))
+
+    def end(self, call: _Call) -> None:
+        """Log and count."""
+        seconds = time.monotonic() - call.started
+        name = call.method.rpartition("/")[2]
+        self._metrics.rpcs.labels(name, call.code).inc()
+        self._metrics.rpc_seconds.labels(name).observe(seconds)
+        self._tracer.end(call.span, call.code)
+        level = logging.DEBUG if call.method.startswith(_UNLOGGED) else logging.INFO
+        extra = {"method": call.method, "code": call.code, "seconds": round(seconds, 6), "owner": call.owner}
+        _log.log(level, "call", extra=extra)
+
+
+@dataclasses.dataclass(slots=True)
+class _Call:
+    interceptor: Interceptor
+    method: str
+    metadata: dict[str, Any]
+    context: Any
+    request_id: str = ""
+    owner: str = ""
+    code: str = "CANCELLED"
+    span: Any = None
+    started: float = dataclasses.field(default_factory=time.monotonic)
+
+    async def __aenter__(self) -> Self:
+        try:
+            self.interceptor.begin(self)
+        except Exception as problem:  # noqa: BLE001 - every failure becomes a status
+            try:
+                await self.interceptor.fail(self, problem)
+            finally:
+                self.interceptor.end(self)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, problem: BaseException | None, _trace: object) -> None:
+        try:
+            if isinstance(problem, Exception) and not isinstance(problem, grpc.aio.AbortError | asyncio.CancelledError):
+                await self.interceptor.fail(self, problem)
+        finally:
+            self.interceptor.end(self)

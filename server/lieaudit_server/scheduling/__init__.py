@@ -1,0 +1,1 @@
+"""Which audit runs when, and the processes they run in."""

@@ -1,0 +1,72 @@
+"""Checks of uploads and inspections of models, each in a short-lived process: hostile files cannot hurt the server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import lieaudit.errors
+from lieaudit.errors import LieauditError
+from lieaudit_server.config import Config
+from lieaudit_server.errors import ServiceError, disk_full
+from lieaudit_server.scheduling import jobs
+from lieaudit_server.scheduling.process import Outcome, Worker
+from lieaudit_server.store.folder import Folder
+
+_log = logging.getLogger(__name__)
+
+
+class Probes:
+    """Runs checks, a few at a time."""
+
+    def __init__(self, config: Config, folder: Folder) -> None:
+        self._config = config
+        self._folder = folder
+        self._places = asyncio.Semaphore(max(1, config.probes))
+
+    async def run(
+        self, task: str, parts: Mapping[str, Any], files: Mapping[str, bytes] | None = None
+    ) -> Mapping[str, Any]:
+        """Run one task, with ``files`` in its scratch folder, and give its result.
+
+        Raises `LieauditError` with the worker's reason, or `ServiceError` where the worker did not survive the file.
+        """
+        async with self._places:
+            scratch = self._folder.scratch / f"probe-{secrets.token_hex(8)}"
+            scratch.mkdir(mode=0o700)
+            try:
+                for name, data in (files or {}).items():
+                    await asyncio.to_thread((scratch / name).write_bytes, data)
+                job = {**jobs.check(self._config, task), **parts, "scratch": str(scratch)}
+                outcome = await Worker(job, max_log_bytes=self._config.max_log_bytes).run(self._config.probe_seconds)
+            finally:
+                await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+        if outcome.result is None:
+            raise _error(task, outcome)
+        return outcome.result
+
+
+def _error(task: str, outcome: Outcome) -> Exception:
+    failure = outcome.failure
+    assert failure is not None  # noqa: S101 - an outcome without a result has one
+    _log.warning("%s failed: %s", task, failure.reason, extra={"worker_log": outcome.log})
+    kind = getattr(lieaudit.errors, outcome.kind, None)
+    if isinstance(kind, type) and issubclass(kind, LieauditError):
+        return kind(failure.message, reason=failure.reason, subject=failure.subject, hint=failure.hint)
+    if failure.reason == "BLOB_DAMAGED":
+        return ServiceError(
+            "DATA_LOSS", failure.message, reason=failure.reason, subject=failure.subject, hint=failure.hint
+        )
+    if failure.reason == "DISK_FULL":
+        return disk_full()
+    return ServiceError(
+        "INVALID_ARGUMENT",
+        f"the file could not be checked: {failure.message}",
+        reason=failure.reason,
+        subject=failure.subject,
+        hint=failure.hint,
+    )

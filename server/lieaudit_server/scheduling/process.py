@@ -1,0 +1,218 @@
+"""A worker process seen from the server: start, messages, log, kill, and what its end means."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lieaudit_server.store.audits import Failure
+
+_log = logging.getLogger(__name__)
+
+_PASSED = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
+_PASSED_PREFIXES = ("CUDA_", "NVIDIA_")
+_LINE_BYTES = 16 * 2**20
+_TAIL_BYTES = 16 * 2**10
+_OUT_OF_MEMORY = (b"bad_alloc", b"MemoryError", b"Failed to allocate memory", b"cannot allocate memory")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a worker ended: with a ``result``, with a ``failure``, or ``interrupted`` by somebody else's signal.
+
+    ``kind`` is the class name of the error that the worker reported; ``log`` the end of what it printed.
+    """
+
+    result: Mapping[str, Any] | None = None
+    failure: Failure | None = None
+    kind: str = ""
+    interrupted: bool = False
+    log: str = ""
+
+
+class Worker:
+    """One job in one process.
+
+    Parameters
+    ----------
+    job
+        Job description for `lieaudit_server.worker`; scratch folder, parent and CPUs are in it.
+    max_log_bytes
+        Output after which the worker is stopped.
+    on_progress
+        Called with each progress message, in order.
+    """
+
+    def __init__(
+        self,
+        job: Mapping[str, Any],
+        *,
+        max_log_bytes: int,
+        on_progress: Callable[[Mapping[str, Any]], Awaitable[None]] | None = None,
+    ) -> None:
+        self._job = job
+        self._max_log_bytes = max_log_bytes
+        self._on_progress = on_progress
+        self._process: asyncio.subprocess.Process | None = None
+        self._tail = b""
+        self._final: dict[str, Any] | None = None
+        self._stopped: Failure | None = None
+
+    async def run(self, deadline_seconds: float) -> Outcome:
+        """Run the job to its end; kill it at the deadline or when this coroutine is cancelled."""
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "lieaudit_server.worker",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=environment(Path(self._job["scratch"]), self._job["threads"]),
+            cwd=self._job["scratch"],
+            start_new_session=True,
+            limit=_LINE_BYTES,
+        )
+        if self._stopped is not None:
+            self._kill()
+        try:
+            async with asyncio.timeout(deadline_seconds):
+                await asyncio.gather(self._send_job(), self._read_messages(), self._read_log(), self._wait())
+        except TimeoutError:
+            self.stop(
+                Failure(
+                    "DEADLINE_EXCEEDED",
+                    f"not done after {deadline_seconds:g} seconds",
+                    "deadline_seconds",
+                    "audit fewer images or generators, or allow more time",
+                )
+            )
+        finally:
+            self._kill()
+            await asyncio.shield(self._process.wait())
+        return self._outcome(self._process.returncode or 0)
+
+    def stop(self, failure: Failure) -> None:
+        """Kill the worker, or do not let it begin, and give ``failure`` as the outcome."""
+        if self._stopped is None:
+            self._stopped = failure
+        self._kill()
+
+    async def _wait(self) -> None:
+        assert self._process is not None  # noqa: S101 - called by run
+        await self._process.wait()
+        self._kill()  # what it started and left behind would keep its pipes open
+
+    def _kill(self) -> None:
+        # The whole session: what the worker may have started goes with it.
+        if self._process is not None:
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                return
+
+    async def _send_job(self) -> None:
+        assert self._process is not None and self._process.stdin is not None  # noqa: S101, PT018 - made with PIPE
+        try:
+            self._process.stdin.write(json.dumps(self._job).encode())
+            await self._process.stdin.drain()
+            self._process.stdin.close()
+        except (BrokenPipeError, ConnectionResetError):
+            return  # it died at once; its exit status says why
+
+    async def _read_messages(self) -> None:
+        assert self._process is not None and self._process.stdout is not None  # noqa: S101, PT018 - made with PIPE
+        while True:
+            try:
+                line = await self._process.stdout.readline()
+            except ValueError:
+                self.stop(Failure("WORKER_PROTOCOL", "the worker sent a message beyond all bounds"))
+                return
+            if not line:
+                return
+            try:
+                message = json.loads(line)
+                kind = message["type"]
+            except (ValueError, KeyError, TypeError):
+                self.stop(Failure("WORKER_PROTOCOL", "the worker sent something that is no message"))
+                return
+            if kind != "progress":
+                self._final = message
+            elif self._on_progress is not None:
+                await self._on_progress(message)
+
+    async def _read_log(self) -> None:
+        assert self._process is not None and self._process.stderr is not None  # noqa: S101, PT018 - made with PIPE
+        total = 0
+        while chunk := await self._process.stderr.read(2**16):
+            total += len(chunk)
+            self._tail = (self._tail + chunk)[-_TAIL_BYTES:]
+            if total > self._max_log_bytes:
+                self.stop(Failure("LOG_FLOOD", f"the worker printed more than {self._max_log_bytes} bytes"))
+                return
+
+    def _outcome(self, status: int) -> Outcome:
+        log = self._tail.decode("utf-8", "replace")
+        final = self._final or {}
+        if self._stopped is not None:
+            return Outcome(failure=self._stopped, log=log)
+        match final.get("type"):
+            case "result":
+                return Outcome(result=final["value"], log=log)
+            case "error":
+                failure = Failure(*(str(final[name]) for name in ("reason", "message", "subject", "hint")))
+                out_of_memory = any(text.decode() in failure.message for text in _OUT_OF_MEMORY)
+                return Outcome(failure=self._memory() if out_of_memory else failure, kind=str(final["kind"]), log=log)
+            case "disk":
+                return Outcome(failure=Failure("DISK_FULL", "the server's disk is full"), log=log)
+            case "memory":
+                return Outcome(failure=self._memory(), log=log)
+        return self._death(status, log)
+
+    def _death(self, status: int, log: str) -> Outcome:
+        if status in {-signal.SIGKILL, -signal.SIGTERM}:
+            name = signal.Signals(-status).name
+            message = f"the worker was killed with {name} from outside (by the operating system where memory ran out)"
+            return Outcome(failure=Failure("WORKER_KILLED", message), interrupted=True, log=log)
+        if any(text in self._tail for text in _OUT_OF_MEMORY):
+            return Outcome(failure=self._memory(), log=log)
+        end = f"crashed with {_signal_name(-status)}" if status < 0 else f"ended with status {status} and no result"
+        return Outcome(failure=Failure("WORKER_CRASHED", f"the worker {end}"), log=log)
+
+    def _memory(self) -> Failure:
+        return Failure(
+            "MEMORY_LIMIT",
+            f"the worker needed more than {self._job['memory_mib']} MiB of memory",
+            "memory_mib",
+            "set budget_mib lower, or ask the operator for a higher limit",
+        )
+
+
+def environment(scratch: Path, threads: int) -> dict[str, str]:
+    """Make a worker's environment: what it needs to start, nothing that the server was given in confidence."""
+    passed = {name: value for name, value in os.environ.items() if name in _PASSED or name.startswith(_PASSED_PREFIXES)}
+    count = str(threads)
+    return {
+        **passed,
+        "HOME": str(scratch),
+        "TMPDIR": str(scratch),
+        "OMP_NUM_THREADS": count,
+        "OPENBLAS_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic sums on a GPU
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,293 @@
+"""The queue: accepts audits, runs them in their processes, and says how each one ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lieaudit_server.config import Config
+from lieaudit_server.errors import ServiceError, scrubbed
+from lieaudit_server.metrics import Metrics
+from lieaudit_server.scheduling import jobs
+from lieaudit_server.scheduling.fairness import order
+from lieaudit_server.scheduling.journal import Journal
+from lieaudit_server.scheduling.process import Outcome, Worker
+from lieaudit_server.scheduling.slots import Slot, Slots
+from lieaudit_server.store import audits, resources
+from lieaudit_server.store.audits import Audit, Failure
+from lieaudit_server.store.database import Database
+from lieaudit_server.store.folder import Folder
+
+_log = logging.getLogger(__name__)
+_RETRY_SECONDS = 5.0
+
+
+@dataclass(slots=True)
+class _Running:
+    owner: str
+    task: asyncio.Task[None] | None = None
+    worker: Worker | None = None
+    stopped: Failure | None = None
+
+    def stop(self, failure: Failure) -> None:
+        self.stopped = failure
+        if self.worker is not None:
+            self.worker.stop(failure)
+
+
+class Scheduler:
+    """Runs queued audits on free slots, fairly between owners."""
+
+    def __init__(self, config: Config, folder: Folder, database: Database, journal: Journal, metrics: Metrics) -> None:
+        self._config = config
+        self._folder = folder
+        self._database = database
+        self._journal = journal
+        self._metrics = metrics
+        cpus = sorted(os.sched_getaffinity(0))[: config.total_threads]
+        self.slots = Slots(cpus, config.gpus)
+        self._running: dict[str, _Running] = {}
+        self._last_start: dict[str, int] = {}
+        self._starts = 0
+        self._wake = asyncio.Event()
+        self._draining = False
+        self._stopping = False
+        self._loop: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Put back into the queue what a killed server left running, and begin."""
+        count = await self._database.run(lambda db: audits.requeue_all(db, "resumed after the server restarted"))
+        if count:
+            _log.info("%d interrupted audits resume", count)
+        self._loop = asyncio.create_task(self._run(), name="scheduler")
+        self._wake.set()
+
+    async def submit(self, audit: Audit) -> Audit:
+        """Accept an audit durably, or give the one that its idempotency key already made.
+
+        Raises `ServiceError` RESOURCE_EXHAUSTED with a retry delay where the queue is full.
+        """
+
+        def accept(db: sqlite3.Connection) -> Audit:
+            if audit.idempotency_key is not None:
+                known = audits.find_by_key(db, audit.owner, audit.idempotency_key)
+                if known is not None:
+                    return _same(known, audit)
+            self._check_room(db, audit.owner)
+            resources.touch(db, tuple(blob["sha256"] for blob in audit.blobs.values()))
+            return audits.insert(db, audit)
+
+        if self._draining:
+            raise ServiceError(
+                "UNAVAILABLE", "the server is shutting down", reason="DRAINING", retry_seconds=_RETRY_SECONDS
+            )
+        accepted = await self._database.run(accept)
+        self._wake.set()
+        return accepted
+
+    def _check_room(self, db: sqlite3.Connection, owner: str) -> None:
+        for counted, limit in ((None, self._config.max_queued), (owner, self._config.max_queued_per_owner)):
+            if audits.counts(db, counted).get("queued", 0) >= limit:
+                whose = "the queue" if counted is None else "your queue"
+                raise ServiceError(
+                    "RESOURCE_EXHAUSTED",
+                    f"{whose} is full: {limit} audits wait",
+                    reason="QUEUE_FULL",
+                    hint="try again after the delay",
+                    retry_seconds=_RETRY_SECONDS,
+                )
+
+    async def cancel(self, audit_id: str) -> None:
+        """Cancel an audit durably, then kill its worker; an audit that has ended stays as it is."""
+        cancelled = await self._database.run(lambda db: audits.finish(db, audit_id, "cancelled"))
+        if cancelled is None:
+            return
+        self._ended(cancelled)
+        running = self._running.get(audit_id)
+        if running is not None:
+            running.stop(Failure("CANCELLED", "cancelled"))
+        else:
+            await self._clean(audit_id)
+
+    def drain(self) -> None:
+        """Accept and start nothing more; what runs goes on."""
+        self._draining = True
+        self._wake.set()
+
+    async def wait_idle(self) -> None:
+        """Wait until no audit runs."""
+        while tasks := [running.task for running in self._running.values() if running.task is not None]:
+            await asyncio.wait(tasks)
+
+    async def stop(self) -> None:
+        """Drain and kill the workers; their audits go back into the queue and resume at the next start."""
+        self.drain()
+        self._stopping = True
+        for running in self._running.values():
+            running.stop(Failure("SHUTDOWN", "interrupted: the server is shutting down"))
+        await self.wait_idle()
+        if self._loop is not None:
+            await self._loop
+
+    @property
+    def running(self) -> int:
+        """Number of running audits."""
+        return len(self._running)
+
+    async def _run(self) -> None:
+        while not self._draining:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self._start_waiting()
+            except sqlite3.Error:  # a full disk: audits wait until there is room again
+                _log.exception("the queue could not be read; trying again")
+                asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._wake.set)
+
+    async def _start_waiting(self) -> None:
+        waiting = await self._database.run(audits.queued)
+        self._metrics.queued.set(len(waiting))
+        busy = Counter(running.owner for running in self._running.values())
+        blocked = False
+        for audit in order(waiting, busy, self._last_start):
+            if self._draining:
+                return
+            if audit.id in self._running or (blocked and audit.device is None):
+                continue
+            slot = self.slots.take(audit.threads, audit.device)
+            if slot is None:
+                # The first that does not fit keeps later, smaller ones from passing it for ever.
+                blocked = blocked or audit.device is None
+                continue
+            self._starts += 1
+            self._last_start[audit.owner] = self._starts
+            running = _Running(audit.owner)
+            self._running[audit.id] = running
+            running.task = asyncio.create_task(self._execute(audit.id, slot, running), name=f"audit-{audit.id}")
+            self._metrics.running.set(len(self._running))
+
+    async def _execute(self, audit_id: str, slot: Slot, running: _Running) -> None:
+        try:
+            audit = await self._database.run(lambda db: audits.start(db, audit_id))
+            if audit is not None:
+                self._journal.notify(audit_id)
+                await self._attempt(audit, slot, running)
+        except Exception:  # noqa: BLE001 - one audit's failure is not the service's
+            _log.exception("audit failed inside the service", extra={"audit_id": audit_id})
+            await self._give_up(audit_id)
+        finally:
+            await self._clean(audit_id)
+            self.slots.give_back(slot)
+            del self._running[audit_id]
+            self._metrics.running.set(len(self._running))
+            self._wake.set()
+
+    async def _give_up(self, audit_id: str) -> None:
+        failure = Failure("INTERNAL", "the service failed; its log has the cause")
+        try:
+            await self._finish(audit_id, "failed", failure)
+        except sqlite3.Error:  # not even that could be written: the next start finds it running and resumes it
+            _log.exception("the end of an audit could not be written", extra={"audit_id": audit_id})
+
+    async def _attempt(self, audit: Audit, slot: Slot, running: _Running) -> None:
+        if audit.attempts > self._config.max_attempts:
+            failure = Failure(
+                "INTERRUPTED_TOO_OFTEN",
+                f"interrupted {self._config.max_attempts} times: its worker or the server was killed each time",
+            )
+            await self._finish(audit.id, "failed", failure)
+            return
+        scratch = self._folder.scratch / audit.id
+        await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+        scratch.mkdir(mode=0o700)
+        self._folder.audit(audit.id).mkdir(mode=0o700, exist_ok=True)
+
+        async def progress(message: Mapping[str, Any]) -> None:
+            values = (str(message["stage"]), int(message["done"]), int(message["total"]), float(message["rate"]))
+            await self._database.run(lambda db: audits.progress(db, audit.id, *values))
+            self._journal.notify(audit.id)
+
+        started = time.monotonic()
+        job = jobs.audit(self._config, self._folder, audit, slot.cpus)
+        running.worker = Worker(job, max_log_bytes=self._config.max_log_bytes, on_progress=progress)
+        if running.stopped is not None:
+            running.worker.stop(running.stopped)
+        outcome = await running.worker.run(audit.deadline)
+        self._metrics.audit_seconds.observe(time.monotonic() - started)
+        await self._settle(audit, outcome)
+
+    async def _settle(self, audit: Audit, outcome: Outcome) -> None:
+        if outcome.result is not None:
+            rate = outcome.result.get("rows_per_second")
+            if isinstance(rate, int | float):
+                self._metrics.rows_per_second.observe(rate)
+            await self._finish(audit.id, "succeeded", None)
+            return
+        failure = outcome.failure
+        assert failure is not None  # noqa: S101 - an outcome without a result has one
+        if failure.reason == "CANCELLED":
+            return
+        again = outcome.interrupted and audit.attempts < self._config.max_attempts
+        if again or failure.reason == "SHUTDOWN":
+            await self._database.run(lambda db: audits.requeue(db, audit.id, failure.message))
+            self._journal.notify(audit.id)
+            return
+        extra = {"audit_id": audit.id, "reason": failure.reason, "worker_log": outcome.log}
+        _log.warning("worker failed: %s", failure.message, extra=extra)
+        self._metrics.worker_failures.labels(failure.reason).inc()
+        if failure.reason == "BLOB_DAMAGED":
+            await self._database.run(lambda db: resources.mark_damaged(db, failure.subject))
+        hidden = (self._folder.root,)
+        clean = Failure(
+            failure.reason,
+            scrubbed(failure.message, hidden)[:1000],
+            scrubbed(failure.subject, hidden)[:200],
+            scrubbed(failure.hint, hidden)[:500],
+        )
+        await self._finish(audit.id, "failed", clean)
+
+    async def _finish(self, audit_id: str, state: str, failure: Failure | None) -> None:
+        ended = await self._database.run(lambda db: audits.finish(db, audit_id, state, failure))
+        if ended is not None:
+            self._ended(ended)
+
+    def _ended(self, audit: Audit) -> None:
+        self._metrics.audits.labels(audit.state).inc()
+        self._journal.notify(audit.id)
+        _log.info("audit %s", audit.state, extra={"audit_id": audit.id, "owner": audit.owner})
+
+    async def _clean(self, audit_id: str) -> None:
+        try:
+            audit = await self._database.run(lambda db: audits.find(db, audit_id, None))
+        except sqlite3.Error:
+            return  # the next start cleans up
+        await asyncio.to_thread(clean_audit, self._folder, audit_id, audit)
+
+
+def clean_audit(folder: Folder, audit_id: str, audit: Audit | None) -> None:
+    """Delete what an audit no longer needs: its scratch folder; its shards once it has ended; all without a report."""
+    shutil.rmtree(folder.scratch / audit_id, ignore_errors=True)
+    if audit is None or (audit.is_finished and audit.state != "succeeded"):
+        shutil.rmtree(folder.audit(audit_id), ignore_errors=True)
+    elif audit.is_finished:
+        shutil.rmtree(folder.audit(audit_id) / "shards", ignore_errors=True)
+
+
+def _same(known: Audit, asked: Audit) -> Audit:
+    if known.request_sha256 != asked.request_sha256:
+        raise ServiceError(
+            "ALREADY_EXISTS",
+            "this idempotency key was used for another request",
+            reason="IDEMPOTENCY_KEY_REUSED",
+            subject="idempotency_key",
+            hint="make a new key for a new request",
+        )
+    return known

@@ -1,0 +1,186 @@
+"""The running server: its parts, put together, started and shut down in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from lieaudit_api.v1 import audit_pb2, audit_pb2_grpc, dataset_pb2, dataset_pb2_grpc, model_pb2, model_pb2_grpc
+
+from lieaudit.errors import LieauditError
+from lieaudit_server import __version__
+from lieaudit_server.config import Config
+from lieaudit_server.errors import ConfigError, ServiceError
+from lieaudit_server.identity import Authority
+from lieaudit_server.interceptor import Interceptor
+from lieaudit_server.maintenance import Maintenance
+from lieaudit_server.metrics import Metrics
+from lieaudit_server.scheduling.journal import Journal
+from lieaudit_server.scheduling.probes import Probes
+from lieaudit_server.scheduling.scheduler import Scheduler
+from lieaudit_server.services.audits import AuditService
+from lieaudit_server.services.context import Context
+from lieaudit_server.services.datasets import DatasetService
+from lieaudit_server.services.models import ModelService
+from lieaudit_server.store.database import Database
+from lieaudit_server.store.folder import Folder
+from lieaudit_server.tls import credentials
+from lieaudit_server.tracing import Tracer
+
+_log = logging.getLogger(__name__)
+
+SERVICES = tuple(
+    descriptor.services_by_name[name].full_name
+    for descriptor, name in (
+        (model_pb2.DESCRIPTOR, "ModelService"),
+        (dataset_pb2.DESCRIPTOR, "DatasetService"),
+        (audit_pb2.DESCRIPTOR, "AuditService"),
+    )
+)
+_MAX_MESSAGE = 32 * 2**20
+_OPTIONS = (
+    ("grpc.max_receive_message_length", _MAX_MESSAGE),
+    ("grpc.max_send_message_length", _MAX_MESSAGE),
+    ("grpc.so_reuseport", 0),  # a port in use is an error, not a second server beside the first
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+
+class Server:
+    """One server on one data folder."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._folder = Folder(config.data_dir)
+        self.metrics = Metrics()
+        self.port = 0
+
+    async def start(self) -> None:
+        """Take the data folder, resume what was interrupted, and serve.
+
+        Raises `ConfigError` where the folder, the address or a file named in the settings cannot be used.
+        """
+        config = self._config
+        authority = Authority(config.tokens_file, client_certificates=config.tls_client_ca is not None)
+        server_credentials = credentials(config)
+        self._tracer = Tracer(enabled=config.otel, version=__version__)
+        self._folder.open()
+        self._database = Database(self._folder.state)
+        self._journal = Journal()
+        self._scheduler = Scheduler(config, self._folder, self._database, self._journal, self.metrics)
+        self._maintenance = Maintenance(config, self._folder, self._database, self.metrics)
+        probes = Probes(config, self._folder)
+        providers: asyncio.Future[tuple[str, ...]] = asyncio.get_running_loop().create_future()
+        context = Context(
+            config, self._folder, self._database, self._journal, self._scheduler, probes, self.metrics, providers
+        )
+        await self._maintenance.start()
+        interceptor = Interceptor(authority, self.metrics, self._tracer, self._folder.root)
+        self._grpc = grpc.aio.server(
+            interceptors=[interceptor], options=_OPTIONS, maximum_concurrent_rpcs=config.max_rpcs or None
+        )
+        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(context), self._grpc)
+        dataset_pb2_grpc.add_DatasetServiceServicer_to_server(DatasetService(context), self._grpc)
+        audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(context), self._grpc)
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
+        self.port = self._bind(server_credentials)
+        if config.metrics_listen:
+            self.metrics.serve(config.metrics_listen)
+        await self._grpc.start()
+        await self._scheduler.start()
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        self._provider_task = asyncio.create_task(_ask_providers(probes, providers))
+        _log.info("serving lieaudit.v1 %s on %s", __version__, self.target)
+
+    @property
+    def target(self) -> str:
+        """The gRPC target that clients on this machine use."""
+        listen = self._config.listen
+        return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{self.port}"
+
+    async def stop(self) -> None:
+        """Drain: say NOT_SERVING, accept nothing new, let calls and audits go on for a while, then interrupt them.
+
+        An interrupted audit goes back into the queue and resumes from its finished shards at the next start.
+        """
+        _log.info("draining for up to %g seconds", self._config.drain_seconds)
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._scheduler.drain()
+        try:
+            async with asyncio.timeout(self._config.drain_seconds):
+                await self._scheduler.wait_idle()
+        except TimeoutError:
+            _log.info("%d audits are interrupted; they resume at the next start", self._scheduler.running)
+        await self._scheduler.stop()
+        self._journal.close()
+        self._provider_task.cancel()
+        await self._grpc.stop(grace=2.0)
+        await self._maintenance.stop()
+        self._database.close()
+        self._folder.close()
+        self._tracer.close()
+        _log.info("stopped")
+
+    def _bind(self, server_credentials: object) -> int:
+        listen = self._config.listen
+        try:
+            if server_credentials is not None:
+                port = int(self._grpc.add_secure_port(listen, server_credentials))
+            else:
+                port = int(self._grpc.add_insecure_port(listen))
+        except RuntimeError as problem:
+            raise ConfigError(f"listen: {listen} cannot be used (is another program listening there?)") from problem
+        if port == 0:
+            raise ConfigError(f"listen: {listen} cannot be used")
+        return port
+
+    async def _set_health(self, status: int) -> None:
+        for name in ("", *SERVICES):
+            await self._health.set(name, status)
+
+
+async def _ask_providers(probes: Probes, providers: asyncio.Future[tuple[str, ...]]) -> None:
+    try:
+        result = await probes.run("providers", {})
+        providers.set_result(tuple(result["providers"]))
+    except (LieauditError, ServiceError, OSError):
+        _log.exception("onnxruntime cannot be used")
+        providers.set_result(())
+
+
+def _stop_on_closed_input(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
+    def wait() -> None:
+        while os.read(0, 1024):
+            pass
+        loop.call_soon_threadsafe(stop)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
+async def serve(config: Config) -> None:
+    """Serve until SIGTERM or SIGINT; the first line on standard output is ``ready TARGET``. Raises `ConfigError`."""
+    server = Server(config)
+    await server.start()
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    if config.exit_with_parent:
+        _stop_on_closed_input(loop, stopping.set)
+    sys.stdout.write(f"ready {server.target}\n")
+    sys.stdout.flush()
+    await stopping.wait()
+    await server.stop()

@@ -1,0 +1,74 @@
+"""What the services work with."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from lieaudit_server import identity
+from lieaudit_server.config import Config
+from lieaudit_server.errors import disk_full, invalid, not_found
+from lieaudit_server.identity import Identity
+from lieaudit_server.metrics import Metrics
+from lieaudit_server.scheduling.journal import Journal
+from lieaudit_server.scheduling.probes import Probes
+from lieaudit_server.scheduling.scheduler import Scheduler
+from lieaudit_server.store import audits, resources
+from lieaudit_server.store.audits import Audit
+from lieaudit_server.store.database import Database
+from lieaudit_server.store.folder import Folder
+from lieaudit_server.store.resources import Resource
+
+_HEX = frozenset("0123456789abcdef")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The parts of the running server; ``providers`` are onnxruntime's, known once a first worker has said them."""
+
+    config: Config
+    folder: Folder
+    database: Database
+    journal: Journal
+    scheduler: Scheduler
+    probes: Probes
+    metrics: Metrics
+    providers: asyncio.Future[tuple[str, ...]] = field(compare=False)
+
+    @property
+    def caller(self) -> Identity:
+        """The caller of the call being served."""
+        return identity.current.get()
+
+    async def resource(self, kind: str, sha256: str, field_name: str = "sha256") -> Resource:
+        """Find a resource that the caller may see. Raises `ServiceError` NOT_FOUND or INVALID_ARGUMENT."""
+        check_sha256(sha256, field_name)
+        owner, visible = self.caller.owner, self.caller.visible
+        found = await self.database.run(
+            lambda db: (
+                resources.find(db, kind, sha256, owner)
+                or (resources.find(db, kind, sha256, None) if visible is None else None)
+            )
+        )
+        if found is None:
+            raise not_found(kind, sha256)
+        return found
+
+    def check_disk(self, size: int) -> None:
+        """Raise `ServiceError` RESOURCE_EXHAUSTED where so many bytes more would leave too little room."""
+        if self.folder.free_bytes() - size < self.config.min_free_bytes:
+            raise disk_full()
+
+    async def audit(self, audit_id: str) -> Audit:
+        """Find an audit that the caller may see. Raises `ServiceError` NOT_FOUND."""
+        visible = self.caller.visible
+        found = await self.database.run(lambda db: audits.find(db, audit_id, visible))
+        if found is None:
+            raise not_found("audit", audit_id)
+        return found
+
+
+def check_sha256(sha256: str, field_name: str) -> None:
+    """Raise `ServiceError` INVALID_ARGUMENT where it is not the hex of a SHA-256 in lower case."""
+    if len(sha256) != 64 or not _HEX.issuperset(sha256):
+        raise invalid(field_name, f"{field_name} must be 64 lower-case hexadecimal digits", reason="INVALID_SHA256")

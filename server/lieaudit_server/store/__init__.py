@@ -1,0 +1,1 @@
+"""What survives a crash: the data folder with its SQLite state and its blobs."""

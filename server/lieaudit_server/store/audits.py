@@ -1,0 +1,244 @@
+"""Audits and their events in the state. All functions run inside `Database.run`."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+UNFINISHED = ("queued", "running")
+FINISHED = ("succeeded", "failed", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an audit failed; the fields of `lieaudit.errors.LieauditError`."""
+
+    reason: str
+    message: str
+    subject: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of an audit; sequence numbers only rise."""
+
+    audit_id: str
+    sequence: int
+    time: float
+    state: str
+    stage: str
+    done: int
+    total: int
+    rate: float
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """One audit.
+
+    ``blobs`` says under each role (``model``, ``dataset``, ``torch_source``, ``torch_weights``) the ``sha256``,
+    ``name`` and ``format`` of what it reads, so that deleting the resource while the audit waits takes nothing from it;
+    ``device`` is its GPU (None: CPU).
+    """
+
+    number: int
+    id: str
+    owner: str
+    state: str
+    spec: Mapping[str, Any]
+    blobs: Mapping[str, Mapping[str, str]]
+    threads: int
+    device: int | None
+    deadline: float
+    attempts: int
+    created: float
+    finished: float | None
+    failure: Failure | None
+    sequence: int
+    idempotency_key: str | None
+    request_sha256: str
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the state is final."""
+        return self.state in FINISHED
+
+
+def _audit(row: sqlite3.Row) -> Audit:
+    values = dict(row)
+    values["spec"] = json.loads(values["spec"])
+    values["blobs"] = json.loads(values["blobs"])
+    values["failure"] = None if values["failure"] is None else Failure(**json.loads(values["failure"]))
+    return Audit(**values)
+
+
+def find(db: sqlite3.Connection, audit_id: str, owner: str | None) -> Audit | None:
+    """Find an audit of the owner (None: of anybody)."""
+    row = db.execute(
+        "SELECT * FROM audits WHERE id = ? AND (? IS NULL OR owner = ?)", (audit_id, owner, owner)
+    ).fetchone()
+    return None if row is None else _audit(row)
+
+
+def find_by_key(db: sqlite3.Connection, owner: str, key: str) -> Audit | None:
+    """Find an owner's audit by its idempotency key."""
+    row = db.execute("SELECT * FROM audits WHERE owner = ? AND idempotency_key = ?", (owner, key)).fetchone()
+    return None if row is None else _audit(row)
+
+
+def page(db: sqlite3.Connection, owner: str | None, state: str, before: int, size: int) -> list[Audit]:
+    """Give up to ``size`` audits, newest first, with numbers below ``before``; ``state`` empty: any."""
+    rows = db.execute(
+        "SELECT * FROM audits WHERE (? IS NULL OR owner = ?) AND (? = '' OR state = ?) AND number < ?"
+        " ORDER BY number DESC LIMIT ?",
+        (owner, owner, state, state, before, size),
+    )
+    return [_audit(row) for row in rows]
+
+
+def queued(db: sqlite3.Connection) -> list[Audit]:
+    """Give the waiting audits, oldest first."""
+    return [_audit(row) for row in db.execute("SELECT * FROM audits WHERE state = 'queued' ORDER BY number")]
+
+
+def counts(db: sqlite3.Connection, owner: str | None = None) -> dict[str, int]:
+    """Count audits by state."""
+    rows = db.execute(
+        "SELECT state, count(*) AS n FROM audits WHERE (? IS NULL OR owner = ?) GROUP BY state", (owner, owner)
+    )
+    return {row["state"]: row["n"] for row in rows}
+
+
+def insert(db: sqlite3.Connection, audit: Audit) -> Audit:
+    """Accept an audit in state ``queued``, with its first event."""
+    db.execute(
+        "INSERT INTO audits (id, owner, state, spec, blobs, threads, device, deadline, created, idempotency_key,"
+        " request_sha256) VALUES (?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            audit.id,
+            audit.owner,
+            json.dumps(audit.spec),
+            json.dumps(audit.blobs),
+            audit.threads,
+            audit.device,
+            audit.deadline,
+            audit.created,
+            audit.idempotency_key,
+            audit.request_sha256,
+        ),
+    )
+    for sha256 in {blob["sha256"] for blob in audit.blobs.values()}:
+        db.execute("INSERT INTO audit_blobs (audit_id, sha256) VALUES (?, ?)", (audit.id, sha256))
+    add_event(db, audit.id, state="queued")
+    return _existing(db, audit.id)
+
+
+def start(db: sqlite3.Connection, audit_id: str) -> Audit | None:
+    """Take an audit from ``queued`` to ``running``; None where it is no longer queued."""
+    changed = db.execute(
+        "UPDATE audits SET state = 'running', attempts = attempts + 1 WHERE id = ? AND state = 'queued'", (audit_id,)
+    ).rowcount
+    if not changed:
+        return None
+    add_event(db, audit_id, state="running", stage="load")
+    return _existing(db, audit_id)
+
+
+def requeue(db: sqlite3.Connection, audit_id: str, message: str) -> bool:
+    """Put an interrupted audit back into the queue."""
+    changed = db.execute("UPDATE audits SET state = 'queued' WHERE id = ? AND state = 'running'", (audit_id,)).rowcount
+    if changed:
+        add_event(db, audit_id, state="queued", message=message)
+    return bool(changed)
+
+
+def requeue_all(db: sqlite3.Connection, message: str) -> int:
+    """Put every running audit back into the queue: what a server does first after it was killed."""
+    ids = [row["id"] for row in db.execute("SELECT id FROM audits WHERE state = 'running'").fetchall()]
+    return sum(requeue(db, audit_id, message) for audit_id in ids)
+
+
+def finish(db: sqlite3.Connection, audit_id: str, state: str, failure: Failure | None = None) -> Audit | None:
+    """Take an audit to a final state; None where it already has one. Its blobs may go, its progress is forgotten."""
+    text = None
+    if failure is not None:
+        text = json.dumps(
+            {"reason": failure.reason, "message": failure.message, "subject": failure.subject, "hint": failure.hint}
+        )
+    changed = db.execute(
+        "UPDATE audits SET state = ?, finished = ?, failure = ? WHERE id = ? AND state IN ('queued', 'running')",
+        (state, time.time(), text, audit_id),
+    ).rowcount
+    if not changed:
+        return None
+    db.execute("DELETE FROM events WHERE audit_id = ? AND state = 'running' AND stage <> 'load'", (audit_id,))
+    db.execute("DELETE FROM audit_blobs WHERE audit_id = ?", (audit_id,))
+    add_event(db, audit_id, state=state, message="" if failure is None else failure.message)
+    return _existing(db, audit_id)
+
+
+def add_event(
+    db: sqlite3.Connection,
+    audit_id: str,
+    *,
+    state: str,
+    stage: str = "",
+    done: int = 0,
+    total: int = 0,
+    rate: float = 0.0,
+    message: str = "",
+) -> None:
+    """Append an event with the next sequence number."""
+    row = db.execute(
+        "UPDATE audits SET sequence = sequence + 1 WHERE id = ? RETURNING sequence", (audit_id,)
+    ).fetchone()
+    db.execute(
+        "INSERT INTO events (audit_id, sequence, time, state, stage, done, total, rate, message)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (audit_id, row["sequence"], time.time(), state, stage, done, total, rate, message),
+    )
+
+
+def progress(db: sqlite3.Connection, audit_id: str, stage: str, done: int, total: int, rate: float) -> None:
+    """Append a progress event, if the audit still runs."""
+    row = db.execute("SELECT state FROM audits WHERE id = ?", (audit_id,)).fetchone()
+    if row is not None and row["state"] == "running":
+        add_event(db, audit_id, state="running", stage=stage, done=done, total=total, rate=rate)
+
+
+def events(db: sqlite3.Connection, audit_id: str, after: int) -> list[Event]:
+    """Give the events after a sequence number, in order."""
+    rows = db.execute("SELECT * FROM events WHERE audit_id = ? AND sequence > ? ORDER BY sequence", (audit_id, after))
+    return [Event(**dict(row)) for row in rows]
+
+
+def last_events(db: sqlite3.Connection, audit_ids: list[str]) -> dict[str, Event]:
+    """Give the latest event of each audit."""
+    found = {}
+    for audit_id in audit_ids:
+        row = db.execute(
+            "SELECT * FROM events WHERE audit_id = ? ORDER BY sequence DESC LIMIT 1", (audit_id,)
+        ).fetchone()
+        found[audit_id] = Event(**dict(row))
+    return found
+
+
+def finished_before(db: sqlite3.Connection, before: float) -> list[str]:
+    """Give the audits that finished before a time."""
+    rows = db.execute("SELECT id FROM audits WHERE finished < ?", (before,)).fetchall()
+    return [row["id"] for row in rows]
+
+
+def delete(db: sqlite3.Connection, audit_id: str) -> None:
+    """Delete a finished audit; the caller deletes its folder afterwards."""
+    db.execute("DELETE FROM audits WHERE id = ? AND state IN ('succeeded', 'failed', 'cancelled')", (audit_id,))
+
+
+def _existing(db: sqlite3.Connection, audit_id: str) -> Audit:
+    return _audit(db.execute("SELECT * FROM audits WHERE id = ?", (audit_id,)).fetchone())

@@ -1,0 +1,180 @@
+"""The tasks of a worker, each from a job description (JSON) to a result (JSON)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lieaudit.errors import DataError, ModelError
+from lieaudit.progress import Progress
+from lieaudit.spec import AuditSpec
+from lieaudit_server.worker.channel import Channel
+from lieaudit_server.worker.graph_limits import GraphLimits, check
+from lieaudit_server.worker.sources import Blob, model_file, place
+
+if TYPE_CHECKING:
+    from lieaudit.data import Dataset
+    from lieaudit.report import Report
+
+Job = dict[str, Any]
+
+
+def providers(_job: Job, _channel: Channel) -> dict[str, Any]:
+    """Say which execution providers onnxruntime has here."""
+    import onnxruntime
+
+    return {"providers": list(onnxruntime.get_available_providers())}
+
+
+def check_model(job: Job, _channel: Channel) -> dict[str, Any]:
+    """Check an uploaded model: an ONNX file must be whole and valid, a torch source what its name says.
+
+    What depends on the spec (input, output, head) is decided when it is inspected or audited.
+    """
+    blob = _blob(job["model"])
+    path = _model_path(job, blob)
+    if blob.format in {"onnx", "tar"}:
+        from lieaudit.graph.read import read_model
+
+        read_model(path)
+    elif blob.format == "safetensors":
+        _check_safetensors(path)
+    else:
+        _check_zip(path)
+    return {}
+
+
+def check_dataset(job: Job, _channel: Channel) -> dict[str, Any]:
+    """Check an uploaded data set and say what it holds."""
+    dataset = _open_dataset(job)
+    return {
+        "image_count": dataset.count,
+        "has_labels": dataset.labels is not None,
+        "dtype": dataset.dtype,
+        "image_shape": list(dataset.image_shape or ()),
+    }
+
+
+def inspect(job: Job, _channel: Channel) -> dict[str, Any]:
+    """Read a model's graph and, with a data set, measure its accuracy."""
+    import lieaudit
+
+    dataset = _open_dataset(job) if "dataset" in job else None
+    result = lieaudit.inspect(
+        _model_path(job, _blob(job["model"])),
+        AuditSpec.from_dict(job["spec"]),
+        images=dataset,
+        layers=job["layers"],
+    )
+    return {"inspection": result.to_dict()}
+
+
+def audit(job: Job, channel: Channel) -> dict[str, Any]:
+    """Audit; the report lies in the audit's folder afterwards."""
+    import lieaudit
+    from lieaudit.shards import DirectoryShards
+    from lieaudit_server.conversions import report_to_proto
+    from lieaudit_server.store.folder import write_durably
+
+    channel.progress("load", 0, 0, 0.0)
+    folder = Path(job["folder"])
+
+    def report_progress(step: Progress) -> None:
+        channel.progress(step.stage, step.done, step.total, step.rate)
+
+    report = lieaudit.audit(
+        _model_path(job, _blob(job["model"])),
+        _open_dataset(job),
+        AuditSpec.from_dict(job["spec"]),
+        name=job["dataset"]["name"],
+        progress=report_progress,
+        shards=DirectoryShards(folder / "shards"),
+    )
+    data = report_to_proto(report).SerializeToString(deterministic=True)
+    if len(data) > job["max_report_bytes"]:
+        raise DataError(
+            f"the report has {len(data)} bytes; this server keeps at most {job['max_report_bytes']}",
+            reason="REPORT_TOO_LARGE",
+            subject="report",
+            hint="audit fewer images (max_images)",
+        )
+    write_durably(folder / "report.pb", data)
+    return {"rows": report.timing.rows, "rows_per_second": report.timing.rows_per_second}
+
+
+def evaluate(job: Job, _channel: Channel) -> dict[str, Any]:
+    """Let the gate decide; the reports lie in the scratch folder under the names the job gives."""
+    from lieaudit.gate import evaluate as decide
+    from lieaudit_server.conversions import parse_report
+
+    def report(name: str) -> Report:
+        return parse_report((Path(job["scratch"]) / name).read_bytes())
+
+    decision = decide(
+        report(job["candidate"]),
+        report(job["baseline"]) if job["baseline"] else None,
+        job["policy_yaml"],
+        {name: report(file) for name, file in job["datasets"].items()},
+        power=job["power"],
+    )
+    return {"decision": decision.to_dict()}
+
+
+TASKS: dict[str, Callable[[Job, Channel], dict[str, Any]]] = {
+    "providers": providers,
+    "check_model": check_model,
+    "check_dataset": check_dataset,
+    "inspect": inspect,
+    "audit": audit,
+    "evaluate": evaluate,
+}
+
+
+def _blob(values: dict[str, str]) -> Blob:
+    return Blob(Path(values["path"]), values["sha256"], values["name"], values["format"])
+
+
+def _model_path(job: Job, blob: Blob) -> Path:
+    limits = job["limits"]
+    path = model_file(blob, Path(job["scratch"]) / "model", limits["unpacked_bytes"], limits["archive_members"])
+    if path.suffix == ".onnx":
+        check(path, GraphLimits(limits["nodes"], limits["initializer_bytes"], limits["nesting"]))
+    return path
+
+
+def _open_dataset(job: Job) -> Dataset:
+    from lieaudit.data import Limits, open_dataset
+
+    blob, bounds = _blob(job["dataset"]), job["limits"]
+    limits = Limits(
+        members=bounds["archive_members"], unpacked_bytes=bounds["unpacked_bytes"], pixels=bounds["image_pixels"]
+    )
+    path = place(blob, Path(job["scratch"]) / "data")
+    dataset = open_dataset(path, blob.format, name=blob.name, limits=limits)
+    if dataset.count > bounds["images"]:
+        raise DataError(
+            f"{dataset.count} images; this server takes at most {bounds['images']}",
+            reason="TOO_LARGE",
+            subject="images",
+            hint="use a smaller set of images",
+        )
+    return dataset
+
+
+def _check_safetensors(path: Path) -> None:
+    # The format is a length and a JSON header; reading it needs no code from the file.
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        head = file.read(1)
+    if not 2 <= length <= 100 * 2**20 or head != b"{" or path.stat().st_size < 8 + length:
+        raise ModelError("not a safetensors file", reason="NOT_SAFETENSORS", subject=path.name)
+
+
+def _check_zip(path: Path) -> None:
+    import zipfile
+
+    if not zipfile.is_zipfile(path):
+        raise ModelError(
+            "not a .pt2 archive", reason="NOT_PT2", subject=path.name, hint="write it with torch.export.save"
+        )
