@@ -149,14 +149,13 @@ class Dataset:
                 return images.copy()
         preprocessing = required(preprocessing, self.name or "the dataset")
         table = normalisation_table(preprocessing, channels)
-        raw = np.empty((stop - start, height, width, channels), np.uint8)
+        ready: list[npt.NDArray[np.uint8]] = []
         for row, image in enumerate(self._images.read(start, stop, channels)):
             subject = f"image {start + row}"
-            ready = resize_and_crop(image, preprocessing, subject)
+            ready.append(resize_and_crop(image, preprocessing, subject))
             hint = f"resize and crop: resize={min(height, width)},crop={min(height, width)}"
-            _check_size(ready.shape[:2], (height, width), subject, hint)
-            raw[row] = ready
-        return normalise(raw, table, preprocessing.order)
+            _check_size(ready[-1].shape[:2], (height, width), subject, hint)
+        return normalise(np.stack(ready), table, preprocessing.order)
 
     def raw(self, index: int, preprocessing: Preprocessing | None = None) -> npt.NDArray[np.uint8] | None:
         """Give one image for a picture: uint8 (H, W, C) in RGB, or None for float32 data.

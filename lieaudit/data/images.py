@@ -14,18 +14,25 @@ from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 from lieaudit.data.limits import Limits, too_large
 from lieaudit.errors import DataError
 
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".tif", ".tiff", ".webp"}
-)
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 _CHANNEL_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 _EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # What Pillow's readers raise on damaged bytes, as found by fuzzing; Warning for where warnings are errors.
 _PILLOW_ERRORS = (
     OSError,
@@ -87,7 +94,8 @@ def decode(file: BinaryIO, name: str, channels: int | None, limits: Limits) -> n
     with _open(file, name, limits) as image:
         mode = _natural_mode(image) if channels is None else _CHANNEL_MODES[channels]
         try:
-            upright = ImageOps.exif_transpose(image)
+            turn = _UPRIGHT.get(_orientation(image, name))
+            upright = image if turn is None else image.transpose(turn)
             pixels = np.asarray(upright.convert(mode), np.uint8)
         except _PILLOW_ERRORS as error:
             raise _bad(name, error) from error
@@ -126,6 +134,8 @@ def _natural_mode(image: Image.Image) -> str:
 
 
 def _orientation(image: Image.Image, name: str) -> int:
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1  # Pillow would decode the whole image to look for a chunk behind the pixels
     try:
         value = image.getexif().get(_EXIF_ORIENTATION, 1)
     except _PILLOW_ERRORS as error:

@@ -82,9 +82,7 @@ def check_sizes(subject: str, sizes: list[tuple[str, int, int]], limits: Limits)
         raise too_large(f"{subject} holds {len(sizes)} files, over the limit of {limits.members}", subject)
     total = sum(unpacked for _, _, unpacked in sizes)
     if total > limits.unpacked_bytes:
-        raise too_large(
-            f"{subject} unpacks to {total} bytes, over the limit of {limits.unpacked_bytes}", subject
-        )
+        raise too_large(f"{subject} unpacks to {total} bytes, over the limit of {limits.unpacked_bytes}", subject)
     for name, packed, unpacked in sizes:
         if unpacked >= limits.ratio_from_bytes and unpacked > limits.ratio * packed:
             raise too_large(

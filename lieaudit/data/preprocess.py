@@ -36,9 +36,7 @@ PRESETS: dict[str, Preprocessing] = {
         Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), name="imagenet"),
         # Caffe's VGG and ResNet: raw BGR minus the mean pixel.
         Preprocessing(scale=1.0, mean=(103.939, 116.779, 123.68), order="bgr", name="caffe"),
-        Preprocessing(
-            mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711), name="clip"
-        ),
+        Preprocessing(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711), name="clip"),
         Preprocessing(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616), name="cifar10"),
         Preprocessing(mean=(0.5071, 0.4867, 0.4408), std=(0.2675, 0.2565, 0.2761), name="cifar100"),
         Preprocessing(mean=(0.1307,), std=(0.3081,), name="mnist"),
@@ -124,9 +122,7 @@ def normalisation_table(preprocessing: Preprocessing, channels: int) -> npt.NDAr
     return table
 
 
-def normalise(
-    raw: npt.NDArray[np.uint8], table: npt.NDArray[np.float32], order: str
-) -> npt.NDArray[np.float32]:
+def normalise(raw: npt.NDArray[np.uint8], table: npt.NDArray[np.float32], order: str) -> npt.NDArray[np.float32]:
     """Turn raw images (N, H, W, C) uint8 into the model's (N, C, H, W) float32 by `normalisation_table`."""
     n, height, width, channels = raw.shape
     out = np.empty((n, channels, height, width), np.float32)
@@ -147,9 +143,7 @@ def resized_shape(preprocessing: Preprocessing, height: int, width: int) -> tupl
     return height, width
 
 
-def resize_and_crop(
-    image: npt.NDArray[np.uint8], preprocessing: Preprocessing, subject: str
-) -> npt.NDArray[np.uint8]:
+def resize_and_crop(image: npt.NDArray[np.uint8], preprocessing: Preprocessing, subject: str) -> npt.NDArray[np.uint8]:
     """Resize the shorter side (antialiased bilinear), then crop a square from the centre.
 
     Parameters
@@ -190,9 +184,7 @@ def resize_and_crop(
 
 def _per_channel(name: str, values: tuple[float, ...], channels: int) -> npt.NDArray[np.float64]:
     if len(values) not in {1, channels}:
-        _fail(
-            f"{name} holds {len(values)} values, the model takes {channels} channels", f"preprocessing.{name}"
-        )
+        _fail(f"{name} holds {len(values)} values, the model takes {channels} channels", f"preprocessing.{name}")
     return np.broadcast_to(np.asarray(values, np.float64), (channels,))
 
 
@@ -247,9 +239,7 @@ def _from_values(values: Mapping[Any, Any]) -> Preprocessing:
     try:
         return dataclasses.replace(base, **changes, name="custom") if changes else base
     except SpecError as error:
-        raise DataError(
-            error.message, reason="INVALID_PREPROCESSING", subject=error.subject, hint=error.hint
-        ) from error
+        _fail(error.message, error.subject)
 
 
 def _convert(name: str, value: Any) -> Any:
