@@ -101,6 +101,30 @@ class Session:
         except Exception as problem:
             raise _run_error(problem) from problem
 
+    def run_into(self, feeds: Feeds, targets: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Run and write outputs into given C-contiguous arrays of the right shape, without a copy on CPU.
+
+        Raises
+        ------
+        BudgetError, ModelError
+            As `run`.
+        """
+        if self.provider.device != "cpu":
+            for target, output in zip(targets.values(), self.run(feeds, list(targets)), strict=True):
+                target[...] = output
+            return
+        binding = self._session.io_binding()
+        alive = [self.put(value) if isinstance(value, np.ndarray) else value for value in feeds.values()]
+        for name, value in zip(feeds, alive, strict=True):
+            binding.bind_ortvalue_input(name, value)
+        for name, array in targets.items():
+            alive.append(self.put(array))
+            binding.bind_ortvalue_output(name, alive[-1])
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as problem:
+            raise _run_error(problem) from problem
+
     def close(self) -> None:
         """Free the session's memory now."""
         del self._session
