@@ -7,6 +7,7 @@ that does not vectorise (control flow on values, random functions) is differenti
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -19,42 +20,70 @@ _COVERAGE = 3.0
 """Ratio of the error bar to one redrawn rounding error: the norm of 95 % of a few redraws lies below it."""
 
 
-def directional_derivatives(
-    function: SourceFunction, x: torch.Tensor, v: torch.Tensor, *, vectorised: bool = True
+def pushforward(
+    function: Callable[[torch.Tensor], torch.Tensor],
+    point: torch.Tensor,
+    directions: torch.Tensor,
+    *,
+    vectorised: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Differentiate z(x) along D directions.
+    """Differentiate a function along D directions at once.
 
     Parameters
     ----------
     function
-        The module as a function of images.
-    x, v
-        Images (n, C, H, W) and directions (n, D, C, H, W) with D ≥ 1, of the function's precision and device.
+        Of a tensor of the shape of ``point``.
+    point, directions
+        Shapes s and (D, *s), D ≥ 1.
     vectorised
-        Over the directions; False: one after the other.
+        Over the directions, with the value computed once; False: one direction after the other.
 
     Returns
     -------
-    z (n, *K) and Dz(x)[v_d] (n, D, *K), detached.
-
-    Raises
-    ------
-    SourceError
-        The module fails, or holds a function without a forward derivative.
+    The value, and the derivatives with a leading axis D; both detached.
     """
 
     def along(direction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        value, tangent, *_ = torch.func.jvp(function, (x,), (direction,))
+        value, tangent, *_ = torch.func.jvp(function, (point,), (direction,))
         return value, tangent
 
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="There is a performance drop")  # an op vmap runs in a loop
         if vectorised:
             # The value is the same in every direction: expanded without memory, the first is taken.
-            values, tangents = torch.func.vmap(along, in_dims=1, out_dims=(0, 1))(v)
+            values, tangents = torch.func.vmap(along)(directions)
             return values[0].detach(), tangents.detach()
-        parts = [along(v[:, d]) for d in range(v.shape[1])]
-        return parts[0][0].detach(), torch.stack([tangent for _, tangent in parts], dim=1).detach()
+        parts = [along(direction) for direction in directions]
+        return parts[0][0].detach(), torch.stack([tangent for _, tangent in parts]).detach()
+
+
+class Pushforward:
+    """`pushforward` of one module, which finds out whether the module vectorises."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._module = module
+        self.vectorised = True
+
+    def __call__(
+        self, function: Callable[[torch.Tensor], torch.Tensor], point: torch.Tensor, directions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Differentiate. Raises `SourceError` where the module fails or has no forward derivative."""
+        if self.vectorised:
+            try:
+                return pushforward(function, point, directions)
+            except (LieauditError, RuntimeError) as problem:
+                if isinstance(problem, SourceError) and problem.reason == "NO_FORWARD_DERIVATIVE":
+                    raise
+                self.vectorised = False
+        try:
+            return pushforward(function, point, directions, vectorised=False)
+        except RuntimeError as problem:
+            raise SourceError(
+                f"the module cannot be differentiated: {first_line(problem)}",
+                reason="TORCH_RUN_FAILED",
+                subject=type(self._module).__name__,
+                hint="audit the ONNX model by forward mode or finite differences",
+            ) from problem
 
 
 class TorchDifferentiator:
@@ -77,7 +106,7 @@ class TorchDifferentiator:
     def __init__(self, function: SourceFunction, *, batch: int | None = None) -> None:
         self.function = function
         self.batch = batch
-        self.vectorised = True
+        self._pushforward = Pushforward(function.module)
         self._rounding: float | None = None
 
     def rows(self, directions: int) -> int:
@@ -111,27 +140,10 @@ class TorchDifferentiator:
         parts = []
         for start in range(0, count, batch):
             piece = torch.arange(start, start + batch, device=x.device).clamp(max=count - 1)
-            parts.append(self._derivatives(x[piece], v[piece]))
-        value, tangent = (torch.cat(tensors)[:count] for tensors in zip(*parts, strict=True))
-        return value, tangent
-
-    def _derivatives(self, x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.vectorised:
-            try:
-                return directional_derivatives(self.function, x, v)
-            except (LieauditError, RuntimeError) as problem:
-                if isinstance(problem, SourceError) and problem.reason == "NO_FORWARD_DERIVATIVE":
-                    raise
-                self.vectorised = False
-        try:
-            return directional_derivatives(self.function, x, v, vectorised=False)
-        except RuntimeError as problem:
-            raise SourceError(
-                f"the module cannot be differentiated: {first_line(problem)}",
-                reason="TORCH_RUN_FAILED",
-                subject=type(self.function.module).__name__,
-                hint="audit the ONNX model by forward mode or finite differences",
-            ) from problem
+            value, tangent = self._pushforward(self.function, x[piece], v[piece].transpose(0, 1))
+            parts.append((value, tangent.transpose(0, 1)))
+        values, tangents = (torch.cat(tensors)[:count] for tensors in zip(*parts, strict=True))
+        return values, tangents
 
     def _spread(self, x: torch.Tensor, v: torch.Tensor, tangent: torch.Tensor) -> torch.Tensor:
         if self._rounding is not None:
