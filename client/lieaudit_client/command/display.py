@@ -57,16 +57,25 @@ class Display:
             return  # succeeded, failed, cancelled: the command says so
         label = _label(step)
         if self._bars is None:
-            finished = step.total > 0 and step.done >= step.total
-            now = time.monotonic()
-            if changed or finished or now - self._last >= _LINE_SECONDS:
-                self._last = now
-                click.echo(f"{label}: {_amount(step)}" if _amount(step) else label, err=True)
+            self._print_line(step, label, changed=changed)
             return
         if changed or self._task is None:
             self._finish()
             self._task = self._bars.add_task(label, total=step.total or None, amount="")
         self._bars.update(self._task, completed=step.done, total=step.total or None, amount=_amount(step))
+
+    def _print_line(self, step: Progress, label: str, *, changed: bool) -> None:
+        finished = step.total > 1 and step.done >= step.total
+        now = time.monotonic()
+        if changed and not finished:
+            self._last = now
+            if step.stage == "upload":
+                return  # most files are sent before a line about it would be read
+        elif not finished and now - self._last < _LINE_SECONDS:
+            return
+        self._last = now
+        amount = _amount(step)
+        click.echo(f"{label}: {amount}" if amount else label, err=True)
 
     def _finish(self) -> None:
         if self._bars is None or self._task is None:
@@ -93,7 +102,7 @@ def _label(step: Progress) -> str:
 
 
 def _amount(step: Progress) -> str:
-    if not step.total:
+    if step.total <= 1:
         return ""
     if step.stage == "upload":
         return f"{step.done / 2**20:.1f}/{step.total / 2**20:.1f} MiB"

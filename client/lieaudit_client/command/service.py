@@ -93,9 +93,11 @@ def _with_torch(
     return spec
 
 
-def _embedded() -> Any:
+@contextlib.contextmanager
+def _embedded() -> Iterator[str]:
     try:
         from lieaudit_server.embedded import EmbeddedServer
+        from lieaudit_server.errors import ConfigError
     except ModuleNotFoundError as problem:
         raise UnreachableError(
             f"no --server is given, and the service cannot be started here: {problem.name} is not installed",
@@ -103,4 +105,14 @@ def _embedded() -> Any:
             subject=str(problem.name),
             hint="pip install 'lieaudit-server[cpu]', or give --server HOST:PORT",
         ) from problem
-    return EmbeddedServer()
+    with contextlib.ExitStack() as stack:
+        try:
+            target = stack.enter_context(EmbeddedServer())
+        except (ConfigError, OSError) as problem:
+            raise UnreachableError(
+                f"the service cannot be started here: {problem}",
+                reason="SERVER_NOT_STARTED",
+                subject="lieaudit-server",
+                hint="do LIEAUDIT_… environment variables set something it refuses?",
+            ) from problem
+        yield target

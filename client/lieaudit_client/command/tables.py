@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 
+import click
 from lieaudit_api.v1 import model_pb2, report_pb2
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -22,8 +22,10 @@ def show(view: Iterable[RenderableType], *, to_stderr: bool) -> None:
     """Print a view on standard output, or on standard error where standard output is taken by JSON."""
     stream = sys.stderr if to_stderr else sys.stdout
     console = Console(file=stream, width=None if stream.isatty() else _FILE_WIDTH, highlight=False)
-    for part in view:
-        console.print(part)
+    with console.capture() as captured:
+        for part in view:
+            console.print(part)
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()), file=stream)
 
 
 def report_view(report: report_pb2.Report) -> Iterable[RenderableType]:
@@ -205,4 +207,4 @@ def _tensor(tensor: report_pb2.ReportTensor | model_pb2.TensorInfo) -> str:
 
 
 def _bullets(title: str, lines: Iterable[str]) -> RenderableType:
-    return Padding(Text("\n".join([title, *(f"  • {line}" for line in lines)])), (1, 0, 0, 0))
+    return Text("\n".join(["", title, *(f"  • {line}" for line in lines)]))
