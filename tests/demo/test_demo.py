@@ -1,0 +1,103 @@
+"""The demo runs end to end: a real server, both models, all generators; its numbers against a float64 oracle."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+
+from lieaudit.spec import GENERATORS
+
+
+@pytest.fixture(scope="module")
+def digits_dir(repo_root):
+    return repo_root / "examples" / "digits"
+
+
+@pytest.fixture(scope="module")
+def demo(digits_dir, tmp_path_factory):
+    """Standard output and the two reports of one run."""
+    folder = tmp_path_factory.mktemp("demo")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", digits_dir / "demo.py", folder],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    assert done.returncode == 0, done.stderr
+    reports = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in folder.glob("*.json")}
+    return done.stdout, reports, folder
+
+
+def test_it_says_what_it_did_and_where_the_reports_are(demo):
+    output, reports, folder = demo
+    assert "plain 96.6 %, augmented 95.3 %" in output
+    assert set(reports) == {"plain", "augmented"}
+    for name, report in reports.items():
+        assert str(folder / f"{name}.json") in output.replace("\n", "")
+        assert list(report["results"]) == list(GENERATORS)
+        assert report["data"]["count"] == 297
+    for generator in GENERATORS:
+        assert f"{reports['plain']['results'][generator]['lee']:.3g}" in output
+
+
+def test_training_on_moved_digits_lowers_what_it_was_trained_on(demo):
+    """Separated intervals, not only smaller means."""
+    _, reports, _ = demo
+    for generator in ("translation_x", "translation_y", "rotation"):
+        plain, augmented = (reports[name]["results"][generator] for name in ("plain", "augmented"))
+        assert augmented["ci95"][1] < plain["ci95"][0]
+        assert augmented["relative"] < 0.5 * plain["relative"]
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, on importing torch.func
+@pytest.mark.parametrize("name", ["plain", "augmented"])
+def test_the_reports_agree_with_a_float64_jacobian_vector_product(demo, digits_dir, name):
+    """The network rebuilt in torch from its training script, tangents by central differences of the raw pixels."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("sklearn")
+    spec = importlib.util.spec_from_file_location("digits_train", digits_dir / "train.py")
+    train = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(train)
+    net = train.DigitsNet().double()
+    weights = onnx.load(digits_dir / f"{name}.onnx").graph.initializer
+    arrays = {w.name: torch.from_numpy(onnx.numpy_helper.to_array(w).copy()) for w in weights}
+    net.load_state_dict({key: arrays[key] for key in net.state_dict()})
+
+    raw = np.load(digits_dir / "digits.npz")["x"][..., 0].astype(np.float64) / 255
+    image = (raw - train.MEAN) / train.STD
+    # The margin is black, so that a circular difference is the one at the border too.
+    dx = (np.roll(image, -1, 2) - np.roll(image, 1, 2)) / 2
+    dy = (np.roll(image, -1, 1) - np.roll(image, 1, 1)) / 2
+    x, y = np.meshgrid(np.arange(20) - 9.5, np.arange(20) - 9.5)
+    tangents = {
+        "translation_x": 20 * dx,
+        "translation_y": 20 * dy,
+        "rotation": y * dx - x * dy,
+        "scale": x * dx + y * dy,
+        "shear_x": y * dx,
+        "shear_y": x * dy,
+        "stretch_x": x * dx,
+        "stretch_y": y * dy,
+        "hyperbolic_rotation": y * dx + x * dy,
+        "brightness": raw / train.STD,
+    }
+    primal = torch.from_numpy(image[:, None])
+    for generator, tangent in tangents.items():
+        result = demo[1][name]["results"][generator]
+        _, derivative = torch.func.jvp(
+            lambda images: net(images).softmax(1), (primal,), (torch.from_numpy(tangent[:, None]),)
+        )
+        exact = derivative.square().mean(1).detach().numpy()
+        # The report's own bars: of the mean always, of single images at least 95 % of the time.
+        assert abs(result["lee"] - exact.mean()) <= result["error_bar"], generator
+        inside = np.abs(np.array(result["per_image"]) - exact) <= result["per_image_error"]
+        assert inside.mean() >= 0.95, generator
+        assert abs(result["lee"] / exact.mean() - 1) < 0.02, generator
