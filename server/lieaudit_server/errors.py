@@ -25,10 +25,12 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from lieaudit.errors import (
     BudgetError,
+    ComparisonError,
     DataError,
     LieauditError,
     MissingPackageError,
     ModelError,
+    PolicyError,
     ProviderError,
     SourceError,
     SpecError,
@@ -82,6 +84,8 @@ _CODES: tuple[tuple[type[LieauditError], str], ...] = (
     (ProviderError, "FAILED_PRECONDITION"),
     (MissingPackageError, "FAILED_PRECONDITION"),
     (BudgetError, "FAILED_PRECONDITION"),
+    (PolicyError, "INVALID_ARGUMENT"),
+    (ComparisonError, "FAILED_PRECONDITION"),
 )
 
 

@@ -22,7 +22,7 @@ from lieaudit_server.errors import ServiceError, invalid
 from lieaudit_server.scheduling import jobs
 from lieaudit_server.services import paging
 from lieaudit_server.services.context import Context
-from lieaudit_server.services.evaluation import evaluate
+from lieaudit_server.services.evaluation import check_policy, evaluate
 from lieaudit_server.services.uploads import stored_blob
 from lieaudit_server.store import audits
 from lieaudit_server.store.audits import Audit, Event
@@ -129,6 +129,11 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):  # type: ignore[misc]
 
     async def Evaluate(self, request: gate_pb2.EvaluateRequest, _context: Any) -> gate_pb2.Decision:  # noqa: N802, D102
         return await evaluate(self._context, request)
+
+    async def CheckPolicy(  # noqa: N802, D102
+        self, request: gate_pb2.CheckPolicyRequest, _context: Any
+    ) -> gate_pb2.PolicyCheck:
+        return await check_policy(self._context, request)
 
     async def GetServerInfo(  # noqa: N802, D102
         self, _request: audit_pb2.GetServerInfoRequest, _context: Any

@@ -18,8 +18,7 @@ _REPORTS = 64
 
 async def evaluate(context: Context, request: gate_pb2.EvaluateRequest) -> gate_pb2.Decision:
     """Decide. Raises `ServiceError`, or `LieauditError` for what is wrong with the policy or a report."""
-    if len(request.policy_yaml.encode()) > _POLICY_BYTES:
-        raise invalid("policy_yaml", "a policy has at most 1 MiB", reason="POLICY_TOO_LARGE")
+    _check_size(request.policy_yaml)
     if len(request.datasets) > _REPORTS:
         raise invalid("datasets", f"at most {_REPORTS} further reports", reason="TOO_MANY_REPORTS")
     files = {"candidate": await _serialized(context, request.candidate, "candidate")}
@@ -37,6 +36,18 @@ async def evaluate(context: Context, request: gate_pb2.EvaluateRequest) -> gate_
     }
     result = await context.probes.run("evaluate", parts, files)
     return into(gate_pb2.Decision(), result["decision"])
+
+
+async def check_policy(context: Context, request: gate_pb2.CheckPolicyRequest) -> gate_pb2.PolicyCheck:
+    """Say what is wrong with a policy, and what an audit must measure for it. Raises `ServiceError`."""
+    _check_size(request.policy_yaml)
+    result = await context.probes.run("check_policy", {"policy_yaml": request.policy_yaml})
+    return into(gate_pb2.PolicyCheck(), result["check"])
+
+
+def _check_size(policy_yaml: str) -> None:
+    if len(policy_yaml.encode()) > _POLICY_BYTES:
+        raise invalid("policy_yaml", "a policy has at most 1 MiB", reason="POLICY_TOO_LARGE")
 
 
 async def _serialized(context: Context, source: gate_pb2.ReportSource, field: str) -> bytes:

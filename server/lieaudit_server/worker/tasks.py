@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,7 +88,7 @@ def audit(job: Job, channel: Channel) -> dict[str, Any]:
         _model_path(job, _blob(job["model"])),
         _open_dataset(job),
         AuditSpec.from_dict(job["spec"]),
-        name=job["dataset"]["name"],
+        name=job["model"]["name"],
         progress=report_progress,
         shards=DirectoryShards(folder / "shards"),
     )
@@ -121,6 +122,35 @@ def evaluate(job: Job, _channel: Channel) -> dict[str, Any]:
     return {"decision": decision.to_dict()}
 
 
+def check_policy(job: Job, _channel: Channel) -> dict[str, Any]:
+    """Read a policy: its problems, or what it needs measured."""
+    import datetime as dt
+
+    from lieaudit.gate import check as read_policy
+
+    policy, problems = read_policy(job["policy_yaml"])
+    if policy is None:
+        return {"check": {"problems": [dataclasses.asdict(problem) for problem in problems]}}
+    today = dt.datetime.now(dt.UTC).date()
+    waivers = [
+        {"owner": w.owner, "reason": w.reason, "expires": w.expires.isoformat(), "expired": w.expired(today)}
+        for w in policy.waivers
+    ]
+    return {
+        "check": {
+            "generators": policy.generators,
+            "layerwise": policy.layerwise,
+            "needs_baseline": policy.needs_baseline,
+            "datasets": policy.datasets,
+            "min_images": policy.min_images,
+            "max_images": policy.max_images or 0,
+            "on_inconclusive": policy.on_inconclusive,
+            "rules": len(policy.rules),
+            "waivers": waivers,
+        }
+    }
+
+
 TASKS: dict[str, Callable[[Job, Channel], dict[str, Any]]] = {
     "providers": providers,
     "check_model": check_model,
@@ -128,6 +158,7 @@ TASKS: dict[str, Callable[[Job, Channel], dict[str, Any]]] = {
     "inspect": inspect,
     "audit": audit,
     "evaluate": evaluate,
+    "check_policy": check_policy,
 }
 
 
