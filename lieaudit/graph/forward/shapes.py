@@ -124,10 +124,18 @@ def _inputs(graph: ir.Graph, batch: int) -> dict[str, np.ndarray[Any, Any]]:
     for value in graph.inputs:
         if value.shape is None or value.dtype is None:
             raise ValueError(f"input {value.name!r} has no declared shape")
-        sizes = [size if isinstance(size, int) else batch for size in value.shape]
+        sizes = [_at_batch(size, batch) for size in value.shape]
         draw = random.standard_normal(sizes)
         feeds[value.name or ""] = draw.astype(value.dtype.numpy())
     return feeds
+
+
+def _at_batch(size: int | ir.SymbolicDim, batch: int) -> int:
+    """Give a size at a batch size: ``16N`` is 16 times it, any other symbol the batch itself."""
+    if isinstance(size, int):
+        return size
+    multiple = str(size.value).removesuffix("N")
+    return int(multiple) * batch if multiple.isdigit() else batch
 
 
 def _probe(model: ir.Model) -> tuple[ir.Model, dict[str, str]]:
