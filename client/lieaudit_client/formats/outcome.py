@@ -1,0 +1,40 @@
+"""What the gate's formats render: the decision with the reports it stands on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lieaudit_api.v1 import gate_pb2, report_pb2
+
+ORDER = {"fail": 0, "inconclusive": 1, "waived": 2, "pass": 3}
+HEADLINE = {
+    "pass": "PASS: every rule is met",
+    "fail": "FAIL: at least one rule is broken",
+    "inconclusive": "INCONCLUSIVE: these measurements do not decide it",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A decision and what it was made on; ``policy_file`` is the path as the user gave it."""
+
+    decision: gate_pb2.Decision
+    candidate: report_pb2.Report
+    baseline: report_pb2.Report | None
+    policy_file: str
+    datasets: dict[str, report_pb2.Report] = field(default_factory=dict)
+
+    def rules(self) -> list[gate_pb2.RuleOutcome]:
+        """Give the rules, the worst first."""
+        return sorted(self.decision.rules, key=lambda rule: ORDER.get(rule.outcome, 0))
+
+    def names(self) -> str:
+        """Say what was compared, in one line."""
+        images = f"{self.candidate.data.count} images of {self.candidate.data.name or 'unnamed data'}"
+        against = f" against {self.baseline.model.name or 'the baseline'}" if self.baseline is not None else ""
+        return f"{self.candidate.model.name or 'the model'}{against}, {images}"
+
+
+def name_of(rule: gate_pb2.RuleOutcome) -> str:
+    """Give a rule's name together with its generator: unique within a decision."""
+    return f"{rule.id} [{rule.generator}]"

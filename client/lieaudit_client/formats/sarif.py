@@ -1,0 +1,117 @@
+"""SARIF 2.1.0 (OASIS): one result per rule and generator that is not a plain pass, located at its line of the policy.
+
+Waivers are ``suppressions`` with their justification; passed rules are not results, as a clean scan has none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import PurePath, PurePosixPath
+from typing import Any
+from urllib.parse import quote
+
+from lieaudit_api.v1 import gate_pb2
+
+from lieaudit_client.formats.outcome import Outcome
+
+SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+_KINDS = {
+    "limit": "The local equivariance error stays below a limit",
+    "noninferiority": "The local equivariance error is no worse than the baseline's, up to a margin",
+    "relative": "The model answers less to its symmetry than to an equally large other change",
+    "kind_share": "Layers of one kind cause no more than a share of the error",
+    "gap": "The local equivariance error is no worse than on another dataset, up to a margin",
+}
+_LEVELS = {"fail": "error", "inconclusive": "warning", "waived": "error"}
+
+
+def render(outcome: Outcome) -> str:
+    """Give the SARIF text."""
+    decision = outcome.decision
+    used: dict[str, gate_pb2.RuleOutcome] = {}
+    for rule in decision.rules:
+        used.setdefault(rule.id, rule)
+    order = {name: index for index, name in enumerate(used)}
+    run = {
+        "tool": {
+            "driver": {
+                "name": "lieaudit",
+                "semanticVersion": outcome.candidate.environment.lieaudit or "0.0.0",
+                "rules": [_descriptor(rule) for rule in used.values()],
+            }
+        },
+        "artifacts": [{"location": {"uri": _uri(outcome.policy_file)}, "description": {"text": "the gate's policy"}}],
+        "results": [_result(rule, order[rule.id], outcome) for rule in outcome.rules() if rule.outcome != "pass"],
+        "invocations": [{"executionSuccessful": True}],
+        "columnKind": "unicodeCodePoints",
+        "properties": {
+            "verdict": decision.verdict,
+            "policySha256": decision.policy_sha256,
+            "candidate": outcome.candidate.model.name,
+            "candidateSha256": decision.candidate_sha256,
+            "baselineSha256": decision.baseline_sha256,
+        },
+    }
+    return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _descriptor(rule: gate_pb2.RuleOutcome) -> dict[str, Any]:
+    return {
+        "id": rule.id,
+        "name": rule.kind,
+        "shortDescription": {"text": _KINDS.get(rule.kind, rule.kind)},
+        "defaultConfiguration": {"level": "error"},
+    }
+
+
+def _result(rule: gate_pb2.RuleOutcome, index: int, outcome: Outcome) -> dict[str, Any]:
+    identity = f"{rule.id}/{rule.generator}/{rule.subject}"
+    result: dict[str, Any] = {
+        "ruleId": rule.id,
+        "ruleIndex": index,
+        "kind": "review" if rule.outcome == "inconclusive" else "fail",
+        # The standard allows a level other than "none" only on results of kind "fail" (section 3.27.10).
+        "level": "none" if rule.outcome == "inconclusive" else _LEVELS.get(rule.outcome, "error"),
+        "message": {"text": rule.sentence},
+        "locations": [
+            {
+                "physicalLocation": {
+                    "artifactLocation": {"uri": _uri(outcome.policy_file), "index": 0},
+                    "region": {"startLine": max(1, rule.line)},
+                },
+                "logicalLocations": [{"name": rule.generator, "kind": "member"}],
+            }
+        ],
+        "partialFingerprints": {"rule/v1": hashlib.sha256(identity.encode()).hexdigest()},
+        "properties": _properties(rule),
+    }
+    if rule.HasField("waiver"):
+        waiver = rule.waiver
+        result["suppressions"] = [
+            {
+                "kind": "external",
+                # An expired waiver suppresses nothing, and is shown all the same.
+                "status": "rejected" if waiver.expired else "accepted",
+                "justification": f"{waiver.reason} ({waiver.owner}, until {waiver.expires})",
+            }
+        ]
+    return result
+
+
+def _properties(rule: gate_pb2.RuleOutcome) -> dict[str, Any]:
+    found: dict[str, Any] = {"outcome": rule.outcome, "generator": rule.generator, "limit": rule.limit}
+    for name in ("value", "baseline_value", "candidate_value", "adjusted_p_value", "images_needed"):
+        if rule.HasField(name):
+            found[name] = getattr(rule, name)
+    if rule.interval:
+        found["interval"] = list(rule.interval)
+    return found
+
+
+def _uri(path: str) -> str:
+    """Give a relative reference for a relative path, and a file URI for an absolute one (RFC 3986)."""
+    pure = PurePath(path)
+    if pure.is_absolute():
+        return pure.as_uri()
+    return quote(str(PurePosixPath(*pure.parts)) or ".")

@@ -1,0 +1,65 @@
+"""The verdict for a terminal or a CI log: a line per rule, and the reasons in words."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+
+from lieaudit_api.v1 import gate_pb2
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from lieaudit_client.formats.numbers import interval, number
+from lieaudit_client.formats.outcome import HEADLINE, Outcome
+
+_STYLE = {"pass": "green", "fail": "bold red", "inconclusive": "bold yellow", "waived": "magenta"}
+_MARK = {"pass": "✓", "fail": "✗", "inconclusive": "?", "waived": "⚑"}
+_FILE_WIDTH = 160
+
+
+def show(outcome: Outcome, *, to_stderr: bool = False) -> None:
+    """Print the verdict; on standard error where standard output is taken by another format."""
+    stream = sys.stderr if to_stderr else sys.stdout
+    console = Console(file=stream, width=None if stream.isatty() else _FILE_WIDTH, highlight=False)
+    for part in view(outcome):
+        console.print(part)
+
+
+def view(outcome: Outcome) -> Iterable[RenderableType]:
+    """Give what `show` prints."""
+    decision = outcome.decision
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("", "rule", "generator"):
+        table.add_column(name, no_wrap=True)
+    for name in ("value", "interval", "limit", "candidate", "compared with", "p (Holm)"):
+        table.add_column(name, justify="right")
+    for rule in outcome.rules():
+        table.add_row(*_cells(rule))
+    yield Text(outcome.names())
+    yield table
+    for rule in outcome.rules():
+        if rule.outcome != "pass" or rule.HasField("waiver"):
+            said = rule.sentence + (_unneeded(rule) if rule.outcome == "pass" else "")
+            line = Text(f"{_MARK.get(rule.outcome, ' ')} {rule.id}: ", style=_STYLE.get(rule.outcome, ""))
+            yield Padding(line.append(said, style="default not bold"), (0, 0, 0, 1))
+    yield Text(f"\n{HEADLINE.get(decision.verdict, decision.verdict)}", style=_STYLE.get(decision.verdict, ""))
+
+
+def _cells(rule: gate_pb2.RuleOutcome) -> list[Text]:
+    state = Text(f"{_MARK.get(rule.outcome, ' ')} {rule.outcome}", style=_STYLE.get(rule.outcome, ""))
+    values = [
+        number(rule.value) if rule.HasField("value") else "not measured",
+        interval(rule.interval),
+        f"≤ {number(rule.limit)}",
+        number(rule.candidate_value) if rule.HasField("candidate_value") else "",
+        number(rule.baseline_value) if rule.HasField("baseline_value") else "",
+        number(rule.adjusted_p_value) if rule.HasField("adjusted_p_value") else "",
+    ]
+    return [state, Text(rule.id), Text(rule.generator), *map(Text, values)]
+
+
+def _unneeded(rule: gate_pb2.RuleOutcome) -> str:
+    return f" The waiver by {rule.waiver.owner} is no longer needed."
