@@ -135,22 +135,20 @@ class ZipFiles:
 
     def __init__(self, path: Path, limits: Limits) -> None:
         self._path = path
-        with archive_errors(path), zipfile.ZipFile(path) as archive:
-            members = checked_zip_members(path.name, archive, limits)
+        with archive_errors(path):
+            # Stays open: its directory of all members would be read again for every image. Reading is thread-safe.
+            self._archive = zipfile.ZipFile(path)
+            members = checked_zip_members(path.name, self._archive, limits)
         self.names = tuple(name for name, _, _ in _visible([(member.filename, 0, 0) for member in members]))
 
     @contextmanager
     def opened(self) -> Iterator[Callable[[int], BinaryIO]]:
         """Give a function that opens the member of an index."""
+        yield self._read
+
+    def _read(self, index: int) -> BinaryIO:
         with archive_errors(self._path):
-            archive = zipfile.ZipFile(self._path)
-
-        def read(index: int) -> BinaryIO:
-            with archive_errors(self._path):
-                return io.BytesIO(archive.read(self.names[index]))
-
-        with archive:
-            yield read
+            return io.BytesIO(self._archive.read(self.names[index]))
 
 
 def checked_zip_members(subject: str, archive: zipfile.ZipFile, limits: Limits) -> list[zipfile.ZipInfo]:
