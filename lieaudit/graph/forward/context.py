@@ -32,7 +32,10 @@ class Context:
         self.opset = opset
         self.lead = lead
         self.count = count
-        self.tangents: dict[ir.Value, Tangent] = {}
+        self.lanes: list[dict[ir.Value, Tangent]] = [{}]
+        """Tangent of every active value: one lane with a leading axis, or one lane per direction without."""
+        self.tangents = self.lanes[0]
+        """The lane that the rule at work sees."""
         self._anchor: ir.Node | None = None
         self._emitted: dict[tuple[object, ...], tuple[ir.Value, ...]] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
@@ -77,8 +80,7 @@ class Context:
         while inputs and inputs[-1] is None:
             inputs = inputs[:-1]
         node = ir.Node(domain, op_type, inputs, list(made.values()), num_outputs=outputs)
-        self._serial += 1
-        node.name = f"tangent/{op_type}_{self._serial}"
+        node.name = f"{self.serial()}/{op_type}"
         kind = dtype or next((v.dtype for v in inputs if v is not None), None)
         for i, value in enumerate(node.outputs):
             value.name = f"{node.name}:{i}"
@@ -86,6 +88,11 @@ class Context:
         self.insert(node)
         self._emitted[key] = tuple(node.outputs)
         return self._emitted[key]
+
+    def serial(self) -> str:
+        """Give a name prefix that was not given before."""
+        self._serial += 1
+        return f"tangent/{self._serial}"
 
     def insert(self, node: ir.Node) -> None:
         """Put a node where emission is."""
@@ -145,6 +152,10 @@ class Context:
     def active(self, node: ir.Node) -> list[int]:
         """Give the indices of the inputs that carry a tangent."""
         return [i for i, value in enumerate(node.inputs) if self.tangent(value) is not None]
+
+    def blocked(self, value: ir.Value) -> bool:
+        """Say whether a tensor probably lives in onnxruntime's blocked layout, between convolutions on CPU."""
+        return self.lead == 0 and value.dtype == ir.DataType.FLOAT and value.shape is not None and len(value.shape) == 4
 
     # ---- tangents -------------------------------------------------------------------------------------------------
 

@@ -1,13 +1,269 @@
-"""What is done to a graph before its tangents are added: nothing that changes its function."""
+"""What is done to a graph before tangents are added; none of it changes the function.
+
+Functions are inlined, constants folded, branches with a constant condition taken, batch normalisation folded into
+the convolution before it, ops without a rule of their own replaced by their definition in the ONNX standard, and opset
+7 and 8 lifted to 9 (the first with Where, Sign and the Scan that the generic rule needs).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.inliner
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
+import onnxruntime
+
+from lieaudit.graph.forward.context import constant
+from lieaudit.graph.forward.rules import RULES
+from lieaudit.graph.forward.shapes import MEASURED, measure_shapes
+
+_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+_FOLD_LIMIT = 1 << 24
+"""Largest folded constant, in elements: more would trade memory for nothing."""
 
 
 def prepare(model: ir.Model) -> ir.Model:
-    """Give the graph with functions inlined."""
+    """Give the graph as the rules want it; the given model may be changed and must not be used again."""
     if model.functions:
         model = passes.InlinePass()(model).model
+    graph = model.graph
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True)(model)
+    _lift_opset(graph)
+    fold_constants(model)
+    while _take_branches(graph):
+        fold_constants(model)
+    passes.RemoveUnusedNodesPass()(model)
+    _expand_functions(model)
+    _fold_batch_normalization(graph)
+    if not graph.meta.get(MEASURED):
+        measure_shapes(model)
     return model
+
+
+def _lift_opset(graph: ir.Graph) -> None:
+    if graph.opset_imports.get("", 9) >= 9:
+        return
+    for node in list(graph):
+        if node.op_type == "BatchNormalization" and node.attributes.get_int("spatial", 1):
+            node.attributes.pop("spatial", None)
+        if node.op_type == "Upsample" and "scales" in node.attributes:
+            scales = np.array(node.attributes.pop("scales").as_floats(), np.float32)
+            node.resize_inputs(2)
+            node.replace_input_with(1, new_constant(graph, scales, f"{node.name or node.outputs[0].name}.scales"))
+    graph.opset_imports[""] = 9
+
+
+def new_constant(graph: ir.Graph, array: np.ndarray[Any, Any], name: str) -> ir.Value:
+    """Register an initializer under a name like the given one."""
+    unique, serial = name, 0
+    while unique in graph.initializers:
+        serial += 1
+        unique = f"{name}.{serial}"
+    value = ir.Value(name=unique, const_value=ir.Tensor(array, name=unique))
+    value.shape, value.type = ir.Shape(array.shape), ir.TensorType(ir.Tensor(array).dtype)
+    graph.register_initializer(value)
+    return value
+
+
+def fold_constants(model: ir.Model) -> None:
+    """Replace what depends on initializers only by initializers, computed by onnxruntime."""
+    graph = model.graph
+    known = {value for value in graph.initializers.values() if not value.is_graph_input()}
+    foldable = []
+    for node in graph:
+        if (
+            node.op_type not in _RANDOM
+            and all(value is None or value in known for value in node.inputs)
+            and not any(a.type in {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS} for a in node.attributes.values())
+            and all(_small(value) for value in node.outputs)
+        ):
+            foldable.append(node)
+            known.update(node.outputs)
+    inside = set(foldable)
+    wanted = [
+        value
+        for node in foldable
+        for value in node.outputs
+        if not value.is_graph_output() and any(user not in inside for user, _ in value.uses())
+    ]
+    if not wanted:
+        return
+    part = ir.Model(ir.convenience.extract(graph, [], wanted), ir_version=model.ir_version)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        ir.to_proto(part).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    arrays = session.run([value.name for value in wanted], {})
+    for value, array in zip(wanted, arrays, strict=True):
+        if not isinstance(array, np.ndarray) or array.dtype == object:
+            continue
+        folded = new_constant(graph, array, f"{value.name}.folded")
+        value.replace_all_uses_with(folded)
+    passes.RemoveUnusedNodesPass()(model)
+
+
+def _small(value: ir.Value) -> bool:
+    if value.shape is None:
+        return True
+    return all(isinstance(d, int) for d in value.shape) and int(np.prod([int(d) for d in value.shape], dtype=np.int64)) <= _FOLD_LIMIT  # type: ignore[arg-type]
+
+
+def _take_branches(graph: ir.Graph) -> bool:
+    """Inline the branch of every If whose condition is constant."""
+    taken = False
+    for node in list(graph):
+        condition = constant(node.inputs[0]) if node.op_type == "If" and not node.domain else None
+        if condition is None:
+            continue
+        branch = node.attributes["then_branch" if bool(condition.reshape(-1)[0]) else "else_branch"].as_graph()
+        branch = branch.clone(allow_outer_scope_values=True)
+        outputs = list(branch.outputs)
+        for value in list(branch.initializers.values()):
+            moved = new_constant(graph, constant(value), f"{node.name}.{value.name}")  # type: ignore[arg-type]
+            value.replace_all_uses_with(moved)
+            outputs = [moved if output is value else output for output in outputs]
+        inner = list(branch)
+        branch.outputs.clear()
+        branch.remove(inner)
+        for moved_node in inner:
+            for value in moved_node.outputs:
+                value.name = f"{node.name or node.outputs[0].name}.{value.name}"
+        graph.insert_before(node, inner)
+        for old, new in zip(node.outputs, outputs, strict=True):
+            if new.shape is None:
+                new.shape, new.type = old.shape, old.type
+            ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
+        graph.meta.pop(MEASURED, None)
+        taken = True
+    return taken
+
+
+def _expand_functions(model: ir.Model) -> None:
+    """Replace ops that have no rule by their function body from the ONNX standard."""
+    graph = model.graph
+    opset = graph.opset_imports[""]
+    for _ in range(4):  # bodies may use further functions
+        expanded = False
+        for node in list(graph):
+            if node.domain not in {"", "ai.onnx"} or ("", node.op_type) in RULES or not _has_body(node.op_type, opset):
+                continue
+            expanded = _expand(model, node) or expanded
+        if not expanded:
+            return
+        graph.meta.pop(MEASURED, None)
+        fold_constants(model)
+
+
+def _has_body(op_type: str, opset: int) -> bool:
+    try:
+        schema = onnx.defs.get_schema(op_type, opset, "")
+    except onnx.defs.SchemaError:
+        return False
+    return bool(schema.has_function or schema.has_context_dependent_function)
+
+
+def _expand(model: ir.Model, node: ir.Node) -> bool:
+    """Replace one node; False where the standard gives no body for its attributes and types."""
+    graph = model.graph
+    inputs = [value for value in node.inputs if value is not None]
+    names = {value: f"in{i}" for i, value in enumerate(dict.fromkeys(inputs))}
+    proto = onnx.helper.make_node(
+        node.op_type,
+        [names[value] if value is not None else "" for value in node.inputs],
+        [f"out{i}" if value.name else "" for i, value in enumerate(node.outputs)],
+    )
+    proto.attribute.extend(ir.to_proto(attribute) for attribute in node.attributes.values())
+    small = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [proto],
+            "body",
+            [_info(name, value) for value, name in names.items()],
+            [_info(f"out{i}", value) for i, value in enumerate(node.outputs) if value.name],
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", graph.opset_imports[""])],
+        ir_version=model.ir_version,
+    )
+    inlined = onnx.inliner.inline_selected_functions(small, [("", node.op_type)], inline_schema_functions=True)
+    if any(inner.op_type == node.op_type for inner in inlined.graph.node):
+        return False
+    body = ir.from_proto(inlined)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True)(body)
+    _splice(graph, node, body.graph, {name: value for value, name in names.items()})
+    return True
+
+
+def _splice(graph: ir.Graph, node: ir.Node, body: ir.Graph, inputs: Mapping[str, ir.Value]) -> None:
+    """Put a body where a node is; its inputs are named in the map."""
+    prefix = node.name or node.outputs[0].name
+    for value in list(body.inputs):
+        value.replace_all_uses_with(inputs[value.name or ""])
+    for value in list(body.initializers.values()):
+        array = constant(value)
+        assert array is not None  # noqa: S101 - an initializer has a value
+        value.replace_all_uses_with(new_constant(graph, array, f"{prefix}.{value.name}"))
+    outputs = {value.name: value for value in body.outputs}
+    inner = list(body)
+    body.outputs.clear()
+    body.remove(inner)
+    for index, moved in enumerate(inner):
+        moved.name = f"{prefix}.{moved.op_type}_{index}"
+        for value in moved.outputs:
+            if value.name:
+                value.name = f"{prefix}.{value.name}"
+    graph.insert_before(node, inner)
+    by_short = {name: value for name, value in outputs.items()}
+    for i, old in enumerate(node.outputs):
+        new = by_short.get(f"out{i}")
+        if new is not None:
+            name = old.name
+            ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+            old.name = f"{name}.replaced"
+            new.name, new.type, new.shape = name, old.type, old.shape
+    graph.remove(node, safe=True)
+
+
+def _info(name: str, value: ir.Value) -> onnx.ValueInfoProto:
+    dims = None if value.shape is None else [d if isinstance(d, int) else None for d in value.shape]
+    dtype = value.dtype or ir.DataType.FLOAT
+    return onnx.helper.make_tensor_value_info(name, int(dtype), dims)
+
+
+def _fold_batch_normalization(graph: ir.Graph) -> None:
+    """Fold BatchNormalization with fixed statistics into the Conv whose only reader it is."""
+    for node in list(graph):
+        if node.op_type != "BatchNormalization" or len([v for v in node.outputs if v.uses() or v.is_graph_output()]) > 1:
+            continue
+        source = node.inputs[0]
+        convolution = source.producer() if source is not None else None
+        if convolution is None or convolution.op_type != "Conv" or source is None:
+            continue
+        if len(source.uses()) != 1 or source.is_graph_output() or node.attributes.get_int("training_mode", 0):
+            continue
+        arrays = _constants([*node.inputs[1:5], *convolution.inputs[1:3]])
+        if arrays is None:
+            continue
+        gamma, beta, mean, variance, weight, *bias = (array.astype(np.float64) for array in arrays)
+        factor = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+        offset = beta + ((bias[0] if bias else 0.0) - mean) * factor
+        dtype = arrays[4].dtype
+        name = convolution.name or source.name
+        scaled = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
+        convolution.resize_inputs(3)
+        convolution.replace_input_with(1, new_constant(graph, scaled.astype(dtype), f"{name}.weight"))
+        convolution.replace_input_with(2, new_constant(graph, offset.astype(dtype), f"{name}.bias"))
+        ir.convenience.replace_all_uses_with(node.outputs[0], source, replace_graph_outputs=True)
+        if source.is_graph_output():
+            source.name = node.outputs[0].name
+        graph.remove(node, safe=True)
+
+
+def _constants(values: Collection[ir.Value | None]) -> list[np.ndarray[Any, Any]] | None:
+    arrays = [constant(value) for value in values if value is not None]
+    return None if any(array is None for array in arrays) else [array for array in arrays if array is not None]

@@ -280,13 +280,15 @@ def _to_back(context: Context, rows: ir.Value, rank: int) -> ir.Value:
     return context.op("Transpose", rows, perm=[*range(1, rank + 1), 0])
 
 
-@rule("Pad", name="layout", accepts=lambda c, n: only_first(c, n) and _pads(n) is not None)
+@rule("Pad", name="layout", accepts=only_first)
 def pad(context: Context, node: ir.Node) -> Outputs:
     """Pad with zeros where the values are padded with a constant; otherwise with the same mode."""
     tangent = _first(context, node)
-    pads = _pads(node)
-    assert pads is not None  # noqa: S101 - accepted only so
-    rank = tangent.rank
+    rank, rows = tangent.rank, context.stack(tangent)
+    mode = node.attributes.get_string("mode", "constant")
+    pads = ints_of(node, "pads", 1)
+    if pads is None:
+        return _stacked(context, node, context.op("Pad", rows, _dynamic_pads(context, node, rank), mode=mode))
     if has_input(node, 3):
         axes = [axis % rank for axis in ints_input(context, node, 3)]
         full = [0] * (2 * rank)
@@ -295,17 +297,26 @@ def pad(context: Context, node: ir.Node) -> Outputs:
         pads = full
     lead = [0] * context.lead
     shifted = [*lead, *pads[:rank], *lead, *pads[rank:]]
-    mode = node.attributes.get_string("mode", "constant")
-    rows = context.stack(tangent)
     if context.opset >= 11:
-        made = context.op("Pad", rows, context.ints(shifted), mode=mode)
+        return _stacked(context, node, context.op("Pad", rows, context.ints(shifted), mode=mode))
+    return _stacked(context, node, context.op("Pad", rows, pads=shifted, mode=mode))
+
+
+def _dynamic_pads(context: Context, node: ir.Node, rank: int) -> ir.Value:
+    """Give the pads with two zeros for the directions, where the graph computes them."""
+    pads = node.inputs[1]
+    assert pads is not None  # noqa: S101 - an input since opset 11
+    if has_input(node, 3):
+        axes = context.ints(axis % rank for axis in ints_input(context, node, 3))
+        count = context.dims(pads)[0]
+        assert isinstance(count, int)  # noqa: S101 - twice the number of axes
+        zeros = context.ints([0] * rank)
+        halves = [context.slice(pads, [i * count // 2], [(i + 1) * count // 2], [0]) for i in range(2)]
+        full = [context.op("ScatterElements", zeros, axes, half, axis=0) for half in halves]
     else:
-        made = context.op("Pad", rows, pads=shifted, mode=mode)
-    return _stacked(context, node, made)
-
-
-def _pads(node: ir.Node) -> list[int] | None:
-    return ints_of(node, "pads", 1)
+        full = [context.slice(pads, [i * rank], [(i + 1) * rank], [0]) for i in range(2)]
+    lead = [context.ints([0])] if context.lead else []
+    return context.op("Concat", *lead, full[0], *lead, full[1], axis=0)
 
 
 @rule("Tile", name="layout", accepts=only_first)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from lieaudit.graph.forward.context import Context, constant, has_input
 from lieaudit.graph.forward.rules import RULES, Rule
 from lieaudit.graph.forward.tangent import Tangent
+
+_STEEP = 2.0**100
 
 Slope = Callable[[Context, ir.Node, ir.Value, ir.Value], ir.Value]
 """(context, node, x, y) → f'(x), a value of the shape of x."""
@@ -36,8 +40,23 @@ def _affine(c: Context, x: ir.Value, scale: float, offset: float) -> ir.Value:
     return scaled if offset == 0 else c.op("Add", scaled, c.number(offset, x))
 
 
+def above(c: Context, y: ir.Value, bound: float) -> ir.Value:
+    """1 where y > bound, else 0, as an op that onnxruntime computes in its blocked layout of convolutions.
+
+    HardSigmoid with a slope that is a power of two: 2^100 (y − bound) has the exact sign of y − bound.
+    """
+    return c.op("HardSigmoid", y, alpha=_STEEP, beta=-bound * _STEEP)
+
+
+def below(c: Context, y: ir.Value, bound: float) -> ir.Value:
+    """1 where y < bound, else 0; see `above`."""
+    return c.op("HardSigmoid", y, alpha=-_STEEP, beta=bound * _STEEP)
+
+
 def _relu(c: Context, _n: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
     # From y, not x: the value path keeps its fusion of Conv and Relu.
+    if c.blocked(y):
+        return above(c, y, 0.0)
     if c.opset >= 9:
         return c.op("Sign", y)
     return _step(c, c.op("Greater", y, c.number(0, x), dtype=ir.DataType.BOOL), x)
@@ -187,6 +206,11 @@ def _neg(c: Context, _n: ir.Node, x: ir.Value, _y: ir.Value) -> ir.Value:
     return c.number(-1, x)
 
 
+def _fixed(bounds: list[ir.Value | None], arrays: list[np.ndarray[Any, Any] | None]) -> bool:
+    """Say whether every bound that is there is a constant of moderate size."""
+    return all(b is None or (a is not None and abs(float(a)) < 1e6) for b, a in zip(bounds, arrays, strict=True))
+
+
 def _clip(c: Context, n: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
     """1 strictly inside the bounds; y equals x there, so y serves and the value path keeps its fusions."""
     bounds: list[ir.Value | None] = [None, None]
@@ -197,6 +221,11 @@ def _clip(c: Context, n: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
             array = constant(n.inputs[i + 1])
             bounds[i] = n.inputs[i + 1] if array is None else c.number(float(array.reshape(())), x)
     low, high = bounds
+    if c.blocked(y) and (fixed := [None if b is None else constant(b) for b in bounds]) and _fixed(bounds, fixed):
+        masks = [above(c, y, float(fixed[0]))] if fixed[0] is not None else []
+        masks += [below(c, y, float(fixed[1]))] if fixed[1] is not None else []
+        if masks:
+            return masks[0] if len(masks) == 1 else c.op("Mul", *masks)
     if low is not None and high is not None:
         return _between(c, y, low, high)
     if low is not None:

@@ -1,0 +1,72 @@
+"""Small tools on onnx-ir nodes and subgraphs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+
+def subgraphs(node: ir.Node) -> list[ir.Graph]:
+    """Give the graphs among a node's attributes."""
+    found: list[ir.Graph] = []
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            found.append(attribute.as_graph())
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            found.extend(attribute.as_graphs())
+    return found
+
+
+def reads(node: ir.Node) -> list[ir.Value]:
+    """Give every value of the enclosing graph that a node or a subgraph in it reads, each once."""
+    found = [value for value in node.inputs if value is not None]
+    for graph in subgraphs(node):
+        inside: set[ir.Value] = set(graph.inputs) | set(graph.initializers.values())
+        captured = list(graph.outputs)
+        for inner in ir.traversal.RecursiveGraphIterator(graph):
+            inside.update(inner.outputs)
+            for deeper in subgraphs(inner):
+                inside.update(deeper.inputs)
+                inside.update(deeper.initializers.values())
+                captured += deeper.outputs
+            captured += [value for value in inner.inputs if value is not None]
+        found += [value for value in captured if value not in inside]
+    return list(dict.fromkeys(found))
+
+
+def with_inputs(node: ir.Node, mapping: Mapping[ir.Value, ir.Value], prefix: str) -> ir.Node:
+    """Copy a node with other inputs, in its subgraphs as well; its outputs are named after the prefix."""
+    attributes = []
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            attributes.append(ir.AttrGraph(attribute.name, _recaptured(attribute.as_graph(), mapping)))
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            graphs = [_recaptured(graph, mapping) for graph in attribute.as_graphs()]
+            attributes.append(ir.AttrGraphs(attribute.name, graphs))
+        else:
+            attributes.append(attribute)
+    copy = ir.Node(
+        node.domain,
+        node.op_type,
+        [None if value is None else mapping.get(value, value) for value in node.inputs],
+        attributes,
+        overload=node.overload,
+        num_outputs=len(node.outputs),
+        name=f"{prefix}/{node.op_type}",
+    )
+    for i, (new, old) in enumerate(zip(copy.outputs, node.outputs, strict=True)):
+        new.name, new.type, new.shape = f"{copy.name}:{i}" if old.name else "", old.type, old.shape
+    return copy
+
+
+def _recaptured(graph: ir.Graph, mapping: Mapping[ir.Value, ir.Value]) -> ir.Graph:
+    copy = graph.clone(allow_outer_scope_values=True)
+    for inner in ir.traversal.RecursiveGraphIterator(copy):
+        for i, value in enumerate(inner.inputs):
+            if value is not None and value in mapping:
+                inner.replace_input_with(i, mapping[value])
+    for i, value in enumerate(copy.outputs):
+        if value in mapping:
+            copy.outputs[i] = mapping[value]
+    return copy
