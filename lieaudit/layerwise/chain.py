@@ -1,0 +1,270 @@
+"""One forward-mode session per stage, and all contributions in one pass through them.
+
+For stages f_1 … f_S the rows of a boundary are: the total (D h[X x], from which the sub-network's Lie derivative
+follows), X h, and one row per contribution that has started. Each stage pushes all of them through its differential;
+then X h starts anew on the stage's output, and the difference is the new contribution:
+C_k = D f_k[X h_{k−1}] − X f_k(h_{k−1}) (Gruver et al. 2023, Eq. 5). Rows live in arrays into which the sessions
+write directly; nothing is copied between stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from lieaudit.graph.forward import rewrite
+from lieaudit.layerwise.action import Action, emit_action
+from lieaudit.layerwise.emitter import Emitter
+from lieaudit.layerwise.layouts import Layout, layout_of
+from lieaudit.layerwise.prepared import Prepared
+from lieaudit.layerwise.stages import Stage, cut_out, plan_stages, shape_tensors
+from lieaudit.runtime.session import Session
+
+if TYPE_CHECKING:
+    from lieaudit.graph.load import AuditableModel
+    from lieaudit.spec import AuditSpec
+
+Float32Array = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
+
+_TOTAL, _ACTION = -2, -1
+"""Row ids beside the indices of the segments that contribute."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What one pass gives for n images and G generators.
+
+    Attributes
+    ----------
+    value
+        z, float32 (n, \\*K).
+    sources
+        Indices of the S segments that have a row.
+    contributions
+        D z of each C_k before the head, float32 (n, S, G, \\*K).
+    total
+        D z[X x] − X' z, float32 (n, G, \\*K).
+    subnetwork
+        ‖L h‖² / dim h at the last boundary of each segment's stage, float64 (n, S, G).
+    """
+
+    value: Float32Array
+    sources: tuple[int, ...]
+    contributions: Float32Array
+    total: Float32Array
+    subnetwork: Float64Array
+
+
+@dataclass(slots=True)
+class _Live:
+    """A tensor between stages: its value, and its rows in a buffer that may be longer."""
+
+    value: Float32Array
+    ids: tuple[int, ...]
+    buffer: Float32Array
+
+
+class Chain:
+    """Sessions for one set of generators that commute with the same segments.
+
+    Parameters
+    ----------
+    model, prepared, spec
+        The model; weights live once, each in the session of its stage.
+    generators
+        All geometric, or all gains.
+    keep_all
+        Carry a row for every segment, also for those that provably commute: to check the proofs.
+    """
+
+    def __init__(
+        self,
+        model: AuditableModel,
+        prepared: Prepared,
+        spec: AuditSpec,
+        generators: tuple[str, ...],
+        *,
+        keep_all: bool = False,
+    ) -> None:
+        self.generators = generators
+        self.action = Action(generators, spec.interpolation, spec.padding, spec.convention)
+        gain = any(self.action.gains())
+        segments = prepared.segmentation.segments
+        self.commuting = [not keep_all and (s.gain if gain else s.geometric) for s in segments]
+        tensors = shape_tensors(prepared.model, prepared.tracker)
+        self.stages = plan_stages(segments, self.commuting, prepared.tracker, tensors)
+        self._image, self._output = prepared.model.graph.inputs[0], prepared.model.graph.outputs[0]
+        layouts = {v: layout_of(prepared.tracker.axes.get(v)) for stage in self.stages for v in stage.outputs}
+        if not model.head.spatial:
+            layouts[self._output] = _trivial(layouts[self._output])
+        self._spatial = {v.name or "": layout.spatial for v, layout in layouts.items()}
+
+        def session(graph: ir.Model) -> Session:
+            return Session(
+                graph, provider=spec.provider, threads=spec.threads, allow_fallback=spec.allow_fallback
+            )
+
+        self._sessions = [
+            session(stage_graph(prepared.model, stage, layouts, self.action)) for stage in self.stages
+        ]
+        self._capacity = _capacities(self.stages)
+        self._last_use = {v.name or "": i for i, stage in enumerate(self.stages) for v in stage.inputs}
+
+    @property
+    def rows(self) -> int:
+        """Number of segments that have a row."""
+        return sum(stage.source is not None for stage in self.stages)
+
+    def close(self) -> None:
+        """Free the sessions."""
+        for session in self._sessions:
+            session.close()
+
+    def __call__(
+        self,
+        images: Float32Array,
+        directions: Float32Array,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Rows:
+        """Run images (n, C, H, W) with the tangents X x (n, G, C, H, W)."""
+        count = len(self.generators)
+        start = np.ascontiguousarray(np.moveaxis(directions, 1, 0))
+        live = {self._image.name or "": _Live(images, (_TOTAL, _ACTION), np.concatenate([start, start]))}
+        subnetwork: dict[int, Float64Array] = {}
+        for index, (stage, session) in enumerate(zip(self.stages, self._sessions, strict=True)):
+            measured = self._run_stage(stage, session, live, len(images))
+            if stage.source is not None:
+                subnetwork[stage.source] = measured
+            for name in [n for n in live if self._last_use.get(n, -1) <= index and n != self._output.name]:
+                del live[name]
+            if progress is not None:
+                progress(index + 1, len(self.stages))
+        z = live[self._output.name or ""]
+        rows = z.buffer.reshape(-1, count, *z.buffer.shape[1:])
+        sources = tuple(s for s in z.ids if s >= 0)
+        by_image = np.moveaxis(rows, 2, 0)
+        return Rows(
+            value=z.value,
+            sources=sources,
+            contributions=by_image[:, 2 : 2 + len(sources)],
+            total=by_image[:, 0] - by_image[:, 1],
+            subnetwork=np.stack([subnetwork[s] for s in sources], axis=1)
+            if sources
+            else np.zeros((len(images), 0, count)),
+        )
+
+    def _run_stage(
+        self,
+        stage: Stage,
+        session: Session,
+        live: dict[str, _Live],
+        n: int,
+    ) -> Float64Array:
+        count = len(self.generators)
+        ids = (_TOTAL, _ACTION, *stage.rows_in)
+        feeds: dict[str, Float32Array] = {}
+        for value in stage.inputs:
+            name = value.name or ""
+            feeds[name] = live[name].value
+            feeds[f"{name}.tangent"] = _aligned(live[name], ids, count)
+        made: dict[str, _Live] = {}
+        targets: dict[str, npt.NDArray[np.float32]] = {}
+        for value in stage.outputs:
+            name = value.name or ""
+            shape = _shape(value, n)
+            own = len(stage.rows_out) + 2
+            capacity = max(own, self._capacity.get(name, 0))
+            make = np.zeros if capacity > own else np.empty
+            item = _Live(np.empty(shape, np.float32), (*ids,), make((capacity * count, *shape), np.float32))
+            made[name] = item
+            targets[name] = item.value
+            targets[f"{name}.tangent"] = item.buffer[: len(ids) * count]
+            if self._spatial[name]:
+                targets[f"{name}.action"] = np.empty((count, *shape), np.float32)
+        session.run_into(feeds, targets)
+        measured = np.zeros((n, count))
+        dims = 0
+        for name, item in made.items():
+            action = targets.get(f"{name}.action")
+            first, second = item.buffer[:count], item.buffer[count : 2 * count]
+            lie = first if action is None else first - action
+            measured += _squares(lie, n)
+            dims += item.value.size // n
+            if stage.source is not None:
+                fresh = item.buffer[len(ids) * count : (len(ids) + 1) * count]
+                if action is None:
+                    fresh[...] = second
+                    second[...] = 0
+                else:
+                    np.subtract(second, action, out=fresh)
+                    second[...] = action
+                item.ids = (*ids, stage.source)
+            live[name] = item
+        return measured / dims
+
+
+def _squares(rows: Float32Array, n: int) -> Float64Array:
+    """Give ‖·‖² per image and generator, (n, G), of rows (G, n·…, …)."""
+    flat = rows.reshape(len(rows), n, -1)
+    return np.einsum("gni,gni->ng", flat, flat, dtype=np.float64)
+
+
+def _aligned(item: _Live, ids: tuple[int, ...], count: int) -> Float32Array:
+    """Give the rows with these ids; rows that a tensor does not have are zero."""
+    if item.ids == ids[: len(item.ids)] and len(item.buffer) >= len(ids) * count:
+        return item.buffer[: len(ids) * count]
+    out = np.zeros((len(ids) * count, *item.buffer.shape[1:]), np.float32)
+    for position, row in enumerate(item.ids):
+        at = ids.index(row)
+        out[at * count : (at + 1) * count] = item.buffer[position * count : (position + 1) * count]
+    return out
+
+
+def _capacities(stages: tuple[Stage, ...]) -> dict[str, int]:
+    """Give, for each tensor, how many rows its later readers want, where its own are the first of them."""
+    wanted: dict[str, int] = {}
+    own = {v.name or "": stage.rows_out for stage in stages for v in stage.outputs}
+    for stage in stages:
+        for value in stage.inputs:
+            name = value.name or ""
+            if name in own and own[name] == stage.rows_in[: len(own[name])]:
+                wanted[name] = max(wanted.get(name, 0), len(stage.rows_in) + 2)
+    return wanted
+
+
+def _shape(value: ir.Value, n: int) -> tuple[int, ...]:
+    from lieaudit.layerwise.axes import BATCH, measured_sizes
+
+    sizes = measured_sizes(value)
+    assert sizes is not None  # noqa: S101 - boundaries have known layouts
+    return tuple(size // BATCH * n if size % BATCH == 0 else size for size in sizes)
+
+
+def _trivial(layout: Layout) -> Layout:
+    return Layout("vector", layout.axes, "vector", layout.einops)
+
+
+def stage_graph(
+    model: ir.Model, stage: Stage, layouts: Mapping[ir.Value, Layout], action: Action
+) -> ir.Model:
+    """Give the graph of one stage: values and rows in; values, rows and X h of its grid tensors out."""
+    made = rewrite(cut_out(model, stage)).model
+    emit = Emitter(made.graph, opset=made.graph.opset_imports[""])
+    by_name = {value.name: value for value in made.graph.outputs}
+    for value in stage.outputs:
+        if not layouts[value].spatial:
+            continue
+        rows = emit_action(emit, by_name[value.name], layouts[value], action)
+        named = emit.op("Identity", rows)
+        named.name = f"{value.name}.action"
+        named.shape = ir.Shape([None] * (len(value.shape or ()) + 1))
+        made.graph.outputs.append(named)
+    passes.CheckerPass()(made)
+    return made

@@ -1,0 +1,78 @@
+"""A model made ready for layerwise attribution: shapes measured, axes tracked, shape arithmetic settled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from lieaudit.graph.forward import measure_shapes
+from lieaudit.layerwise.axes import Tracker, measured_sizes, track
+from lieaudit.layerwise.layouts import parse_layouts
+from lieaudit.layerwise.probe import probe_integers
+from lieaudit.layerwise.segments import Segmentation, segment
+from lieaudit.layerwise.stages import settle_shapes
+
+if TYPE_CHECKING:
+    from lieaudit.graph.load import AuditableModel
+    from lieaudit.spec import AuditSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A copy of the normalised graph, its axes and its segments."""
+
+    model: ir.Model
+    tracker: Tracker
+    segmentation: Segmentation
+
+
+def prepare(model: AuditableModel, spec: AuditSpec) -> Prepared:
+    """Measure, track and cut; ``spec`` gives level, depth and declared layouts.
+
+    Raises
+    ------
+    SpecError
+        A declared layout names no tensor or does not fit it.
+    ModelError
+        The graph does not run.
+    """
+    copy = model.model.clone()
+    measure_shapes(copy)
+    settle_shapes(copy)
+    integers = probe_integers(copy)
+    _freeze(copy, integers)
+    level = "module" if spec.layerwise == "none" else spec.layerwise
+    tracker = track(copy, integers=integers, declared=_declared(copy, spec.layouts))
+    return Prepared(copy, tracker, segment(copy, tracker, level=level, depth=spec.depth))
+
+
+def _declared(model: ir.Model, layouts: Mapping[str, str]) -> dict[str, tuple[tuple[object, ...], ...]]:
+    if not layouts:
+        return {}
+    values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
+    sizes = {value.name or "": measured_sizes(value) for value in values}
+    return parse_layouts(layouts, {name: size for name, size in sizes.items() if size is not None})  # type: ignore[return-value]
+
+
+def _freeze(model: ir.Model, integers: Mapping[str, object]) -> None:
+    """Replace integer tensors that are the same for every image and batch by constants."""
+    graph = model.graph
+    image_dependent = {graph.inputs[0]}
+    for node in list(graph):
+        if node.op_type not in {"Shape", "Size"} and any(value in image_dependent for value in node.inputs):
+            image_dependent.update(node.outputs)
+            continue
+        for value in node.outputs:
+            if value.name not in integers or value.is_graph_output():
+                continue
+            name = f"{value.name}.frozen"
+            constant = ir.Value(name=name, const_value=ir.tensor(integers[value.name], name=name))
+            constant.type, constant.shape = value.type, value.shape
+            graph.register_initializer(constant)
+            value.replace_all_uses_with(constant)
+    import onnx_ir.passes.common as passes
+
+    passes.RemoveUnusedNodesPass()(model)

@@ -1,0 +1,203 @@
+"""Cutting a normalised graph into segments at tensors of known layout.
+
+A boundary is the set of all tensors that are alive between two segments, each with its own layout: behind a
+convolution inside a residual block these are the block's input and the convolution's output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from lieaudit.layerwise.atoms import Axes
+from lieaudit.layerwise.axes import Tracker
+from lieaudit.layerwise.commute import Prover
+from lieaudit.layerwise.groups import Groups
+from lieaudit.layerwise.kinds import kind_of
+from lieaudit.layerwise.layouts import Layout, layout_of
+from lieaudit.layerwise.modules import Path, block_paths, module_paths
+from lieaudit.report import Skipped
+
+_GLUE = {"Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+_FLOATS = {ir.DataType.FLOAT, ir.DataType.DOUBLE}
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentPlan:
+    """One segment of the graph.
+
+    Attributes
+    ----------
+    name
+        Dotted module path; ops of a module's own forward carry the op's name behind a colon.
+    path
+        Its components; `depth` is their number.
+    nodes
+        In graph order.
+    ops, kind
+        Distinct op types in order; the kind of layer.
+    inputs, outputs
+        Tensors that depend on the image and enter from, or leave to, other segments.
+    boundary, layout
+        The last output and its layout.
+    geometric, gain
+        Whether it provably commutes with every geometric generator; with a gain.
+    """
+
+    name: str
+    path: Path
+    nodes: tuple[ir.Node, ...]
+    ops: tuple[str, ...]
+    kind: str
+    inputs: tuple[ir.Value, ...]
+    outputs: tuple[ir.Value, ...]
+    boundary: ir.Value
+    layout: Layout
+    geometric: bool
+    gain: bool
+
+    @property
+    def depth(self) -> int:
+        """Depth in the module tree, 1 at the top."""
+        return max(1, len(self.path))
+
+
+@dataclass(frozen=True, slots=True)
+class Segmentation:
+    """All segments in order, what could not be cut, and whether the names came from the exporter."""
+
+    segments: tuple[SegmentPlan, ...]
+    merged: tuple[Skipped, ...]
+    named: bool
+
+
+def segment(model: ir.Model, tracker: Tracker, *, level: str, depth: int | None = None) -> Segmentation:
+    """Cut a graph.
+
+    Parameters
+    ----------
+    model
+        The normalised graph with measured shapes.
+    tracker
+        Its axes.
+    level
+        ``module``: the leaves of the module tree, or its nodes at ``depth``; ``op``: every op.
+    depth
+        Module paths are cut to so many components.
+    """
+    nodes = [node for node in model.graph if any(value in tracker.dependent for value in node.outputs)]
+    paths = module_paths(nodes)
+    named = paths is not None
+    if paths is None:
+        paths = block_paths(nodes)
+    if level == "module" and depth is not None:
+        paths = {node: path[:depth] for node, path in paths.items()}
+    groups = Groups(nodes)
+    if level == "module":
+        groups.join_equal(paths)
+        _absorb_glue(groups)
+    unknown = [v for node in nodes for v in node.outputs if _blocks(v, tracker) and not v.is_graph_output()]
+    merged = []
+    members: dict[int, list[ir.Node]] = {}
+    for node in nodes:
+        members.setdefault(groups.group_of(node), []).append(node)
+    for value, joined in groups.join_through(unknown):
+        names = [".".join(_common(members[g], paths)) or "the model" for g in joined if g in members]
+        members[groups.find(joined[0])] = [n for g in joined for n in members.pop(g, [])]
+        if not _recropped(value, tracker):
+            einops = layout_of(tracker.axes.get(value)).einops
+            merged.append(
+                Skipped(value.name or "", f"layout ({einops}) is unknown: one segment with {', '.join(names)}")
+            )
+    prover = Prover(tracker)
+    plans = [_plan(part, paths, tracker, prover) for part in groups.ordered()]
+    return Segmentation(tuple(_unique(plans)), tuple(merged), named)
+
+
+def _absorb_glue(groups: Groups) -> None:
+    """Join groups that only rearrange to the group that feeds them, or else to the one that follows."""
+    by_group: dict[int, list[ir.Node]] = {}
+    for node in groups.nodes:
+        by_group.setdefault(groups.group_of(node), []).append(node)
+    for group, nodes in by_group.items():
+        if all(node.op_type in _GLUE for node in nodes):
+            here = groups.find(group)
+            neighbours = [*sorted(groups.producers(here)), *sorted(groups.consumers(here))]
+            any(groups.join(other, here) for other in neighbours)
+
+
+def _blocks(value: ir.Value, tracker: Tracker) -> bool:
+    """Whether no boundary may pass through a tensor."""
+    if not value.uses():
+        return False
+    if value.dtype is not None and value.dtype not in _FLOATS:
+        return True
+    return not layout_of(tracker.axes.get(value)).known or _recropped(value, tracker)
+
+
+def _recropped(value: ir.Value, tracker: Tracker) -> bool:
+    """Whether a tensor is a piece of a grid that a Concat puts together again: half of a cyclic roll."""
+    cropped = any(atom.crop is not None for axis in tracker.axes.get(value, ()) for atom in axis)
+    return cropped and any(
+        node.op_type == "Concat" and not any(a.crop for axis in tracker.axes.get(node.outputs[0], ()) for a in axis)
+        for node, _ in value.uses()
+    )
+
+
+def _plan(nodes: Sequence[ir.Node], paths: Mapping[ir.Node, Path], tracker: Tracker, prover: Prover) -> SegmentPlan:
+    inside = set(nodes)
+    inputs = [
+        v for n in nodes for v in n.inputs if v is not None and v in tracker.dependent and v.producer() not in inside
+    ]
+    outputs = [
+        v for n in nodes for v in n.outputs if v.is_graph_output() or any(u not in inside for u, _ in v.uses())
+    ]
+    boundary = outputs[-1]
+    return SegmentPlan(
+        name=".".join(_common(nodes, paths)),
+        path=_common(nodes, paths),
+        nodes=tuple(nodes),
+        ops=tuple(dict.fromkeys(n.op_type for n in nodes)),
+        kind=kind_of(nodes, tracker),
+        inputs=tuple(dict.fromkeys(inputs)),
+        outputs=tuple(dict.fromkeys(outputs)),
+        boundary=boundary,
+        layout=layout_of(tracker.axes.get(boundary)),
+        geometric=all(prover.geometric(n) for n in nodes),
+        gain=all(prover.gain(n) for n in nodes),
+    )
+
+
+def _common(nodes: Sequence[ir.Node], paths: Mapping[ir.Node, Path]) -> Path:
+    """Give the beginning that the nodes' paths share; nodes that only rearrange have no say where there are others."""
+    own = [paths[n] for n in nodes if n.op_type not in _GLUE] or [paths[n] for n in nodes]
+    length = min(map(len, own))
+    while length and any(p[:length] != own[0][:length] for p in own):
+        length -= 1
+    return own[0][:length]
+
+
+def _unique(plans: Sequence[SegmentPlan]) -> Iterable[SegmentPlan]:
+    """Add the ops to names that several segments share, then a number."""
+    from dataclasses import replace
+
+    counts: dict[str, int] = {}
+    for plan in plans:
+        counts[plan.name] = counts.get(plan.name, 0) + 1
+    used: dict[str, int] = {}
+    for plan in plans:
+        name = plan.name
+        if counts[name] > 1 or not name:
+            name = f"{name}:{_short(plan)}" if name else _short(plan)
+        used[name] = used.get(name, 0) + 1
+        yield replace(plan, name=f"{name}#{used[name]}" if used[name] > 1 else name)
+
+
+def _short(plan: SegmentPlan) -> str:
+    """Give a word for a segment of several: its only op, or its kind."""
+    ops = [op for op in plan.ops if op not in _GLUE]
+    return ops[0] if len(ops) == 1 else plan.kind.replace(" ", "_")
+
+

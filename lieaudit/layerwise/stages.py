@@ -1,0 +1,219 @@
+"""Stages: the pieces of the graph that run as one session each.
+
+A segment that commutes with the action contributes nothing, so no cut is needed before it: it joins the stage of the
+segment ahead of it, where onnxruntime may fuse it (a batch normalisation into its convolution). Each stage holds at
+most one segment that contributes, and one row per generator starts at its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from lieaudit.graph.forward.shapes import MEASURED
+from lieaudit.layerwise.axes import BATCH, Tracker, measured_sizes
+from lieaudit.layerwise.segments import SegmentPlan
+
+BATCH_SIZE = "lieaudit_batch_size"
+"""Name of the tensor that all shape arithmetic of a settled graph starts from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One piece of the graph.
+
+    Attributes
+    ----------
+    segments
+        Indices of its segments.
+    source
+        Index of the one that contributes; None where all commute.
+    inputs, outputs
+        Tensors that depend on the image and enter, or leave for later stages (the graph's output included).
+    sized
+        Whether it reads tensors that depend on the batch size but not on the pixels.
+    rows_in
+        Sources whose rows enter, in order; `rows_of` of the inputs, united.
+    """
+
+    segments: tuple[int, ...]
+    source: int | None
+    inputs: tuple[ir.Value, ...]
+    outputs: tuple[ir.Value, ...]
+    sized: bool
+    rows_in: tuple[int, ...]
+
+    @property
+    def rows_out(self) -> tuple[int, ...]:
+        """Sources whose rows leave."""
+        return self.rows_in if self.source is None else (*self.rows_in, self.source)
+
+
+def plan_stages(
+    segments: Sequence[SegmentPlan], commuting: Sequence[bool], tracker: Tracker, shape_tensors: set[ir.Value]
+) -> tuple[Stage, ...]:
+    """Put segments together into stages.
+
+    Parameters
+    ----------
+    segments
+        In order.
+    commuting
+        Whether each provably commutes with every generator of the pass.
+    tracker
+        Axes of the graph.
+    shape_tensors
+        Tensors that depend on the batch size and not on the pixels.
+    """
+    parts: list[list[int]] = []
+    for index, commutes in enumerate(commuting):
+        if not parts or (not commutes and any(not commuting[i] for i in parts[-1])):
+            parts.append([])
+        parts[-1].append(index)
+    stages = []
+    rows: dict[ir.Value, tuple[int, ...]] = {}
+    for part in parts:
+        nodes = [node for index in part for node in segments[index].nodes]
+        inside = set(nodes)
+        inputs = tuple(dict.fromkeys(v for i in part for v in segments[i].inputs if v.producer() not in inside))
+        outputs = tuple(
+            dict.fromkeys(
+                v
+                for node in nodes
+                for v in node.outputs
+                if v.is_graph_output() or _read_later(v, tracker, inside)
+            )
+        )
+        source = next((i for i in part if not commuting[i]), None)
+        entering = tuple(sorted({row for value in inputs for row in rows.get(value, ())}))
+        stage = Stage(
+            segments=tuple(part),
+            source=source,
+            inputs=inputs,
+            outputs=outputs,
+            sized=any(v in shape_tensors for node in nodes for v in node.inputs),
+            rows_in=entering,
+        )
+        rows |= dict.fromkeys(outputs, stage.rows_out)
+        stages.append(stage)
+    return tuple(stages)
+
+
+def _read_later(value: ir.Value, tracker: Tracker, inside: set[ir.Node]) -> bool:
+    users = (user for user, _ in value.uses() if user not in inside)
+    return any(out in tracker.dependent for user in users for out in user.outputs)
+
+
+def shape_tensors(model: ir.Model, tracker: Tracker) -> set[ir.Value]:
+    """Give the tensors that depend on the image's shape but not on its pixels."""
+    image = model.graph.inputs[0]
+    found: set[ir.Value] = set()
+    for node in model.graph:
+        if any(v in found or v is image for v in node.inputs if v is not None) and not any(
+            value in tracker.dependent for value in node.outputs
+        ):
+            found.update(node.outputs)
+    return found
+
+
+def cut_out(model: ir.Model, stage: Stage) -> ir.Model:
+    """Give the graph of one stage; where it needs the batch size, it takes it from one of its inputs."""
+    inputs = [value.name or "" for value in stage.inputs]
+    outputs = [value.name or "" for value in stage.outputs]
+    graph = ir.convenience.extract(model.graph, [*inputs, *([BATCH_SIZE] if stage.sized else [])], outputs)
+    if stage.sized:
+        size = graph.inputs[len(inputs)]
+        graph.inputs.remove(size)
+        at, axis, multiple = next(
+            (i, axis, size // BATCH)
+            for i, value in enumerate(stage.inputs)
+            for axis, size in enumerate(measured_sizes(value) or ())
+            if size % BATCH == 0
+        )
+        made = _batch_size(graph, graph.inputs[at], axis, multiple, "stage")
+        size.replace_all_uses_with(made)
+    graph.meta[MEASURED] = True
+    return ir.Model(graph, ir_version=model.ir_version)
+
+
+def settle_shapes(model: ir.Model) -> None:
+    """Compute every Shape node from the image's batch size and the measured sizes, in place.
+
+    Afterwards no shape arithmetic hangs on an intermediate tensor, so that stages can be cut apart.
+    """
+    graph = model.graph
+    image = graph.inputs[0]
+    batch: ir.Value | None = None
+    for node in [n for n in graph if n.op_type == "Shape"]:
+        source = node.inputs[0]
+        if source is None or source.shape is None:
+            continue
+        sizes = list(source.shape)
+        start = node.attributes["start"].as_int() if "start" in node.attributes else 0
+        end = node.attributes["end"].as_int() if "end" in node.attributes else len(sizes)
+        sizes = sizes[slice(start, end)]
+        multiples = [_multiple(size) for size in sizes]
+        if any(m is None for m in multiples):
+            continue
+        if all(isinstance(size, int) for size in sizes):
+            made = _constant(graph, np.array(sizes, np.int64), f"{node.outputs[0].name}.settled")
+        else:
+            if batch is None:
+                batch = _batch_size(graph, image, 0, 1, "image")
+            first = node
+            name = node.outputs[0].name
+            vectors = [_constant(graph, np.array([m], np.int64), f"{name}.{i}") for i, m in enumerate(multiples)]
+            dims = []
+            for size, vector in zip(sizes, vectors, strict=True):
+                if isinstance(size, int):
+                    dims.append(vector)
+                    continue
+                product = ir.node("Mul", [batch, vector])
+                graph.insert_before(first, product)
+                dims.append(_typed(product, f"{vector.name}.batch", (1,)))
+            concat = ir.node("Concat", dims, {"axis": 0})
+            graph.insert_before(first, concat)
+            made = _typed(concat, f"{node.outputs[0].name}.settled", (len(dims),))
+        node.outputs[0].replace_all_uses_with(made)
+        graph.remove(node, safe=True)
+
+
+def _multiple(size: int | ir.SymbolicDim) -> int | None:
+    if isinstance(size, int):
+        return size
+    text = str(size.value)
+    if text == "N":
+        return 1
+    return int(text[:-1]) if text.endswith("N") and text[:-1].isdigit() else None
+
+
+def _batch_size(graph: ir.Graph, source: ir.Value, axis: int, multiple: int, of: str) -> ir.Value:
+    """Put the batch size, int64 (1,), at the start of the graph: size ``axis`` of a tensor over ``multiple``."""
+    shape = ir.node("Shape", [source])
+    at = _constant(graph, np.array([axis], np.int64), f"lieaudit_batch_axis_{of}")
+    over = _constant(graph, np.array([multiple], np.int64), f"lieaudit_batch_multiple_{of}")
+    rank = len(source.shape) if source.shape is not None else 0
+    cut = ir.node("Gather", [_typed(shape, f"lieaudit_shape_of_{of}", (rank,)), at])
+    size = ir.node("Div", [_typed(cut, f"lieaudit_rows_of_{of}", (1,)), over])
+    graph.insert_before(graph[0], [shape, cut, size])
+    value = _typed(size, f"lieaudit_batch_size_of_{of}", (1,))
+    if of == "image":
+        value.name = BATCH_SIZE
+    return value
+
+
+def _typed(node: ir.Node, name: str, shape: tuple[int, ...]) -> ir.Value:
+    node.name = name
+    value = node.outputs[0]
+    value.name, value.type, value.shape = f"{name}:0", ir.TensorType(ir.DataType.INT64), ir.Shape(shape)
+    return value
+
+
+def _constant(graph: ir.Graph, array: np.ndarray, name: str) -> ir.Value:
+    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+    value.shape, value.type = ir.Shape(array.shape), ir.TensorType(ir.DataType.INT64)
+    graph.register_initializer(value)
+    return value
