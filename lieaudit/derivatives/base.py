@@ -44,10 +44,19 @@ class Differentiator(Protocol):
 
     method: str
 
+    @property
+    def rows_done(self) -> int:
+        """Rows that went through the session so far."""
+        ...
+
     def rows(self, directions: int) -> int:
         """Give the number of session rows per image for so many directions."""
         ...
 
-    def __call__(self, images: Float32Array, directions: Float32Array) -> Derivatives:
-        """Differentiate at ``images`` (n, C, H, W) along ``directions`` (n, D, C, H, W)."""
+    def __call__(self, images: Float32Array, directions: Float32Array, first: int = 0) -> Derivatives:
+        """Differentiate at ``images`` (n, C, H, W) along ``directions`` (n, D, C, H, W).
+
+        The directions belong to the generators ``first`` … ``first + D − 1`` of the audit: a method that was
+        calibrated per generator needs to know.
+        """
         ...

@@ -123,17 +123,18 @@ class FiniteDifference:
                 _pairs(self._ladder(images[i : i + 1], directions[i : i + 1, g : g + 1], unit[g], z[i : i + 1]))
                 for i in range(len(images))
             ]
-            plain.append(np.median([pair[0] for pair in pairs], axis=0))
-            extrapolated.append(np.median([pair[1] for pair in pairs], axis=0))
+            plain.append(_typical([pair[0] for pair in pairs]))
+            extrapolated.append(_typical([pair[1] for pair in pairs]))
         plain_at, extrapolated_at = np.argmin(plain, axis=1), np.argmin(extrapolated, axis=1)
-        richardson = np.min(extrapolated, axis=1) < _WORTH_EXTRAPOLATING * np.min(plain, axis=1)
+        gain = np.min(extrapolated, axis=1) - np.min(plain, axis=1)
+        richardson = gain < np.log(_WORTH_EXTRAPOLATING)
         # The coarser of the best pair is limited by truncation, the finer by noise: the best step lies between them.
         best = np.where(richardson, LADDER[extrapolated_at + 1], LADDER[plain_at + 1] / np.sqrt(2.0))
         self.calibration = Calibration(unit * best, richardson, noise)
         return self.calibration
 
-    def __call__(self, images: Float32Array, directions: Float32Array) -> Derivatives:
-        """Differentiate along directions (n, D, C, H, W); D is a multiple of the G that calibration saw.
+    def __call__(self, images: Float32Array, directions: Float32Array, first: int = 0) -> Derivatives:
+        """Differentiate along directions (n, D, C, H, W) of the generators from ``first`` on.
 
         Raises
         ------
@@ -142,13 +143,13 @@ class FiniteDifference:
         """
         if self.calibration is None:
             raise SpecError("finite differences need calibrate() first", reason="NOT_CALIBRATED", subject="step")
-        repeats = directions.shape[1] // len(self.calibration.steps)
-        steps = np.tile(self.calibration.steps, repeats)[:, None] * STEPS
+        group = slice(first, first + directions.shape[1])
+        steps = self.calibration.steps[group, None] * STEPS
         z = self._evaluator.base(images)
         first, second = self._differences(images, directions, steps, z)
         tangent = np.empty_like(first[:, :, 0])
         spreads = tuple(np.empty_like(tangent) for _ in range(3))
-        for d, extrapolate in enumerate(np.tile(self.calibration.richardson, repeats)):
+        for d, extrapolate in enumerate(self.calibration.richardson[group]):
             candidates = _extrapolated(first[:, d], second[:, d]) if extrapolate else _plain(first[:, d], second[:, d])
             chosen = self._least_error(z, [candidate[1:] for candidate in candidates])
             for target, parts in zip((tangent, *spreads), zip(*candidates, strict=True), strict=True):
@@ -213,6 +214,13 @@ def _pairs(ladder: list[Float64Array]) -> tuple[Float64Array, Float64Array]:
         np.array([np.linalg.norm(b - a) / scale for a, b in itertools.pairwise(ladder)]),
         np.array([np.linalg.norm(b - a) / scale for a, b in itertools.pairwise(extrapolated)]),
     )
+
+
+def _typical(disagreements: list[Float64Array]) -> Float64Array:
+    """Give the mean logarithm over images, smoothed over neighbouring steps: a lucky coincidence must not win."""
+    mean = np.mean(np.log(np.maximum(disagreements, np.finfo(np.float64).tiny)), axis=0)
+    padded = np.pad(mean, 1, mode="edge")
+    return np.asarray(0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:])
 
 
 def _plain(first: Float64Array, second: Float64Array) -> list[tuple[Float64Array, ...]]:

@@ -31,7 +31,8 @@ def make_batchable(model: ir.Model, image_shape: tuple[int, int, int]) -> tuple[
     ------
     ModelError
         FIXED_BATCH: a batch size above 1 that the graph does not let go of. NONDETERMINISTIC: two runs on one image
-        differ. RUN_FAILED, MODEL_REFUSED: the graph does not run.
+        differ. CONSTANT_OUTPUT: different images give the same output. RUN_FAILED, MODEL_REFUSED: the graph does not
+        run.
     """
     rng = np.random.default_rng(_SEED)
     images = (0.5 * rng.standard_normal((_ROWS, *image_shape))).astype(np.float32)
@@ -49,6 +50,7 @@ def make_batchable(model: ir.Model, image_shape: tuple[int, int, int]) -> tuple[
         except LieauditError as problem:
             failure = problem
             continue
+        _refuse_constant(rows)
         if batch.shape == rows.shape and _close(batch, rows):
             return candidate, True, tuple(batch.shape[1:])
     if single is None:
@@ -59,6 +61,7 @@ def make_batchable(model: ir.Model, image_shape: tuple[int, int, int]) -> tuple[
             hint="export the model with a dynamic batch axis, or with batch size 1",
         ) from failure
     rows = _run_single(single, images)
+    _refuse_constant(rows)
     return single, False, tuple(rows.shape[1:])
 
 
@@ -146,6 +149,16 @@ def _run_single(model: ir.Model, images: npt.NDArray[np.float32]) -> npt.NDArray
             hint="export the model with the batch as first axis of its output",
         )
     return np.concatenate(rows)
+
+
+def _refuse_constant(rows: npt.NDArray[np.float32]) -> None:
+    if np.isfinite(rows).all() and (rows == rows[:1]).all():
+        raise ModelError(
+            "the output is the same for every image",
+            reason="CONSTANT_OUTPUT",
+            subject="output",
+            hint="check that the image input reaches the output that is audited",
+        )
 
 
 def _close(batch: npt.NDArray[np.float32], rows: npt.NDArray[np.float32]) -> bool:

@@ -28,21 +28,21 @@ def row_bytes(model: ir.Model) -> int:
             sizes[value] = elements * (value.dtype.itemsize if value.dtype is not None else _DEFAULT_BYTES)  # type: ignore[assignment]
     largest = max(sizes.values(), default=_DEFAULT_BYTES)
     sizes |= dict.fromkeys(unknown, largest)
-    last_use = {value: -1 for value in sizes}
+    last_use = dict.fromkeys(sizes, -1)
     for position, node in enumerate(order):
-        for value in node.inputs:
-            if value in last_use:
-                last_use[value] = position
+        for used in node.inputs:
+            if used is not None and used in last_use:
+                last_use[used] = position
     for value in model.graph.outputs:
         if value in last_use:
             last_use[value] = len(order)
-    dying: dict[int, int] = {}
+    dying = [0] * (len(order) + 1)
     for value, position in last_use.items():
-        dying[position] = dying.get(position, 0) + sizes[value]
+        dying[position] += sizes[value]
     live = sum(sizes[value] for value in model.graph.inputs)
     peak = live
     for position, node in enumerate(order):
         live += sum(sizes[value] for value in node.outputs)
         peak = max(peak, live)
-        live -= dying.get(position, 0)
+        live -= dying[position]
     return int(peak * _OVERHEAD)

@@ -1,0 +1,140 @@
+"""Auditing one model on one set of images, end to end."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lieaudit.crosscheck import crosscheck
+from lieaudit.data import Dataset
+from lieaudit.environment import environment
+from lieaudit.errors import DataError
+from lieaudit.graph.load import load_model
+from lieaudit.measure import Images, Measured, Target, measure
+from lieaudit.method import Method, choose_method
+from lieaudit.pictures import worst_pictures
+from lieaudit.progress import StageProgress
+from lieaudit.report import Report, ReportData, ReportModel, Timing
+from lieaudit.spec import AuditSpec
+from lieaudit.verdicts import generator_results
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import onnx
+
+    from lieaudit.progress import ProgressCallback
+    from lieaudit.shards import ShardStore
+
+ImagesLike = npt.NDArray[Any] | Dataset
+
+
+def audit(
+    model: str | Path | bytes | onnx.ModelProto,
+    images: ImagesLike,
+    spec: AuditSpec | None = None,
+    *,
+    labels: npt.NDArray[Any] | None = None,
+    name: str = "",
+    progress: ProgressCallback | None = None,
+    shards: ShardStore | None = None,
+) -> Report:
+    """Measure how far a model is from equivariant under each generator.
+
+    Parameters
+    ----------
+    model
+        ONNX: a path, bytes or a ModelProto.
+    images
+        float32 (N, C, H, W) as the model takes them; uint8 (N, H, W, C) with ``spec.preprocessing``; or a
+        `lieaudit.data.Dataset`.
+    spec
+        What to measure and how; default: all generators, `AuditSpec`'s conventions.
+    labels
+        (N,) class numbers, for the accuracy.
+    name
+        What the report calls the model.
+    progress
+        Called with a `Progress` after every batch.
+    shards
+        Keeps finished shards; with the same model, images and spec an interrupted audit goes on from them and gives
+        the same bits.
+
+    Raises
+    ------
+    LieauditError
+        Model, data, spec, provider or budget do not fit; see `lieaudit.errors`.
+    """
+    spec = spec or AuditSpec()
+    started = time.monotonic()
+    dataset = as_dataset(images, labels)
+    stage = StageProgress(progress, "load", 1)
+    loaded = load_model(model, spec, image_size=dataset.size_after(spec.preprocessing), name=name)
+    stage.advance(1)
+    pictured = Images(dataset, loaded, spec)
+    pictured.load([0])  # a set that does not fit the model is refused before any work
+    method = choose_method(loaded, pictured, shards=shards, progress=progress)
+    return run(loaded.info, pictured, method, shards=shards, progress=progress, started=started)
+
+
+def run(
+    model: ReportModel,
+    images: Images,
+    method: Method,
+    *,
+    shards: ShardStore | None,
+    progress: ProgressCallback | None,
+    started: float,
+) -> Report:
+    """Measure with a chosen method and write the report: what the ONNX and the torch path share.
+
+    ``started`` is `time.monotonic` at the beginning of the audit.
+    """
+    spec = images.spec
+    measured = measure(method.differentiator, images, shards=shards, progress=progress)
+    agreements = (
+        crosscheck(method.differentiator, method.checker, images, progress=progress)
+        if method.checker is not None
+        else {}
+    )
+    StageProgress(progress, "statistics", 1).advance(1)
+    results, skipped = generator_results(
+        measured, spec, method.differentiator.method, calibration=method.calibration, agreements=agreements
+    )
+    reasons = tuple(f"{name}: {reason}" for name, result in results.items() for reason in result.reasons)
+    seconds = time.monotonic() - started
+    rows = method.rows_done
+    return Report(
+        model=model,
+        data=ReportData(
+            images.dataset.sha256, images.count, images.dataset.name, accuracy(measured, images.dataset, images.target)
+        ),
+        environment=environment(spec, method.fallback_ops, torch=method.differentiator.method == "torch"),
+        spec=spec.to_dict(),
+        results=results,
+        timing=Timing(seconds, rows, rows / seconds),
+        skipped=(*method.skipped, *skipped),
+        status="inconclusive" if reasons else "ok",
+        reasons=reasons,
+        pictures=worst_pictures(images, measured),
+    )
+
+
+def as_dataset(images: ImagesLike, labels: npt.NDArray[Any] | None) -> Dataset:
+    """Take arrays or a dataset. Raises `DataError` LABELS_TWICE where a dataset comes with further labels."""
+    if not isinstance(images, Dataset):
+        return Dataset.from_arrays(np.asarray(images), labels)
+    if labels is not None:
+        raise DataError("the dataset brings its own labels", reason="LABELS_TWICE", subject="labels")
+    return images
+
+
+def accuracy(measured: Measured, dataset: Dataset, target: Target) -> float | None:
+    """Give the share of images whose largest output is their label, or None without labels or class scores."""
+    count = len(measured.top1)
+    if dataset.labels is None or target.head.spatial or target.output_size < 2:
+        return None
+    return float(np.mean(measured.top1 == dataset.labels[:count]))

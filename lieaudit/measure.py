@@ -1,0 +1,251 @@
+"""Measuring one model on one set of images with one derivative method: shards, directions, per-image numbers."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lieaudit.metrics.head import Head
+from lieaudit.metrics.lee import OutputAction, PerImage, check_finite, lie_derivative
+from lieaudit.progress import StageProgress
+from lieaudit.shards import compute_once
+from lieaudit.symmetries import tangents
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from lieaudit.data import Dataset
+    from lieaudit.derivatives.base import Differentiator, Float32Array, Float64Array
+    from lieaudit.progress import ProgressCallback
+    from lieaudit.shards import Arrays, ShardStore
+    from lieaudit.spec import AuditSpec
+
+SHARD = 32
+"""Images per shard: what an interrupted audit loses at most. Fixed, so that every run cuts alike."""
+
+_MIB = 1 << 20
+
+
+class Target(Protocol):
+    """What measuring needs to know of a model, ONNX or torch."""
+
+    @property
+    def channels(self) -> int:
+        """C of the input."""
+        ...
+
+    @property
+    def height(self) -> int:
+        """H of the input."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """W of the input."""
+        ...
+
+    @property
+    def head(self) -> Head:
+        """The head applied to the raw outputs."""
+        ...
+
+    @property
+    def output_size(self) -> int:
+        """K, the number of output components."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """The images of an audit, as the model takes them, and their tangents."""
+
+    dataset: Dataset
+    target: Target
+    spec: AuditSpec
+
+    @property
+    def count(self) -> int:
+        """N, the number of images audited."""
+        return min(self.dataset.count, self.spec.max_images or self.dataset.count)
+
+    def load(self, indices: Sequence[int]) -> Float32Array:
+        """Give images (n, C, H, W)."""
+        target, preprocessing = self.target, self.spec.preprocessing
+        if list(indices) == list(range(indices[0], indices[0] + len(indices))):
+            spans = [(indices[0], indices[0] + len(indices))]
+        else:
+            spans = [(i, i + 1) for i in indices]
+        parts = [
+            self.dataset.load(
+                start,
+                stop,
+                preprocessing=preprocessing,
+                channels=target.channels,
+                height=target.height,
+                width=target.width,
+            )
+            for start, stop in spans
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def tangents(self, images: Float32Array) -> Float32Array:
+        """Give X x for every generator: (n, G, C, H, W)."""
+        return tangents(
+            images,
+            self.spec.generators,
+            interpolation=self.spec.interpolation,
+            padding=self.spec.padding,
+            convention=self.spec.convention,
+            zero_point=self.dataset.zero_point(self.spec.preprocessing, self.target.channels),
+        )
+
+    def other_tangents(self, indices: Sequence[int], own: Float32Array) -> Float32Array:
+        """Give X x' of another image x', rescaled to the norm of ``own`` X x: the directions of `relative`.
+
+        A tangent of another image is as large and as smooth as the symmetry's own direction, and no symmetry.
+        """
+        order = np.random.default_rng(self.spec.seed).permutation(self.count)
+        place = np.argsort(order)
+        others = self.tangents(self.load([int(order[(place[i] + 1) % self.count]) for i in indices]))
+        axes = (2, 3, 4)
+        wanted = np.sqrt(np.sum(np.square(own, dtype=np.float64), axis=axes, keepdims=True))
+        found = np.sqrt(np.sum(np.square(others, dtype=np.float64), axis=axes, keepdims=True))
+        return (others * np.where(found > 0, wanted / np.where(found > 0, found, 1.0), 0.0)).astype(np.float32)
+
+    def spread(self, count: int) -> list[int]:
+        """Give up to ``count`` image indices spread evenly over the set."""
+        return sorted({int(i) for i in np.linspace(0, self.count - 1, min(count, self.count))}) if count else []
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """All images' numbers.
+
+    Attributes
+    ----------
+    lee, lee_error, mean_abs
+        (N, G), see `PerImage`.
+    other
+        (N, G) ‖DF[r]‖²/K along the directions of `relative`; NaN for images it was not measured on.
+    top1
+        (N,) the largest output's index; −1 for outputs that are no class scores.
+    """
+
+    lee: Float64Array
+    lee_error: Float64Array
+    mean_abs: Float64Array
+    other: Float64Array
+    top1: npt.NDArray[np.int64]
+
+
+def measure(
+    differentiator: Differentiator,
+    images: Images,
+    *,
+    shards: ShardStore | None,
+    progress: ProgressCallback | None,
+) -> Measured:
+    """Measure every image; finished shards are kept in ``shards`` and not computed again.
+
+    Raises
+    ------
+    ModelError
+        OUTPUT_NOT_FINITE, or what the session raises.
+    DataError
+        What reading the images raises.
+    """
+    relative = set(images.spread(images.spec.relative_images if images.count > 1 else 0))
+    stage = StageProgress(progress, "audit", images.count)
+    found: list[Arrays] = []
+    for start in range(0, images.count, SHARD):
+        indices = list(range(start, min(start + SHARD, images.count)))
+
+        def compute(indices: list[int] = indices) -> Arrays:
+            return _measure_shard(differentiator, images, indices, relative, stage)
+
+        arrays, computed = compute_once(shards, f"audit-{differentiator.method}-{start:08d}", compute)
+        if not computed:
+            stage.advance(len(indices), measured=False)
+        found.append(arrays)
+    joined = {name: np.concatenate([arrays[name] for arrays in found]) for name in found[0]}
+    return Measured(**joined)
+
+
+def _measure_shard(
+    differentiator: Differentiator, images: Images, indices: list[int], relative: set[int], stage: StageProgress
+) -> Arrays:
+    spec, target = images.spec, images.target
+    action = OutputAction.of(spec) if target.head.spatial else None
+    parts: list[dict[str, npt.NDArray[np.generic]]] = []
+    for batch, pixels, directions in _prefetched(images, indices, _images_at_once(target, spec)):
+        size = (len(batch), len(spec.generators))
+        other = np.full(size, np.nan)
+        rows: list[PerImage] = []
+        top1 = np.full(len(batch), -1, np.int64)
+        # directions in groups, so that dense outputs of all of them are never held at once
+        for group in _groups(len(spec.generators), _directions_at_once(target, spec, len(batch))):
+            derivatives = differentiator(pixels, directions[:, group], group.start)
+            check_finite(derivatives.value, batch[0])
+            if not target.head.spatial:
+                top1 = np.argmax(derivatives.value.reshape(len(batch), -1), axis=1).astype(np.int64)
+            lie = lie_derivative(derivatives, target.head, spec.generators[group], action)
+            rows.append(PerImage.of(lie))
+        chosen = [place for place, index in enumerate(batch) if index in relative]
+        if chosen:
+            away = images.other_tangents([batch[place] for place in chosen], directions[chosen])
+            for group in _groups(len(spec.generators), _directions_at_once(target, spec, len(chosen))):
+                derivatives = differentiator(pixels[chosen], away[:, group], group.start)
+                other[chosen, group] = PerImage.of(lie_derivative(derivatives, target.head, (), None)).lee
+        parts.append(
+            {
+                "lee": np.concatenate([row.lee for row in rows], axis=1),
+                "lee_error": np.concatenate([row.lee_error for row in rows], axis=1),
+                "mean_abs": np.concatenate([row.mean_abs for row in rows], axis=1),
+                "other": other,
+                "top1": top1,
+            }
+        )
+        stage.advance(len(batch))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _prefetched(
+    images: Images, indices: list[int], at_once: int
+) -> Iterator[tuple[list[int], Float32Array, Float32Array]]:
+    """Give batches with their tangents; the next one is read and differentiated while the session works on this."""
+
+    def prepare(batch: list[int]) -> tuple[list[int], Float32Array, Float32Array]:
+        pixels = images.load(batch)
+        return batch, pixels, images.tangents(pixels)
+
+    batches = [indices[i : i + at_once] for i in range(0, len(indices), at_once)]
+    with ThreadPoolExecutor(1, thread_name_prefix="lieaudit-tangents") as pool:
+        pending = pool.submit(prepare, batches[0])
+        for following in [*batches[1:], None]:
+            ready = pending.result()
+            if following is not None:
+                pending = pool.submit(prepare, following)
+            yield ready
+
+
+def _images_at_once(target: Target, spec: AuditSpec) -> int:
+    """How many images' tangents (with those of `relative` and the prefetched batch) fit an eighth of the budget."""
+    each = 4 * target.channels * target.height * target.width * (1 + 4 * len(spec.generators))
+    return max(1, min(SHARD, spec.budget_mib * _MIB // 8 // each))
+
+
+def _directions_at_once(target: Target, spec: AuditSpec, images: int) -> int:
+    """How many directions' outputs (float64, about ten arrays of them) fit an eighth of the budget."""
+    each = 8 * target.output_size * images * 10
+    return max(1, spec.budget_mib * _MIB // 8 // each)
+
+
+def _groups(count: int, at_once: int) -> Iterator[slice]:
+    number = math.ceil(count / at_once)
+    for i in range(number):
+        yield slice(count * i // number, count * (i + 1) // number)

@@ -1,0 +1,107 @@
+"""Which derivative method an audit takes, and what checks it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lieaudit.derivatives.finite_difference import Calibration, FiniteDifference
+from lieaudit.errors import UnsupportedOpError
+from lieaudit.progress import StageProgress
+from lieaudit.report import Skipped
+from lieaudit.shards import compute_once
+
+if TYPE_CHECKING:
+    from lieaudit.derivatives.base import Differentiator
+    from lieaudit.graph.load import AuditableModel
+    from lieaudit.measure import Images
+    from lieaudit.progress import ProgressCallback
+    from lieaudit.shards import Arrays, ShardStore
+
+CALIBRATION_IMAGES = 6
+"""Images on which the finite-difference step is chosen: their median decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A derivative method ready to use.
+
+    Attributes
+    ----------
+    differentiator
+        Gives the numbers.
+    checker
+        An independent method that checks it on a few images; None where the method was asked for by name.
+    calibration
+        Of the finite differences that gave the numbers, if they did.
+    skipped
+        What was not used, and why.
+    """
+
+    differentiator: Differentiator
+    checker: Differentiator | None = None
+    calibration: Calibration | None = None
+    skipped: tuple[Skipped, ...] = ()
+    fallback_ops: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def rows_done(self) -> int:
+        """Rows that went through sessions so far."""
+        used = (self.differentiator, self.checker)
+        return sum(method.rows_done for method in used if method is not None)
+
+
+def choose_method(
+    model: AuditableModel, images: Images, *, shards: ShardStore | None, progress: ProgressCallback | None
+) -> Method:
+    """Give the method that ``spec.method`` asks for; ``auto`` is forward mode, checked by finite differences.
+
+    Raises
+    ------
+    UnsupportedOpError
+        ``forward`` was asked for and the graph has an op that it cannot differentiate.
+    ProviderError, ModelError, BudgetError
+        As the sessions do.
+    """
+    spec = images.spec
+    skipped: tuple[Skipped, ...] = ()
+    if spec.method in {"forward", "auto"}:
+        try:
+            from lieaudit.derivatives.forward import ForwardDifferentiator
+
+            forward = ForwardDifferentiator(model, spec)
+        except (UnsupportedOpError, ModuleNotFoundError) as problem:
+            if spec.method == "forward":
+                raise
+            skipped = (Skipped("method.forward", str(problem)),)
+        else:
+            if spec.method == "forward":
+                return Method(forward, fallback_ops=forward.fallback_ops)
+            checker = FiniteDifference(model, spec)
+            _calibrate(checker, images, shards, progress)
+            return Method(forward, checker, fallback_ops=forward.fallback_ops)
+    differences = FiniteDifference(model, spec)
+    calibration = _calibrate(differences, images, shards, progress)
+    return Method(differences, calibration=calibration, skipped=skipped, fallback_ops=differences.fallback_ops)
+
+
+def _calibrate(
+    differences: FiniteDifference, images: Images, shards: ShardStore | None, progress: ProgressCallback | None
+) -> Calibration:
+    stage = StageProgress(progress, "calibrate", 1)
+
+    def compute() -> Arrays:
+        pixels = images.load(images.spread(CALIBRATION_IMAGES))
+        found = differences.calibrate(pixels, images.tangents(pixels))
+        return {"steps": found.steps, "richardson": found.richardson, "noise": found.noise}
+
+    arrays, computed = compute_once(shards, "calibration", compute)
+    calibration = Calibration(
+        np.asarray(arrays["steps"]), np.asarray(arrays["richardson"]), np.asarray(arrays["noise"])
+    )
+    differences.calibration = calibration
+    stage.advance(1, measured=computed)
+    return calibration

@@ -1,0 +1,116 @@
+"""The Local Equivariance Error of single images (Gruver et al. 2023, Eq. 4), with its numerical error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lieaudit.errors import ModelError
+from lieaudit.symmetries import tangents
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lieaudit.derivatives.base import Derivatives, Float64Array
+    from lieaudit.metrics.head import Head
+    from lieaudit.spec import AuditSpec
+
+
+@dataclass(frozen=True, slots=True)
+class OutputAction:
+    """The symmetry's action on the output: how X' is computed there."""
+
+    interpolation: str
+    padding: str
+    convention: str
+
+    @classmethod
+    def of(cls, spec: AuditSpec) -> OutputAction:
+        """Give the action with the conventions of an audit."""
+        return cls(spec.interpolation, spec.padding, spec.convention)
+
+    def tangents(self, maps: Float64Array, generators: Sequence[str]) -> Float64Array:
+        """Give X' F for output maps (n, C, H, W): (n, G, C, H, W). Brightness acts on images only: 0 here."""
+        moved = tangents(
+            maps, generators, interpolation=self.interpolation, padding=self.padding, convention=self.convention
+        )
+        for g, generator in enumerate(generators):
+            if generator == "brightness":
+                moved[:, g] = 0.0
+        return moved
+
+
+@dataclass(frozen=True, slots=True)
+class LieDerivative:
+    """L F along G generators for n images, in the audited output space.
+
+    Attributes
+    ----------
+    value
+        L F = Dh(z)[dz] − X' F, float64 (n, G, *K).
+    error
+        (n, G) bound on the norm of its numerical error.
+    """
+
+    value: Float64Array
+    error: Float64Array
+
+
+def lie_derivative(
+    derivatives: Derivatives, head: Head, generators: Sequence[str], action: OutputAction | None
+) -> LieDerivative:
+    """Apply the head's differential and, for dense outputs, subtract the output's own tangent.
+
+    ``action`` is None where the output representation is trivial, or the directions are no generators'.
+    """
+    value = head.differential(derivatives.value, derivatives.tangent)
+    if head.spatial and action is not None:
+        value = value - action.tangents(head.value(derivatives.value), generators)
+    return LieDerivative(value, _error(derivatives, head))
+
+
+def _error(derivatives: Derivatives, head: Head) -> Float64Array:
+    squares = np.zeros(derivatives.tangent.shape[:2])
+    for spread in derivatives.spreads:
+        pushed = head.differential(derivatives.value, spread)
+        squares += np.sum(pushed.reshape(*squares.shape, -1) ** 2, axis=2)
+    return np.asarray(derivatives.coverage * np.sqrt(squares))
+
+
+@dataclass(frozen=True, slots=True)
+class PerImage:
+    """What is kept of every image, per generator: arrays (n, G).
+
+    ``lee`` = ‖L F‖²/K, ``lee_error`` the bound on its numerical error, ``mean_abs`` = Σ|L F|/K.
+    """
+
+    lee: Float64Array
+    lee_error: Float64Array
+    mean_abs: Float64Array
+
+    @classmethod
+    def of(cls, derivative: LieDerivative) -> PerImage:
+        """Reduce L F to numbers per image.
+
+        | ‖v + e‖² − ‖v‖² | ≤ 2 ‖v‖ ‖e‖ + ‖e‖² bounds the error of the square.
+        """
+        value = derivative.value.reshape(*derivative.value.shape[:2], -1)
+        size = value.shape[2]
+        squares = np.einsum("ngk,ngk->ng", value, value)
+        error = (2.0 * np.sqrt(squares) + derivative.error) * derivative.error
+        return cls(squares / size, error / size, np.abs(value).sum(axis=2) / size)
+
+
+def check_finite(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]], first_image: int) -> None:
+    """Raise `ModelError` OUTPUT_NOT_FINITE naming the first image whose output is NaN or infinite."""
+    finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    if not finite.all():
+        image = first_image + int(np.argmin(finite))
+        raise ModelError(
+            f"the model's output is NaN or infinite on image {image}",
+            reason="OUTPUT_NOT_FINITE",
+            subject=f"image {image}",
+            hint="check the preprocessing, and the model on this image",
+        )

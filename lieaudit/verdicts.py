@@ -1,0 +1,102 @@
+"""From per-image numbers to the report's results, and whether they can be trusted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lieaudit.report import Agreement, GeneratorResult, Skipped
+from lieaudit.statistics import bootstrap_interval, quantiles
+from lieaudit.symmetries import get_generator
+
+if TYPE_CHECKING:
+    from lieaudit.derivatives.base import Float64Array
+    from lieaudit.derivatives.finite_difference import Calibration
+    from lieaudit.measure import Measured
+    from lieaudit.spec import AuditSpec
+
+WIDE = 0.2
+"""An error bar above this share of the value makes a result inconclusive."""
+
+NEGLIGIBLE = 1e-4
+"""LEE below this share of the response to a non-symmetric perturbation is zero for every purpose; there an error bar
+need not be small against the value, only against this floor."""
+
+
+def generator_results(
+    measured: Measured,
+    spec: AuditSpec,
+    method: str,
+    *,
+    calibration: Calibration | None = None,
+    agreements: dict[str, Agreement] | None = None,
+) -> tuple[dict[str, GeneratorResult], list[Skipped]]:
+    """Give the results by generator and what could not be measured."""
+    results: dict[str, GeneratorResult] = {}
+    skipped: list[Skipped] = []
+    for g, generator in enumerate(spec.generators):
+        lee = measured.lee[:, g]
+        mean = float(lee.mean())
+        agreement = (agreements or {}).get(generator)
+        relative, floor = _relative(lee, measured.other[:, g])
+        bar = _mean_error(measured.lee_error[:, g])
+        reasons = []
+        if bar > WIDE * max(mean, floor):
+            reasons.append(f"the error bar {bar:.2g} is wide against the value {mean:.2g}")
+        if agreement is not None and not agreement.agrees:
+            reasons.append(
+                f"{method} and {agreement.method} disagree by {agreement.deviation:.2g} of the derivative "
+                f"where their error bars allow {agreement.allowed:.2g}"
+            )
+        interval: tuple[float, ...] = ()
+        if len(lee) > 1:
+            low, high = bootstrap_interval(lee, resamples=spec.bootstrap, seed=spec.seed)
+            interval = (float(low), float(high))
+        else:
+            why = "one image has no sampling error to estimate; give at least two"
+            skipped.append(Skipped(f"results.{generator}.ci95", why))
+            reasons.append("one image gives no interval")
+        if relative is None:
+            skipped.append(Skipped(f"results.{generator}.relative", _why_not_relative(measured.other[:, g], spec)))
+        results[generator] = GeneratorResult(
+            lee=mean,
+            ci95=interval,
+            median=float(np.median(lee)),
+            quantiles=quantiles(lee),
+            mean_abs=float(measured.mean_abs[:, g].mean()),
+            relative=relative,
+            per_image=tuple(map(float, lee)),
+            method=method,
+            error_bar=bar,
+            per_image_error=tuple(map(float, measured.lee_error[:, g])),
+            unit=get_generator(generator).unit_of(spec.convention),
+            step=float(calibration.steps[g]) if calibration is not None else None,
+            noise=float(calibration.noise[g]) if calibration is not None else None,
+            agreement=agreement,
+            status="inconclusive" if reasons else "ok",
+            reasons=tuple(reasons),
+        )
+    return results, skipped
+
+
+def _mean_error(errors: Float64Array) -> float:
+    """Bound the error of the mean: the images' errors are independent, so they add in squares."""
+    return float(np.sqrt(np.sum(errors**2)) / len(errors))
+
+
+def _relative(lee: Float64Array, other: Float64Array) -> tuple[float | None, float]:
+    """Give E‖L F‖² / E‖DF[r]‖² over the images both were measured on, and the floor of what counts as zero."""
+    both = np.isfinite(other)
+    scale = float(other[both].mean()) if both.any() else 0.0
+    if scale <= 0.0:
+        return None, 0.0
+    return float(lee[both].mean()) / scale, NEGLIGIBLE * scale
+
+
+def _why_not_relative(other: Float64Array, spec: AuditSpec) -> str:
+    if not spec.relative_images:
+        return "relative_images is 0"
+    if len(other) < 2:
+        return "needs a second image whose tangent serves as the other direction"
+    return "the output does not respond to the other direction at all"
