@@ -101,3 +101,8 @@ def list_audits(state: str) -> Listing[audit_pb2.Audit]:
 def evaluate(request: gate_pb2.EvaluateRequest) -> Unary[gate_pb2.Decision]:
     """Judge reports by a policy."""
     return Unary("AuditService", "Evaluate", request)
+
+
+def check_policy(policy_yaml: str) -> Unary[gate_pb2.PolicyCheck]:
+    """Read a policy."""
+    return Unary("AuditService", "CheckPolicy", gate_pb2.CheckPolicyRequest(policy_yaml=policy_yaml))

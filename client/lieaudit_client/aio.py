@@ -209,6 +209,10 @@ class AsyncClient:
         """See `Client.evaluate`."""
         return await self._simple(requests.evaluate(request), timeout)
 
+    async def check_policy(self, policy_yaml: str, *, timeout: float | None = 60.0) -> gate_pb2.PolicyCheck:
+        """See `Client.check_policy`."""
+        return await self._simple(requests.check_policy(policy_yaml), timeout)
+
     # Performing the steps
 
     async def _simple(self, request: Unary[T], timeout: float | None) -> T:

@@ -252,6 +252,10 @@ class Client:
         """Have reports judged by a policy."""
         return self._simple(requests.evaluate(request), timeout)
 
+    def check_policy(self, policy_yaml: str, *, timeout: float | None = 60.0) -> gate_pb2.PolicyCheck:
+        """Have a policy read: its problems with their lines, or what an audit must measure for it."""
+        return self._simple(requests.check_policy(policy_yaml), timeout)
+
     # Performing the steps
 
     def _simple(self, request: Unary[T], timeout: float | None) -> T:
