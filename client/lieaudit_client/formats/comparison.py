@@ -1,0 +1,59 @@
+"""Several reports side by side, for a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lieaudit_api.v1 import report_pb2
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lieaudit_client.formats.numbers import interval, number, percent
+
+_FILE_WIDTH = 160
+
+
+def labels(paths: Sequence[str]) -> list[str]:
+    """Give each file a short label that no other has."""
+    stems = [Path(path).stem for path in paths]
+    return [path if stems.count(stem) > 1 else stem for path, stem in zip(paths, stems, strict=True)]
+
+
+def show(reports: Sequence[tuple[str, report_pb2.Report]], *, to_stderr: bool = False) -> None:
+    """Print a table: a row per generator, a column per model."""
+    stream = sys.stderr if to_stderr else sys.stdout
+    console = Console(file=stream, width=None if stream.isatty() else _FILE_WIDTH, highlight=False)
+    if len({report.data.sha256 for _, report in reports}) > 1:
+        console.print(Text("The reports were measured on different images.", style="bold yellow"))
+    console.print(table(reports))
+
+
+def table(reports: Sequence[tuple[str, report_pb2.Report]]) -> Table:
+    """Give the table that `show` prints."""
+    found = Table(box=SIMPLE_HEAD, pad_edge=False)
+    found.add_column("LEE [95 % interval]", no_wrap=True)
+    for label, _ in reports:
+        found.add_column(Text(label), justify="right")
+    generators = dict.fromkeys(name for _, report in reports for name in [*report.spec.generators, *report.results])
+    for name in generators:
+        found.add_row(Text(name), *(Text(_cell(report, name)) for _, report in reports))
+    found.add_row(Text("top-1"), *(Text(_top1(report)) for _, report in reports))
+    found.add_row(Text("images"), *(Text(str(report.data.count)) for _, report in reports))
+    found.add_row(Text("status"), *(Text(report.status) for _, report in reports))
+    return found
+
+
+def _cell(report: report_pb2.Report, name: str) -> str:
+    if name not in report.results:
+        return "not measured"
+    result = report.results[name]
+    state = "" if result.status == "ok" else " (inconclusive)"
+    return f"{number(result.lee)} {interval(result.ci95)}{state}"
+
+
+def _top1(report: report_pb2.Report) -> str:
+    return percent(report.data.top1) if report.data.HasField("top1") else "not measured"

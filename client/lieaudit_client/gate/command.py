@@ -1,0 +1,212 @@
+"""``lieaudit gate``, ``lieaudit compare`` and ``lieaudit policy``."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import click
+from lieaudit_api.v1 import report_pb2, spec_pb2
+
+from lieaudit_client.client import Client
+from lieaudit_client.command import exits, service
+from lieaudit_client.command.display import Display
+from lieaudit_client.command.options import check_writable, server_options, spec_from, spec_options
+from lieaudit_client.exceptions import ClientError
+from lieaudit_client.formats import comparison, decision_json, junit, markdown, sarif, terminal
+from lieaudit_client.formats import html as page
+from lieaudit_client.formats.outcome import Outcome
+from lieaudit_client.gate import record
+from lieaudit_client.gate.mlflow import Registry, is_mlflow
+from lieaudit_client.gate.run import Request, Result, problem_lines, read_policy, run
+from lieaudit_client.gate.sources import Resolver
+from lieaudit_client.report_json import dump_report, read_report
+
+_FILES = ("json_file", "junit_file", "sarif_file", "markdown_file", "html_file", "report_file")
+
+
+def _datasets(_context: click.Context, _option: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for text in value:
+        name, equals, place = text.partition("=")
+        if not (name and equals and place):
+            raise click.BadParameter(f"{text!r} is not NAME=DATA")
+        if not Path(place).exists():
+            raise click.BadParameter(f"{place} does not exist")
+        found[name] = place
+    return found
+
+
+@click.command()
+@click.argument("model")
+@click.option("--policy", "policy_file", required=True, metavar="FILE", help="YAML; `lieaudit policy init` writes one.")
+@click.option("--data", type=click.Path(exists=True), help="An .npz, .tar or .zip, or a folder of images.")
+@click.option("--baseline", metavar="B", help="REPORT.json, MODEL.onnx, audit:ID or mlflow:models:/NAME@ALIAS.")
+@click.option(
+    "--dataset",
+    "datasets",
+    metavar="NAME=DATA",
+    multiple=True,
+    callback=_datasets,
+    help="Further images (or a report of MODEL on them) that a gap rule names; may be repeated.",
+)
+@click.option("--power", is_flag=True, help="Say how many images would decide an inconclusive rule.")
+@click.option("--json", "json_file", metavar="FILE", help="Write the decision; - for standard output.")
+@click.option("--junit", "junit_file", metavar="FILE", help="Write JUnit XML, a test case per rule.")
+@click.option("--sarif", "sarif_file", metavar="FILE", help="Write SARIF 2.1.0.")
+@click.option("--markdown", "markdown_file", metavar="FILE", help="Write Markdown, for a step summary or a comment.")
+@click.option("--html", "html_file", metavar="FILE", help="Write a page that works offline.")
+@click.option("--report", "report_file", metavar="FILE", help="Write the candidate's report: the next baseline.")
+@click.option("--hook", metavar="COMMAND", help="Run it at the end, the decision's JSON on its standard input.")
+@click.option("--promote", metavar="ALIAS", help="On pass, move this alias of the MLflow registry to MODEL.")
+@click.option(
+    "--mlflow-experiment",
+    default="lieaudit",
+    show_default=True,
+    metavar="NAME",
+    help="Where MLflow keeps the evidence.",
+)
+@server_options
+@spec_options
+def gate(model: str, policy_file: str, **options: Any) -> int:
+    """Audit MODEL, compare it with a baseline or with limits, and decide by a policy.
+
+    MODEL is an ONNX file, mlflow:models:/NAME/VERSION, or the report of an earlier audit. The service decides, so
+    every client decides alike; without --server it is started embedded.
+    """
+    check_writable(*(options[name] for name in _FILES))
+    if sum(options[name] == "-" for name in _FILES) > 1:
+        raise click.UsageError("only one format can be written to standard output")
+    if options["generators"]:
+        raise click.UsageError("--generators: the policy's rules say which ones are measured")
+    if options["promote"] is not None and not is_mlflow(model):
+        raise click.UsageError(
+            "--promote moves an alias of the MLflow registry: give MODEL as mlflow:models:/NAME/VERSION"
+        )
+    data, baseline, datasets, power = (options[name] for name in ("data", "baseline", "datasets", "power"))
+    request = Request(model, data, policy_file, baseline, datasets, spec_from(options), power)
+    with tempfile.TemporaryDirectory(prefix="lieaudit-gate-") as folder, service.connect(options) as client:
+        resolver = Resolver(client, Path(folder))
+        result = _run(client, resolver, request, options)
+        registry = resolver.registry
+    _write(result.outcome, options)
+    terminal.show(result.outcome, to_stderr="-" in {options[name] for name in _FILES})
+    return _finish(result, registry, options)
+
+
+def _run(client: Client, resolver: Resolver, request: Request, options: dict[str, Any]) -> Result:
+    with Display() as display:
+
+        def measure(model: str, data: str, spec: spec_pb2.AuditSpec) -> report_pb2.Report:
+            return service.audit(client, model, data, spec, options, display)
+
+        return run(client, resolver, request, measure, _say)
+
+
+def _write(outcome: Outcome, options: dict[str, Any]) -> None:
+    candidate, baseline, decision = outcome.candidate, outcome.baseline, outcome.decision
+    writers: dict[str, Callable[[], str]] = {
+        "json_file": lambda: decision_json.render(outcome),
+        "junit_file": lambda: junit.render(outcome),
+        "sarif_file": lambda: sarif.render(outcome),
+        "markdown_file": lambda: markdown.render(outcome),
+        "html_file": lambda: page.render(candidate, baseline, decision),
+        "report_file": lambda: dump_report(candidate),
+    }
+    for name, render in writers.items():
+        if options[name] is not None:
+            service.save(options[name], render())
+
+
+def _finish(result: Result, registry: Registry | None, options: dict[str, Any]) -> int:
+    """Record the verdict and give the exit code; a verdict that could not be recorded is not a plain pass."""
+    code = exit_code(result.outcome)
+    try:
+        if registry is not None and result.candidate.version is not None:
+            record.to_mlflow(registry, result, options["promote"], options["mlflow_experiment"], _say)
+        if options["hook"] is not None:
+            record.run_hook(options["hook"], result.outcome)
+    except ClientError as problem:
+        click.echo(f"lieaudit: {problem.reason}: {problem}", err=True)
+        return code or exits.exit_code(problem)
+    return code
+
+
+def exit_code(outcome: Outcome) -> int:
+    """Give the exit code of a decision."""
+    decision = outcome.decision
+    if decision.verdict == "pass":
+        return exits.OK
+    if decision.verdict == "fail":
+        return exits.POLICY_FAILED
+    if decision.on_inconclusive == "warn":
+        click.echo("warning: the verdict is inconclusive, and the policy only warns about it", err=True)
+        return exits.OK
+    return exits.INCOMPLETE
+
+
+def _say(message: str) -> None:
+    click.echo(message, err=True)
+
+
+@click.command()
+@click.argument("reports", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
+@click.option("--html", "html_file", metavar="FILE", help="Write a page; - for standard output.")
+def compare(reports: tuple[str, ...], html_file: str | None) -> int:
+    """Show reports side by side: LEE of every generator, and against accuracy on the page.
+
+    It decides nothing: whether one model is no worse than another is what `lieaudit gate` says.
+    """
+    if len(reports) < 2:
+        raise click.UsageError("give at least two reports")
+    check_writable(html_file)
+    found = [(label, read_report(path)) for label, path in zip(comparison.labels(reports), reports, strict=True)]
+    service.save(html_file, page.render_comparison(found) if html_file is not None else "")
+    comparison.show(found, to_stderr=html_file == "-")
+    return exits.OK
+
+
+@click.group()
+def policy() -> None:
+    """Write or check the gate's policy."""
+
+
+@policy.command("init")
+@click.argument("file", default="lieaudit.yaml")
+@click.option("--force", is_flag=True, help="Overwrite a file that is there.")
+def policy_init(file: str, *, force: bool) -> int:
+    """Write a commented policy to FILE [default: lieaudit.yaml]; - for standard output."""
+    if file != "-" and Path(file).exists() and not force:
+        raise click.UsageError(f"{file} exists; --force overwrites it")
+    check_writable(file)
+    text = resources.files("lieaudit_client.gate").joinpath("policy_template.yaml").read_text(encoding="utf-8")
+    service.save(file, text)
+    if file != "-":
+        _say(f"wrote {file}; `lieaudit policy check {file}` checks it")
+    return exits.OK
+
+
+@policy.command("check")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@server_options
+def policy_check(file: str, **options: Any) -> int:
+    """Check the policy in FILE: every problem with its line, or what it needs."""
+    text = read_policy(file)
+    with service.connect(options) as client:
+        check = client.check_policy(text)
+    if check.problems:
+        for line in problem_lines(check, file):
+            click.echo(line, err=True)
+        return exits.USAGE
+    needs = [f"measures {', '.join(check.generators)}", f"at least {check.min_images} images"]
+    needs += ["a baseline"] if check.needs_baseline else []
+    needs += [f"dataset {name}" for name in check.datasets]
+    needs += ["layerwise attribution"] if check.layerwise != "none" else []
+    click.echo(f"{file}: {check.rules} rules; needs: {'; '.join(needs)}")
+    for waiver in check.waivers:
+        state = "EXPIRED" if waiver.expired else "until"
+        click.echo(f"  waiver {state} {waiver.expires} by {waiver.owner}: {waiver.reason}")
+    return exits.OK

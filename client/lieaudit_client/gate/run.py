@@ -1,0 +1,171 @@
+"""The gate's run: check the policy, measure what it needs, have the service decide, look again with more images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lieaudit_api.v1 import gate_pb2, report_pb2, spec_pb2
+
+from lieaudit_client.client import Client
+from lieaudit_client.exceptions import InvalidInputError
+from lieaudit_client.formats.outcome import Outcome
+from lieaudit_client.gate.sources import Measure, Resolver, Source
+from lieaudit_client.report_json import read_report
+
+_MAX_POLICY = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for; paths and names as given."""
+
+    model: str
+    data: str | None
+    policy_file: str
+    baseline: str | None
+    datasets: Mapping[str, str]
+    spec: spec_pb2.AuditSpec
+    power: bool
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome, and the registered versions it is about (for the promotion)."""
+
+    outcome: Outcome
+    candidate: Source
+    baseline: Source | None
+
+
+def read_policy(path: str) -> str:
+    """Read a policy file. Raises `InvalidInputError` where it is missing, too large or no text."""
+    try:
+        data = Path(path).read_bytes()
+        if len(data) > _MAX_POLICY:
+            raise InvalidInputError(f"{path} is larger than 1 MiB", reason="INVALID_POLICY", subject=path)
+        return data.decode()
+    except OSError as problem:
+        raise InvalidInputError(
+            f"cannot read {path}: {problem.strerror}", reason="UNREADABLE_FILE", subject=path
+        ) from problem
+    except UnicodeDecodeError as problem:
+        raise InvalidInputError(f"{path} is not UTF-8 text", reason="INVALID_POLICY", subject=path) from problem
+
+
+def problem_lines(check: gate_pb2.PolicyCheck, path: str) -> list[str]:
+    """Give a line ``FILE:LINE: field: message (hint)`` for each problem of a policy."""
+    lines = []
+    for problem in check.problems:
+        field = f"{problem.field}: " if problem.field else ""
+        hint = f" ({problem.hint})" if problem.hint else ""
+        lines.append(f"{path}:{problem.line}: {field}{problem.message}{hint}")
+    return lines
+
+
+def run(client: Client, resolver: Resolver, request: Request, measure: Measure, say: Callable[[str], None]) -> Result:
+    """Carry a request out.
+
+    Raises
+    ------
+    ClientError
+        The policy, a source, an audit or the comparison is at fault, or the service refused.
+    """
+    policy = read_policy(request.policy_file)
+    check = client.check_policy(policy)
+    if check.problems:
+        lines = problem_lines(check, request.policy_file)
+        raise InvalidInputError(
+            "\n".join(["the policy is not valid", *lines]), reason="INVALID_POLICY", subject="policy"
+        )
+    _require(check, request)
+    candidate = resolver.resolve(request.model, "candidate")
+    baseline = resolver.resolve(request.baseline, "baseline") if request.baseline is not None else None
+    spec = _spec(check, request.spec)
+    while True:
+        outcome = _decide(client, request, policy, spec, candidate, baseline, measure)
+        more = outcome.decision.next_images if outcome.decision.HasField("next_images") else 0
+        if not more or not _can_grow(candidate, baseline, outcome, spec):
+            return Result(outcome, candidate, baseline)
+        say(f"inconclusive on {outcome.candidate.data.count} images; the policy asks for more: {more}")
+        spec.max_images = more
+
+
+def _require(check: gate_pb2.PolicyCheck, request: Request) -> None:
+    """Refuse what is missing before the audits, not after them."""
+    if check.needs_baseline and request.baseline is None:
+        raise InvalidInputError(
+            "the policy compares with a baseline, and none is given",
+            reason="BASELINE_MISSING",
+            subject="--baseline",
+            hint="give --baseline REPORT.json, MODEL.onnx, audit:ID or mlflow:models:/NAME@ALIAS",
+        )
+    for name in check.datasets:
+        if name not in request.datasets:
+            raise InvalidInputError(
+                f"a gap rule of the policy needs dataset {name!r}, and none is given",
+                reason="DATASET_MISSING",
+                subject="--dataset",
+                hint=f"give --dataset {name}=DATA, or a report of the candidate on it",
+            )
+
+
+def _spec(check: gate_pb2.PolicyCheck, asked: spec_pb2.AuditSpec) -> spec_pb2.AuditSpec:
+    """Measure what the rules need, and no more."""
+    spec = spec_pb2.AuditSpec()
+    spec.CopyFrom(asked)
+    spec.generators[:] = check.generators
+    if check.layerwise != "none" and not spec.HasField("layerwise"):
+        spec.layerwise = check.layerwise
+    if check.on_inconclusive == "more_images" and not spec.HasField("max_images"):
+        spec.max_images = check.min_images
+    return spec
+
+
+def _decide(
+    client: Client,
+    request: Request,
+    policy: str,
+    spec: spec_pb2.AuditSpec,
+    candidate: Source,
+    baseline: Source | None,
+    measure: Measure,
+) -> Outcome:
+    report = candidate.measure(measure, request.data, spec)
+    other = baseline.measure(measure, request.data, spec) if baseline is not None else None
+    datasets = {name: _on_dataset(candidate, place, spec, measure) for name, place in request.datasets.items()}
+    message = gate_pb2.EvaluateRequest(policy_yaml=policy, power=request.power)
+    message.candidate.report.CopyFrom(_slim(report))
+    if other is not None:
+        message.baseline.report.CopyFrom(_slim(other))
+    for name, found in datasets.items():
+        message.datasets[name].report.CopyFrom(_slim(found))
+    return Outcome(client.evaluate(message), report, other, request.policy_file, datasets)
+
+
+def _on_dataset(candidate: Source, place: str, spec: spec_pb2.AuditSpec, measure: Measure) -> report_pb2.Report:
+    if place.lower().endswith(".json"):
+        return read_report(place)
+    if candidate.report is not None:
+        raise InvalidInputError(
+            "the candidate is a report, so it cannot be measured on a further dataset",
+            reason="MODEL_MISSING",
+            subject="--dataset",
+            hint="give the model itself, or a report of it on that dataset",
+        )
+    return candidate.measure(measure, place, spec)
+
+
+def _slim(report: report_pb2.Report) -> report_pb2.Report:
+    """Leave out what no decision needs."""
+    slim = report_pb2.Report()
+    slim.CopyFrom(report)
+    slim.ClearField("pictures")
+    return slim
+
+
+def _can_grow(candidate: Source, baseline: Source | None, outcome: Outcome, spec: spec_pb2.AuditSpec) -> bool:
+    """Whether more images can be measured: both sides are models, and the dataset was not used up."""
+    fixed = candidate.report is not None or (baseline is not None and baseline.report is not None)
+    return not fixed and outcome.candidate.data.count >= spec.max_images
