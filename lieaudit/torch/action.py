@@ -70,7 +70,8 @@ class Action:
             return gain * planes
         height, width = planes.shape[-2:]
         vx, vy = self._velocity(height, width)
-        return vx * (planes @ self._matrix(width).mT) + vy * (self._matrix(height) @ planes)
+        moved: torch.Tensor = vx * (planes @ self._matrix(width).mT) + vy * (self._matrix(height) @ planes)
+        return moved
 
     def _velocity(self, height: int, width: int) -> torch.Tensor:
         if (height, width) not in self._fields:

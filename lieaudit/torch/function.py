@@ -40,6 +40,9 @@ class SourceFunction:
         Which output is audited, where there are several: a key, an attribute or a position.
     others
         Values of further arguments, fixed; tensors whose leading size is 1 are expanded to the batch.
+    undo
+        A head that the module itself ends in and that is not to be part of z: ``softmax`` or ``sigmoid``. z is then the
+        logarithm, or the logit, of what the module gives.
 
     Raises
     ------
@@ -58,6 +61,7 @@ class SourceFunction:
         input: str = "",  # noqa: A002 - the spec's name for it
         output: str = "",
         others: Mapping[str, Any] | None = None,
+        undo: str = "",
     ) -> None:
         if precision not in PRECISIONS:
             raise SpecError(
@@ -70,6 +74,7 @@ class SourceFunction:
         self.dtype = PRECISIONS[precision]
         self.device = _device(device)
         self.output = output
+        self.undo = undo
         self.others = {name: self._convert(value) for name, value in (others or {}).items()}
         self.input = _image_argument(module, input, self.others)
         self._state = {
@@ -101,6 +106,8 @@ class SourceFunction:
                 subject=self.output or "output",
                 hint="audit a module whose output has the batch as its first axis",
             )
+        if self.undo:
+            return torch.log(z) if self.undo == "softmax" else torch.logit(z)
         return z
 
     def raw(self, x: torch.Tensor) -> Any:
@@ -123,6 +130,12 @@ class SourceFunction:
             dtype = self.dtype if value.is_floating_point() else value.dtype
             return value.to(device=self.device, dtype=dtype)
         return value
+
+
+def batches(count: int, size: int) -> Iterator[torch.Tensor]:
+    """Give indices of ``count`` rows in batches of exactly ``size``; the last one repeats its last row to be full."""
+    for start in range(0, count, size):
+        yield torch.arange(start, start + size).clamp(max=count - 1)
 
 
 def named_outputs(result: Any) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ import torch
 
 from lieaudit.derivatives.base import Derivatives, Float32Array
 from lieaudit.errors import LieauditError, SourceError
-from lieaudit.torch.function import SourceFunction, first_line
+from lieaudit.torch.function import SourceFunction, batches, first_line
 
 _COVERAGE = 3.0
 """Ratio of the error bar to one redrawn rounding error: the norm of 95 % of a few redraws lies below it."""
@@ -49,6 +49,7 @@ def pushforward(
 
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="There is a performance drop")  # an op vmap runs in a loop
+        warnings.filterwarnings("ignore", message="`torch.jit")  # torch's own forward rules still use it
         if vectorised:
             # The value is the same in every direction: expanded without memory, the first is taken.
             values, tangents = torch.func.vmap(along)(directions)
@@ -107,14 +108,15 @@ class TorchDifferentiator:
         self.function = function
         self.batch = batch
         self._pushforward = Pushforward(function.module)
+        self.rows_done = 0
         self._rounding: float | None = None
 
     def rows(self, directions: int) -> int:
-        """Give the number of rows per image: the value and a tangent each, doubled where the precision is."""
-        return (1 + directions) * (2 if self.function.precision == "float64" else 1)
+        """Give the number of rows per image: the value, and a tangent for each direction."""
+        return 1 + directions
 
-    def __call__(self, images: Float32Array, directions: Float32Array) -> Derivatives:
-        """Differentiate at ``images`` (n, C, H, W) along ``directions`` (n, D, C, H, W).
+    def __call__(self, images: Float32Array, directions: Float32Array, first: int = 0) -> Derivatives:  # noqa: ARG002
+        """Differentiate at ``images`` (n, C, H, W) along ``directions`` (n, D, C, H, W), of any generators.
 
         Raises `SourceError` where the module fails or gives NaN or infinity.
         """
@@ -138,10 +140,10 @@ class TorchDifferentiator:
     def _differentiate(self, x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         count, batch = x.shape[0], self.batch or x.shape[0]
         parts = []
-        for start in range(0, count, batch):
-            piece = torch.arange(start, start + batch, device=x.device).clamp(max=count - 1)
+        for piece in batches(count, batch):
             value, tangent = self._pushforward(self.function, x[piece], v[piece].transpose(0, 1))
             parts.append((value, tangent.transpose(0, 1)))
+            self.rows_done += batch * (1 + v.shape[1])
         values, tangents = (torch.cat(tensors)[:count] for tensors in zip(*parts, strict=True))
         return values, tangents
 

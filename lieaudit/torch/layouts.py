@@ -144,14 +144,14 @@ def declared(text: str, shape: Sequence[int]) -> Layout:
     raise ValueError(f"{text!r} is no layout of shape {tuple(shape)}")
 
 
-class LayoutTracker(TorchDispatchMode):
+class LayoutTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While active, describes every tensor that is computed from a described one.
 
     Run it under `torch.inference_mode`, where the tensors that modules hand on are those the operators made.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._known: Any = WeakIdKeyDictionary()
         self._keep: list[torch.Tensor] = []
 

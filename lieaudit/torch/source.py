@@ -19,7 +19,7 @@ from lieaudit.derivatives.base import Float32Array
 from lieaudit.errors import SourceError, SpecError
 from lieaudit.metrics.head import Float64Array, Head
 from lieaudit.torch.containers import check_safetensors, read_pt2
-from lieaudit.torch.function import SourceFunction, first_line
+from lieaudit.torch.function import SourceFunction, batches, first_line
 from lieaudit.torch.program import ProgramModule
 
 TOLERANCE = 1e-3
@@ -92,6 +92,7 @@ def verify_source(
     z: Float32Array | Float64Array,
     head: Head,
     *,
+    batch: int | None = None,
     tolerance: float = TOLERANCE,
 ) -> Verification:
     """Prove that a source is the audited function on the audit's images.
@@ -107,6 +108,8 @@ def verify_source(
     head
         The head that the audit applies to them. A source that ends in the same head (probabilities where the graph was
         cut before its Softmax) is the same function too.
+    batch
+        The only batch size the source takes; None: any.
     tolerance
         Largest accepted relative deviation.
 
@@ -116,7 +119,8 @@ def verify_source(
         Shapes differ, or the deviation is beyond the tolerance; the message summarises both outputs.
     """
     with torch.no_grad():
-        source = function(function.tensor(images)).double().cpu().numpy()
+        pieces = [function(function.tensor(images[i])) for i in batches(len(images), batch or min(8, len(images)))]
+    source = torch.cat(pieces)[: len(images)].double().cpu().numpy()
     raw = np.asarray(z, np.float64)
     if source.size != raw.size or source.shape[0] != raw.shape[0]:
         raise SourceError(

@@ -1,8 +1,8 @@
 """The paper's stochastic estimate of layerwise contributions (Gruver et al. 2023, B.3), with its error.
 
 For z ~ N(0, I_K), E (zᵀ C_k)² = ‖C_k‖²; one vector-Jacobian product of the conjugated network F(α) with respect to α
-gives zᵀ C_k of all modules and all images at once. The relative standard deviation of one image's estimate after P probes is
-√(2/P) for a contribution in one direction. Probes are added until the requested tolerance holds.
+gives zᵀ C_k of all modules and all images at once. The relative standard deviation of one image's estimate after P
+probes is √(2/P). Probes are added until the requested tolerance holds.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def estimate(
     spec = spec or AuditSpec()
     if not (0 < tolerance < 1 and 0 <= floor < 1 and limit >= _FIRST):
         raise SpecError(
-            f"tolerance {tolerance}, floor {floor}, limit {limit}: need 0 < tolerance < 1, 0 ≤ floor < 1, limit ≥ {_FIRST}",
+            f"tolerance {tolerance}, floor {floor}, limit {limit}: tolerance must lie in (0, 1), floor in [0, 1), limit"
+            f" at {_FIRST} or above",
             reason="INVALID_SPEC",
             subject="tolerance",
         )

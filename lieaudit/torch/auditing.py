@@ -1,0 +1,222 @@
+"""End-to-end audits by torch JVPs: of a module in process, and of an uploaded source beside its ONNX model."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lieaudit.audit import as_dataset, run
+from lieaudit.errors import DataError, UnsupportedOpError
+from lieaudit.measure import Images
+from lieaudit.method import Method, choose_method
+from lieaudit.metrics.head import Head
+from lieaudit.progress import StageProgress
+from lieaudit.report import Report, ReportModel, ReportTensor, Skipped
+from lieaudit.spec import AuditSpec
+from lieaudit.torch.files import TorchFiles
+from lieaudit.torch.function import SourceFunction
+from lieaudit.torch.head import module_head
+from lieaudit.torch.jvp import TorchDifferentiator
+from lieaudit.torch.program import ProgramModule
+from lieaudit.torch.source import open_source, verify_source
+
+if TYPE_CHECKING:
+    from lieaudit.data import Dataset
+    from lieaudit.graph.load import AuditableModel
+    from lieaudit.progress import ProgressCallback
+    from lieaudit.shards import ShardStore
+
+VERIFIED_IMAGES = 64
+"""Images on which a source is compared with the ONNX model: another function differs on every one of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleTarget:
+    """What measuring needs to know of a module (`lieaudit.measure.Target`)."""
+
+    channels: int
+    height: int
+    width: int
+    head: Head
+    output_size: int
+
+
+def audit(
+    module: torch.nn.Module,
+    images: npt.NDArray[Any] | Dataset,
+    spec: AuditSpec | None = None,
+    *,
+    labels: npt.NDArray[Any] | None = None,
+    name: str = "",
+    precision: str = "float64",
+    device: str = "cpu",
+    others: Mapping[str, object] | None = None,
+    progress: ProgressCallback | None = None,
+    shards: ShardStore | None = None,
+) -> Report:
+    """Measure how far a torch module is from equivariant: the same audit as `lieaudit.audit`, differentiated by torch.
+
+    Parameters
+    ----------
+    module
+        Any module; it is not changed.
+    images, spec, labels, name, progress, shards
+        As `lieaudit.audit`; ``spec.input`` and ``spec.output`` name an argument and an output of ``forward``.
+        ``spec.method`` is not looked at, ``spec.layerwise`` is `lieaudit.torch.attribute`'s.
+    precision, device, others
+        See `lieaudit.torch.SourceFunction`.
+
+    Raises
+    ------
+    LieauditError
+        Module, data or spec do not fit; see `lieaudit.errors`.
+    """
+    spec = spec or AuditSpec()
+    started = time.monotonic()
+    dataset = as_dataset(images, labels)
+    stage = StageProgress(progress, "load", 1)
+    function = SourceFunction(
+        module, precision=precision, device=device, input=spec.input or "", output=spec.output or "", others=others
+    )
+    notes: list[str] = []
+    target, shape = _target(function, dataset, spec, notes)
+    stage.advance(1)
+    method = Method(
+        TorchDifferentiator(function, batch=_batch(module)),
+        skipped=() if spec.layerwise == "none" else (Skipped("layerwise", "use lieaudit.torch.attribute on a module"),),
+    )
+    info = ReportModel(
+        sha256=_digest(function),
+        name=name or type(module).__name__,
+        producer=f"torch {torch.__version__}",
+        opset=0,
+        input=ReportTensor(
+            function.input, ("N", str(target.channels), str(target.height), str(target.width)), precision, "NCHW"
+        ),
+        output=ReportTensor(
+            function.output or "output", ("N", *map(str, shape)), precision, "NCHW" if len(shape) == 3 else "vector"
+        ),
+        precision=precision,
+        head=target.head.name,
+        notes=tuple(notes),
+    )
+    pictured = Images(dataset, target, replace(spec, method="torch"))
+    return run(info, pictured, method, shards=shards, progress=progress, started=started)
+
+
+def torch_method(
+    model: AuditableModel,
+    images: Images,
+    files: TorchFiles | None = None,
+    *,
+    shards: ShardStore | None = None,
+    progress: ProgressCallback | None = None,
+) -> Method:
+    """Give the torch method for an ONNX model's uploaded source, checked by the ONNX model's own derivatives.
+
+    Parameters
+    ----------
+    model, images
+        The audit's.
+    files
+        Where the source's files lie, and the registered factories; default: ``spec.torch_source`` and
+        ``spec.torch_weights`` are paths, and nothing is registered.
+    shards, progress
+        The audit's.
+
+    Raises
+    ------
+    SourceError
+        The container is refused, or the source is not the ONNX model's function on the audit's images.
+    SpecError
+        No source is given, or the factory is not registered.
+    """
+    spec = images.spec
+    files = files or TorchFiles(
+        program=Path(spec.torch_source) if spec.torch_source else None,
+        weights=Path(spec.torch_weights) if spec.torch_weights else None,
+    )
+    module = open_source(
+        program=files.program, factory=spec.torch_factory, weights=files.weights, factories=files.factories
+    )
+    device = spec.provider.replace("tensorrt", "cuda")
+    function = SourceFunction(module, device=device)
+    check, onnx_skipped = _onnx_method(model, images, shards, progress)
+    batch = _batch(module)
+    pixels = images.load(images.spread(VERIFIED_IMAGES))
+    flat = np.zeros((len(pixels), 1, *pixels.shape[1:]), np.float32)
+    z = np.concatenate([check.differentiator(pixels[i : i + 1], flat[i : i + 1]).value for i in range(len(pixels))])
+    verified = verify_source(function, pixels, z, model.head, batch=batch)
+    if verified.head_included:
+        function = SourceFunction(module, device=device, undo=model.head.function)
+    note = (
+        f"the torch source is the function of the ONNX model: largest deviation {verified.deviation:.2e} of the largest"
+        f" output on {verified.images} images"
+    )
+    return Method(
+        TorchDifferentiator(function, batch=batch),
+        check.differentiator,
+        skipped=onnx_skipped,
+        fallback_ops=check.fallback_ops,
+        notes=(note,),
+    )
+
+
+def _onnx_method(
+    model: AuditableModel, images: Images, shards: ShardStore | None, progress: ProgressCallback | None
+) -> tuple[Method, tuple[Skipped, ...]]:
+    """Give the ONNX model's own method: forward mode, or finite differences where its graph has none."""
+
+    def chosen(name: str) -> Method:
+        return choose_method(
+            model, replace(images, spec=replace(images.spec, method=name)), shards=shards, progress=progress
+        )
+
+    try:
+        return chosen("forward"), ()
+    except UnsupportedOpError as problem:
+        return chosen("finite_difference"), (Skipped("method.forward", str(problem)),)
+
+
+def _target(
+    function: SourceFunction, dataset: Dataset, spec: AuditSpec, notes: list[str]
+) -> tuple[ModuleTarget, tuple[int, ...]]:
+    size = dataset.size_after(spec.preprocessing)
+    if size is None:
+        raise DataError(
+            "the images differ in size and nothing says what size the module takes",
+            reason="UNKNOWN_IMAGE_SIZE",
+            subject="preprocessing",
+            hint="set a crop in the preprocessing",
+        )
+    channels = dataset.image_shape[0] if dataset.image_shape is not None else 3
+    count = min(4, dataset.count)
+    pixels = dataset.load(0, count, preprocessing=spec.preprocessing, channels=channels, height=size[0], width=size[1])
+    batch = _batch(function.module)
+    with torch.no_grad():
+        z = function(function.tensor(pixels if batch is None else np.resize(pixels, (batch, *pixels.shape[1:]))))
+    shape = tuple(z.shape[1:])
+    head = module_head(spec, z, notes)
+    return ModuleTarget(channels, size[0], size[1], head, int(np.prod(shape))), shape
+
+
+def _batch(module: torch.nn.Module) -> int | None:
+    return module.batch if isinstance(module, ProgramModule) else None
+
+
+def _digest(function: SourceFunction) -> str:
+    """Give the sha256 of a module's weights by name: what identifies it in a report."""
+    digest = hashlib.sha256()
+    for name, tensor in function.module.state_dict().items():
+        values = tensor.detach().cpu()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        digest.update(values.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
