@@ -85,7 +85,7 @@ _CODES: tuple[tuple[type[LieauditError], str], ...] = (
     (MissingPackageError, "FAILED_PRECONDITION"),
     (BudgetError, "FAILED_PRECONDITION"),
     (PolicyError, "INVALID_ARGUMENT"),
-    (ComparisonError, "FAILED_PRECONDITION"),
+    (ComparisonError, "INVALID_ARGUMENT"),
 )
 
 
