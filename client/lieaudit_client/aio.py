@@ -18,6 +18,7 @@ from lieaudit_client._channel import SERVICES, Stubs
 from lieaudit_client._connection import Connection
 from lieaudit_client._operations import Operations
 from lieaudit_client._requests import Unary
+from lieaudit_client._sending import Sending
 from lieaudit_client._status import translate
 from lieaudit_client._steps import Call, Emit, Next, Open, Operation, Retry, Run, Send, Sleep
 from lieaudit_client.exceptions import ClientError
@@ -68,17 +69,20 @@ class AsyncClient:
         )
         self.target = connection.target
         credentials, arguments = connection.credentials(), connection.arguments()
-        self._channel = (
-            grpc.aio.insecure_channel(self.target, arguments)
-            if credentials is None
-            else grpc.aio.secure_channel(self.target, credentials, arguments)
-        )
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(self.target, arguments)
+            self._upload_channel = grpc.insecure_channel(self.target, arguments)  # connects when it is used
+        else:
+            self._channel = grpc.aio.secure_channel(self.target, credentials, arguments)
+            self._upload_channel = grpc.secure_channel(self.target, credentials, arguments)
         self._metadata = connection.metadata()
         self._stubs: Stubs = {name: stub(self._channel) for name, stub in SERVICES.items()}
+        self._uploads: Stubs = {name: stub(self._upload_channel) for name, stub in SERVICES.items()}
         self._operations = Operations(self.target, retry or Retry(), timeout, check_version=check_version)
 
     async def close(self) -> None:
         """Close the connection; running audits go on."""
+        self._upload_channel.close()
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -250,11 +254,11 @@ class AsyncClient:
                     if isinstance(step, Emit):
                         yield step.item
                     elif isinstance(step, Send):
-                        async for item in self._send(step, streams):
-                            if isinstance(item, _End):
-                                result = item.value
-                            else:
-                                yield item
+                        sending = Sending(step, getattr(self._uploads[step.service], step.method), self._metadata)
+                        streams[:] = [sending]
+                        while (sent := await asyncio.to_thread(sending.news)) is not None:
+                            yield step.show(sent)
+                        result = sending.result()
                     else:
                         result = await self._do(step, streams)
                 except grpc.RpcError as problem:
@@ -283,18 +287,3 @@ class AsyncClient:
                 return await asyncio.to_thread(step.function)
             case Sleep():
                 return await asyncio.sleep(step.seconds)
-
-    async def _send(self, step: Send, streams: list[Any]) -> AsyncGenerator[Any, None]:
-        call = getattr(self._stubs[step.service], step.method)(metadata=self._metadata)
-        streams[:] = [call]
-        sent = step.start
-        # Files are read in a thread: a slow disk must not hold up the event loop.
-        while (request := await asyncio.to_thread(next, step.requests, None)) is not None:
-            try:
-                await call.write(request)
-            except asyncio.InvalidStateError:
-                break  # the service has answered before the end; what it said comes below
-            sent += len(request.chunk)
-            yield step.show(sent)
-        await call.done_writing()
-        yield _End(await call)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from lieaudit_client._channel import SERVICES, Stubs
 from lieaudit_client._connection import Connection
 from lieaudit_client._operations import Operations
 from lieaudit_client._requests import Unary
+from lieaudit_client._sending import Sending
 from lieaudit_client._status import translate
 from lieaudit_client._steps import Call, Emit, Next, Open, Operation, Retry, Run, Send, Sleep
 from lieaudit_client.exceptions import ClientError
@@ -293,7 +293,11 @@ class Client:
                     if isinstance(step, Emit):
                         yield step.item
                     elif isinstance(step, Send):
-                        result = yield from self._send(step, streams)
+                        sending = Sending(step, getattr(self._stubs[step.service], step.method), self._metadata)
+                        streams[:] = [sending]
+                        while (sent := sending.news()) is not None:
+                            yield step.show(sent)
+                        result = sending.result()
                     else:
                         result = self._do(step, streams)
                 except grpc.RpcError as problem:
@@ -321,28 +325,3 @@ class Client:
                 return step.function()
             case Sleep():
                 return time.sleep(step.seconds)
-
-    def _send(self, step: Send, streams: list[Any]) -> Generator[Any, None, Any]:
-        # gRPC reads the requests in a thread of its own and swallows what they raise: both come back through the queue,
-        # so that the caller is told in its own thread.
-        news: queue.SimpleQueue[int | ClientError | None] = queue.SimpleQueue()
-
-        def watched() -> Iterator[Any]:
-            sent = step.start
-            try:
-                for request in step.requests:
-                    yield request
-                    sent += len(request.chunk)
-                    news.put(sent)
-            except ClientError as problem:
-                news.put(problem)
-                raise
-
-        call = getattr(self._stubs[step.service], step.method).future(watched(), metadata=self._metadata)
-        streams[:] = [call]
-        call.add_done_callback(lambda _: news.put(None))
-        while (item := news.get()) is not None:
-            if isinstance(item, ClientError):
-                raise item
-            yield step.show(item)
-        return call.result()
