@@ -130,7 +130,7 @@ def _taps(
 
 
 def _resample_fourier(planes: Floating, out: Floating, dx: Array, dy: Array, padding: str) -> None:
-    count, height, width = planes.shape
+    height, width = planes.shape[1:]
     separable = bool(np.all(dx == dx[:1]) and np.all(dy == dy[:, :1]))
     if separable:
         kx = _fourier_weights(dx[0], np.arange(width), width, padding)
@@ -139,15 +139,31 @@ def _resample_fourier(planes: Floating, out: Floating, dx: Array, dy: Array, pad
             out[start] = ky @ plane.astype(np.float64) @ kx.T
         return
     rows, columns = np.divmod(np.arange(height * width), width)
-    flat = out.reshape(count, height * width)
+    points = fourier_at(planes, rows, columns, dx.reshape(-1), dy.reshape(-1), padding=padding)
+    out[...] = points.reshape(planes.shape)
+
+
+def fourier_at(
+    planes: Floating,
+    rows: npt.NDArray[np.intp],
+    columns: npt.NDArray[np.intp],
+    dx: Array,
+    dy: Array,
+    *,
+    padding: str,
+) -> Array:
+    """Evaluate the Fourier interpolant of planes (c, H, W) at P points, pixels plus displacements: float64 (c, P)."""
+    count, height, width = planes.shape
     sources = planes.reshape(count * height, width).astype(np.float64)
+    out = np.empty((count, len(rows)))
     block = max(1, 16 * BLOCK // (max(1, count) * height + 2 * (height + width)))
-    for start in range(0, height * width, block):
+    for start in range(0, len(rows), block):
         points = slice(start, start + block)
-        kx = _fourier_weights(dx.reshape(-1)[points], columns[points], width, padding)
-        ky = _fourier_weights(dy.reshape(-1)[points], rows[points], height, padding)
+        kx = _fourier_weights(dx[points], columns[points], width, padding)
+        ky = _fourier_weights(dy[points], rows[points], height, padding)
         lines = (sources @ kx.T).reshape(count, height, len(kx))
-        flat[:, points] = np.einsum("cyp,py->cp", lines, ky)
+        out[:, points] = np.einsum("cyp,py->cp", lines, ky)
+    return out
 
 
 def _fourier_weights(displacement: Array, position: npt.NDArray[np.intp], size: int, padding: str) -> Array:
