@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from lieaudit.progress import ProgressCallback
     from lieaudit.shards import ShardStore
+    from lieaudit.torch.files import TorchFiles
 
 ImagesLike = npt.NDArray[Any] | Dataset
 
@@ -41,6 +43,7 @@ def audit(
     name: str = "",
     progress: ProgressCallback | None = None,
     shards: ShardStore | None = None,
+    source: TorchFiles | None = None,
 ) -> Report:
     """Measure how far a model is from equivariant under each generator.
 
@@ -62,6 +65,9 @@ def audit(
     shards
         Keeps finished shards; with the same model, images and spec an interrupted audit goes on from them and gives
         the same bits.
+    source
+        For ``spec.method`` torch: where the files of ``spec.torch_source`` or ``spec.torch_weights`` lie, and the
+        registered factories; default: these fields are paths.
 
     Raises
     ------
@@ -76,7 +82,7 @@ def audit(
     stage.advance(1)
     pictured = Images(dataset, loaded, spec)
     pictured.load([0])  # a set that does not fit the model is refused before any work
-    method = choose_method(loaded, pictured, shards=shards, progress=progress)
+    method = choose_method(loaded, pictured, shards=shards, progress=progress, source=source)
     return run(loaded.info, pictured, method, shards=shards, progress=progress, started=started)
 
 
@@ -108,7 +114,7 @@ def run(
     seconds = time.monotonic() - started
     rows = method.rows_done
     return Report(
-        model=model,
+        model=replace(model, notes=(*model.notes, *method.notes)),
         data=ReportData(
             images.dataset.sha256, images.count, images.dataset.name, accuracy(measured, images.dataset, images.target)
         ),

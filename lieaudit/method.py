@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lieaudit.measure import Images
     from lieaudit.progress import ProgressCallback
     from lieaudit.shards import Arrays, ShardStore
+    from lieaudit.torch.files import TorchFiles
 
 CALIBRATION_IMAGES = 6
 """Images on which the finite-difference step is chosen: their median decides."""
@@ -39,6 +40,8 @@ class Method:
         Of the finite differences that gave the numbers, if they did.
     skipped
         What was not used, and why.
+    notes
+        What the report's reader should know about how the method was set up.
     """
 
     differentiator: Differentiator
@@ -46,6 +49,7 @@ class Method:
     calibration: Calibration | None = None
     skipped: tuple[Skipped, ...] = ()
     fallback_ops: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def rows_done(self) -> int:
@@ -55,12 +59,21 @@ class Method:
 
 
 def choose_method(
-    model: AuditableModel, images: Images, *, shards: ShardStore | None, progress: ProgressCallback | None
+    model: AuditableModel,
+    images: Images,
+    *,
+    shards: ShardStore | None,
+    progress: ProgressCallback | None,
+    source: TorchFiles | None = None,
 ) -> Method:
     """Give the method that ``spec.method`` asks for; ``auto`` is forward mode, checked by finite differences.
 
+    ``source`` says where the files of ``spec.torch_*`` lie, for the method ``torch``.
+
     Raises
     ------
+    SourceError, MissingPackageError
+        ``torch`` was asked for and its source is refused, or torch is not installed.
     UnsupportedOpError
         ``forward`` was asked for and the graph has an op that it cannot differentiate.
     ProviderError, ModelError, BudgetError
@@ -68,6 +81,10 @@ def choose_method(
     """
     spec = images.spec
     skipped: tuple[Skipped, ...] = ()
+    if spec.method == "torch":
+        from lieaudit.torch import torch_method
+
+        return torch_method(model, images, source, shards=shards, progress=progress)
     if spec.method in {"forward", "auto"}:
         try:
             from lieaudit.derivatives.forward import ForwardDifferentiator
