@@ -12,7 +12,8 @@ import numpy as np
 from lieaudit.audit import ImagesLike, as_dataset
 from lieaudit.graph.forward.coverage import OpCoverage, coverage, exact_share
 from lieaudit.graph.load import AuditableModel, load_model
-from lieaudit.layerwise import LayerInfo, layers
+from lieaudit.layerwise import LayerInfo
+from lieaudit.layerwise import layers as layer_tree
 from lieaudit.measure import Images
 from lieaudit.report import ReportTensor
 from lieaudit.runtime.session import Session
@@ -63,7 +64,7 @@ def inspect(
     *,
     images: ImagesLike | None = None,
     labels: npt.NDArray[Any] | None = None,
-    with_layers: bool = False,
+    layers: bool = False,
     name: str = "",
 ) -> Inspection:
     """Describe a model; with images that have labels, measure its top-1 accuracy on them.
@@ -72,7 +73,7 @@ def inspect(
     ----------
     model, images, labels, spec, name
         As of `lieaudit.audit`.
-    with_layers
+    layers
         Also give the module tree with layouts.
 
     Raises
@@ -102,7 +103,7 @@ def inspect(
         parameter_count=loaded.parameters,
         ops=tuple(covered),
         exact_share=exact_share(covered),
-        layers=tuple(layers(loaded, spec)) if with_layers else (),
+        layers=tuple(layer_tree(loaded, spec)) if layers else (),
         notes=info.notes,
         top1=_top1(loaded, Images(dataset, loaded, spec)) if dataset is not None else None,
         image_count=dataset.count if dataset is not None else 0,

@@ -91,27 +91,19 @@ def normalise(
     height, width = size
     batch = value.shape[0]
     shape = ir.Shape([batch if isinstance(batch, int) and batch > 0 else "N", chosen.channels, height, width])
-    if chosen.layout == "NCHW" and value.dtype == ir.DataType.FLOAT:
+    if chosen.layout == "NCHW":
         value.shape = shape
         return height, width
     image = ir.Value(name=INPUT, shape=shape, type=ir.TensorType(ir.DataType.FLOAT))
-    nodes: list[ir.Node] = []
-    current = image
-    if chosen.layout == "NHWC":
-        nodes.append(ir.node("Transpose", [current], {"perm": [0, 2, 3, 1]}, name="lieaudit_to_nhwc"))
-        current = nodes[-1].outputs[0]
-        notes.append("the model takes NHWC; images are transposed inside the audited graph")
-    if value.dtype == ir.DataType.DOUBLE:
-        nodes.append(ir.node("Cast", [current], {"to": ir.DataType.DOUBLE.value}, name="lieaudit_to_double"))
-        current = nodes[-1].outputs[0]
-        notes.append("the model computes in float64; its output is rounded to float32")
-    value.replace_all_uses_with(current)
+    transpose = ir.node("Transpose", [image], {"perm": [0, 2, 3, 1]}, name="lieaudit_to_nhwc")
+    notes.append("the model takes NHWC; images are transposed inside the audited graph")
+    value.replace_all_uses_with(transpose.outputs[0])
     graph.inputs[:] = [image]
     first = next(iter(graph), None)
     if first is None:
-        graph.extend(nodes)
+        graph.append(transpose)
     else:
-        graph.insert_before(first, nodes)
+        graph.insert_before(first, transpose)
     return height, width
 
 

@@ -15,7 +15,7 @@ import onnx_ir.passes.common as common_passes
 
 from lieaudit.errors import ModelError
 from lieaudit.graph import batch, image_input, output
-from lieaudit.graph.precision import upcast
+from lieaudit.graph.precision import to_float32
 from lieaudit.graph.read import read_model
 from lieaudit.metrics.head import Head
 from lieaudit.report import ReportModel, ReportTensor
@@ -111,9 +111,9 @@ def load_model(
 
     audited_input = image_input.choose(model.graph, spec)
     original_input = _tensor(audited_input.value, audited_input.layout)
-    reduced = upcast(model)
-    if reduced:
-        notes.append(f"weights stored as {', '.join(sorted(reduced))} were upcast to float32 for the audit")
+    converted = to_float32(model, audited_input.value)
+    if converted:
+        notes.append(f"the graph was {converted} to float32 for the audit")
     audited_output = output.choose(model.graph, spec, notes)
     original_output = _tensor(audited_output)
     common_passes.ShapeInferencePass(check_type=False, strict_mode=False)(model)
@@ -148,7 +148,7 @@ def load_model(
             opset=model.opset_imports.get("", 0),
             input=original_input,
             output=original_output,
-            precision="float32" + (f" (upcast from {', '.join(sorted(reduced))})" if reduced else ""),
+            precision=f"float32 ({converted})" if converted else "float32",
             head=head.name,
             notes=tuple(notes),
         ),

@@ -84,9 +84,6 @@ def normalise(model: ir.Model, output_shape: tuple[int, ...], spec: AuditSpec, n
     original = z.name or ""
     nodes: list[ir.Node] = []
     current = z
-    if z.dtype == ir.DataType.DOUBLE:
-        nodes.append(ir.node("Cast", [current], {"to": ir.DataType.FLOAT.value}, name="lieaudit_to_float"))
-        current = nodes[-1].outputs[0]
     if len(output_shape) == 3:
         producer = z.producer()
         perm = producer.attributes.get("perm") if producer is not None and producer.op_type == "Transpose" else None

@@ -53,7 +53,14 @@ def read_model(source: str | Path | bytes | onnx.ModelProto) -> ReadModel:
         # The checker would look for external data in the working folder; those graphs are checked once normalised.
         if not external:
             onnx.checker.check_model(proto)
-    except (onnx.checker.ValidationError, ValueError, TypeError, KeyError, AttributeError) as problem:
+    except (
+        onnx.checker.ValidationError,
+        ir.serde.SerdeError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+    ) as problem:
         first_line = str(problem).strip().split("\n")[0][:300]
         raise ModelError(
             f"not a valid ONNX model: {first_line}",

@@ -74,9 +74,7 @@ OPS = {
         alpha * (a.T if transA else a) @ (b.T if transB else b) + beta * c
     ),
     "MaxPool": _max_pool,
-    "AveragePool": lambda x, *, kernel_shape, strides=(1, 1), **_: F.avg_pool2d(
-        x, tuple(kernel_shape), tuple(strides)
-    ),
+    "AveragePool": lambda x, *, kernel_shape, strides=(1, 1), **_: F.avg_pool2d(x, tuple(kernel_shape), tuple(strides)),
     "GlobalAveragePool": lambda x: x.mean((2, 3), keepdim=True),
     "Slice": _slice,
     "Reshape": _reshape,
@@ -95,7 +93,7 @@ OPS = {
     "Softmax": lambda x, *, axis=-1: x.softmax(axis),
     "Identity": lambda x: x,
     "Dropout": lambda x, *_, **__: x,
-    "Clip": lambda x, low=None, high=None, *, min=None, max=None: x.clamp(  # noqa: A002 - the attributes' names
+    "Clip": lambda x, low=None, high=None, *, min=None, max=None: x.clamp(
         low if low is not None else min, high if high is not None else max
     ),
     "BatchNormalization": lambda x, s, b, m, v, *, epsilon=1e-5, **_: F.batch_norm(
