@@ -17,6 +17,7 @@ from lieaudit_api.v1 import audit_pb2, audit_pb2_grpc, dataset_pb2, dataset_pb2_
 
 from lieaudit.errors import LieauditError
 from lieaudit_server import __version__
+from lieaudit_server.background import Background
 from lieaudit_server.config import Config
 from lieaudit_server.errors import ConfigError, ServiceError
 from lieaudit_server.identity import Authority
@@ -82,8 +83,17 @@ class Server:
         self._maintenance = Maintenance(config, self._folder, self._database, self.metrics)
         probes = Probes(config, self._folder)
         providers: asyncio.Future[tuple[str, ...]] = asyncio.get_running_loop().create_future()
+        self._background = Background()
         context = Context(
-            config, self._folder, self._database, self._journal, self._scheduler, probes, self.metrics, providers
+            config=config,
+            folder=self._folder,
+            database=self._database,
+            journal=self._journal,
+            scheduler=self._scheduler,
+            probes=probes,
+            metrics=self.metrics,
+            background=self._background,
+            providers=providers,
         )
         await self._maintenance.start()
         interceptor = Interceptor(authority, self.metrics, self._tracer, self._folder.root)
@@ -128,6 +138,7 @@ class Server:
         self._journal.close()
         self._provider_task.cancel()
         await self._grpc.stop(grace=2.0)
+        await self._background.wait()
         await self._maintenance.stop()
         self._database.close()
         self._folder.close()

@@ -89,9 +89,10 @@ class Scheduler:
             raise ServiceError(
                 "UNAVAILABLE", "the server is shutting down", reason="DRAINING", retry_seconds=_RETRY_SECONDS
             )
-        accepted = await self._database.run(accept)
-        self._wake.set()
-        return accepted
+        try:
+            return await self._database.run(accept)
+        finally:
+            self._wake.set()  # also where the caller was cancelled: the audit may have been accepted all the same
 
     def _check_room(self, db: sqlite3.Connection, owner: str) -> None:
         for counted, limit in ((None, self._config.max_queued), (owner, self._config.max_queued_per_owner)):

@@ -89,7 +89,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):  # type: ignore[misc]
 
     async def CancelAudit(self, request: audit_pb2.CancelAuditRequest, _context: Any) -> audit_pb2.Audit:  # noqa: N802, D102
         audit = await self._context.audit(request.id)
-        await self._context.scheduler.cancel(audit.id)
+        await self._context.background.run(self._context.scheduler.cancel(audit.id))
         return (await self._messages([await self._context.audit(audit.id)]))[0]
 
     async def WatchAudit(  # noqa: N802, D102

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from lieaudit_server import identity
+from lieaudit_server.background import Background
 from lieaudit_server.config import Config
 from lieaudit_server.errors import disk_full, invalid, not_found
 from lieaudit_server.identity import Identity
@@ -33,6 +34,7 @@ class Context:
     scheduler: Scheduler
     probes: Probes
     metrics: Metrics
+    background: Background
     providers: asyncio.Future[tuple[str, ...]] = field(compare=False)
 
     @property

@@ -7,6 +7,7 @@ import hashlib
 import math
 import os
 import secrets
+import threading
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import IO, Any
 
 from lieaudit_api.v1 import upload_pb2
 
+from lieaudit.errors import LieauditError
 from lieaudit_server.errors import ServiceError, invalid
 from lieaudit_server.scheduling import jobs
 from lieaudit_server.services.context import Context, check_sha256
@@ -86,16 +88,17 @@ class Uploads:
                 retry_seconds=_BUSY_SECONDS,
             )
         self._streams[key] = stream = _Stream()
-        writer: _Writer | None = None
         try:
             upload = await self._open(header, owner)
-            writer = await asyncio.to_thread(_Writer, self._context.folder.partial / upload.file, upload.committed)
-            await self._write(requests, upload, writer, stream)
+            writer = _Writer(self._context.folder.partial / upload.file, upload.committed)
+            try:
+                await self._write(requests, upload, writer, stream)
+            finally:
+                # Also when the stream breaks off: what arrived is kept, and the next stream goes on from here.
+                await self._context.background.run(self._close(upload, writer, stream))
             stream.active = math.inf  # checking the file is silent work
             return await self._finish(header, upload, writer)
         finally:
-            if writer is not None:
-                writer.close()
             if self._streams.get(key) is stream:
                 del self._streams[key]
 
@@ -172,23 +175,19 @@ class Uploads:
         self._context.check_disk(size)
 
     async def _write(self, requests: Requests, upload: Upload, writer: _Writer, stream: _Stream) -> None:
+        await asyncio.to_thread(writer.open)
         committed = writer.size
-        try:
-            while writer.size < upload.size:
-                request = await self._next(requests)
-                if request is None:
-                    break
-                self._check_current(upload, stream)
-                self._check_chunk(request, upload, writer)
-                await asyncio.to_thread(writer.write, request.chunk)
-                stream.active = time.monotonic()
-                self._context.metrics.uploaded.labels(self._kind).inc(len(request.chunk))
-                if writer.size - committed >= _COMMIT_BYTES:
-                    committed = await self._commit(upload, writer)
-        finally:
-            # Also when the stream breaks off: what arrived is kept, and the next stream goes on from here.
-            if writer.size > committed and self._streams.get((upload.owner, upload.sha256)) is stream:
-                await asyncio.shield(self._commit(upload, writer))
+        while writer.size < upload.size:
+            request = await self._next(requests)
+            if request is None:
+                break
+            self._check_current(upload, stream)
+            self._check_chunk(request, upload, writer)
+            await asyncio.to_thread(writer.write, request.chunk)
+            stream.active = time.monotonic()
+            self._context.metrics.uploaded.labels(self._kind).inc(len(request.chunk))
+            if writer.size - committed >= _COMMIT_BYTES:
+                committed = await self._commit(upload, writer)
         self._check_current(upload, stream)
         if writer.size < upload.size:
             raise ServiceError(
@@ -198,6 +197,13 @@ class Uploads:
                 subject=upload.sha256,
                 hint="ask GetUploadStatus and go on from committed_bytes",
             )
+
+    async def _close(self, upload: Upload, writer: _Writer, stream: _Stream) -> None:
+        try:
+            if writer.size > upload.committed and self._streams.get((upload.owner, upload.sha256)) is stream:
+                await self._commit(upload, writer)
+        finally:
+            await asyncio.to_thread(writer.close)
 
     def _check_current(self, upload: Upload, stream: _Stream) -> None:
         if self._streams.get((upload.owner, upload.sha256)) is not stream:
@@ -217,8 +223,9 @@ class Uploads:
         return size
 
     async def _finish(self, header: upload_pb2.UploadHeader, upload: Upload, writer: _Writer) -> Resource:
+        drop = self._context.background.run
         if writer.digest() != header.sha256:
-            await self._drop(upload)
+            await drop(self._drop(upload))
             raise invalid(
                 "header.sha256",
                 "the checksum of what arrived is not the one announced; nothing was kept",
@@ -227,13 +234,13 @@ class Uploads:
             )
         try:
             details = await self._check(header, upload)
-        except ServiceError as problem:
-            if problem.code == "INVALID_ARGUMENT":
-                await self._drop(upload)
+        except (ServiceError, LieauditError) as problem:
+            if isinstance(problem, LieauditError) or problem.code == "INVALID_ARGUMENT":
+                await drop(self._drop(upload))
             raise
-        except Exception:
-            await self._drop(upload)
-            raise
+        return await self._context.background.run(self._store(header, upload, details))
+
+    async def _store(self, header: upload_pb2.UploadHeader, upload: Upload, details: Mapping[str, Any]) -> Resource:
         folder = self._context.folder
         stored = await self._context.database.run(
             lambda db: resources.finish_upload(
@@ -277,29 +284,44 @@ def stored_blob(context: Context, resource: Resource) -> dict[str, str]:
 
 
 class _Writer:
-    """Appends to a partial file and hashes it; starts by cutting it to what was committed and hashing that."""
+    """Appends to a partial file and hashes it; `open` cuts it to what was committed and hashes that.
+
+    The lock keeps a write that a cancelled call left running in its thread apart from the last `sync`.
+    """
 
     def __init__(self, path: Path, committed: int) -> None:
-        self._file: IO[bytes] = path.open("r+b")
+        self._path = path
+        self._file: IO[bytes] | None = None
         self._hash = hashlib.sha256()
+        self._lock = threading.Lock()
         self.size = committed
-        self._file.truncate(committed)
-        while chunk := self._file.read(_COMMIT_BYTES):
-            self._hash.update(chunk)
+
+    def open(self) -> None:
+        with self._lock:
+            self._file = self._path.open("r+b")
+            self._file.truncate(self.size)
+            while chunk := self._file.read(_COMMIT_BYTES):
+                self._hash.update(chunk)
 
     def write(self, chunk: bytes) -> None:
-        self._file.write(chunk)
-        self._hash.update(chunk)
-        self.size += len(chunk)
+        with self._lock:
+            if self._file is not None:
+                self._file.write(chunk)
+                self._hash.update(chunk)
+                self.size += len(chunk)
 
     def sync(self) -> int:
-        size = self.size
-        self._file.flush()
-        os.fdatasync(self._file.fileno())
-        return size
+        with self._lock:
+            if self._file is not None:
+                self._file.flush()
+                os.fdatasync(self._file.fileno())
+            return self.size
 
     def digest(self) -> str:
         return self._hash.hexdigest()
 
     def close(self) -> None:
-        self._file.close()
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
