@@ -104,7 +104,8 @@ class GeneratorResult:
 
     ``lee`` is the mean over images of ‖L F‖²/K; ``ci95`` its bootstrap interval (sampling of images; empty
     where one image gives none); ``error_bar``
-    its numerical error; ``relative`` the ratio to the response to an equally large non-symmetric perturbation.
+    its numerical error; ``relative`` the ratio to the response to an equally large non-symmetric perturbation, with its
+    own interval (empty where ``relative`` was not measured on at least two images).
     """
 
     lee: float
@@ -123,6 +124,7 @@ class GeneratorResult:
     agreement: Agreement | None = None
     status: str = "ok"
     reasons: tuple[str, ...] = ()
+    relative_ci95: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

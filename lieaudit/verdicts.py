@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lieaudit.report import Agreement, GeneratorResult, Skipped
-from lieaudit.statistics import bootstrap_interval, quantiles
+from lieaudit.statistics import bootstrap_interval, compare, quantiles
 from lieaudit.symmetries import get_generator
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def generator_results(
         lee = measured.lee[:, g]
         mean = float(lee.mean())
         agreement = (agreements or {}).get(generator)
-        relative, floor = _relative(lee, measured.other[:, g])
+        relative, floor, relative_interval = _relative(lee, measured.other[:, g], spec)
         bar = _mean_error(measured.lee_error[:, g])
         reasons = []
         if bar > WIDE * max(mean, floor):
@@ -76,6 +76,7 @@ def generator_results(
             agreement=agreement,
             status="inconclusive" if reasons else "ok",
             reasons=tuple(reasons),
+            relative_ci95=relative_interval,
         )
     return results, skipped
 
@@ -85,13 +86,16 @@ def _mean_error(errors: Float64Array) -> float:
     return float(np.sqrt(np.sum(errors**2)) / len(errors))
 
 
-def _relative(lee: Float64Array, other: Float64Array) -> tuple[float | None, float]:
-    """Give E‖L F‖² / E‖DF[r]‖² over the images both were measured on, and the floor of what counts as zero."""
+def _relative(lee: Float64Array, other: Float64Array, spec: AuditSpec) -> tuple[float | None, float, tuple[float, ...]]:
+    """Give E‖L F‖² / E‖DF[r]‖² over the images both were measured on, the floor that counts as zero, the interval."""
     both = np.isfinite(other)
     scale = float(other[both].mean()) if both.any() else 0.0
     if scale <= 0.0:
-        return None, 0.0
-    return float(lee[both].mean()) / scale, NEGLIGIBLE * scale
+        return None, 0.0, ()
+    interval: tuple[float, ...] = ()
+    if both.sum() > 1:
+        interval = compare(lee[both], other[both], resamples=spec.bootstrap, seed=spec.seed).interval or ()
+    return float(lee[both].mean()) / scale, NEGLIGIBLE * scale, interval
 
 
 def _why_not_relative(other: Float64Array, spec: AuditSpec) -> str:
