@@ -18,7 +18,7 @@ from lieaudit.errors import ComparisonError
 from lieaudit.gate import sentences
 from lieaudit.gate.comparable import require_paired, require_same_model
 from lieaudit.gate.decision import FAIL, INCONCLUSIVE, PASS, WAIVED, Decision, RuleOutcome, RuleWaiver
-from lieaudit.gate.measure import Measured, Unmeasured, measure
+from lieaudit.gate.measure import Measured, Unmeasured, measure, negligible
 from lieaudit.gate.policy import Policy, Rule, parse
 from lieaudit.gate.power import POWER, images_needed
 from lieaudit.report import Report
@@ -35,6 +35,8 @@ class _Test:
     found: Measured | Unmeasured
     reason: str = ""
     """Why it cannot be decided whatever the numbers are; empty where it can."""
+    negligible: bool = False
+    """The candidate's LEE is zero for every purpose: it is no worse than anything."""
 
 
 def evaluate(
@@ -138,13 +140,15 @@ def _tests(
         other = {"noninferiority": baseline, "gap": others.get(rule.subject)}.get(rule.kind)
         found = measure(rule, generator, candidate, other, resamples, seed)
         reason = ""
+        result = candidate.results.get(generator)
+        none = rule.kind == "noninferiority" and result is not None and result.status == "ok" and negligible(result)
         if isinstance(found, Unmeasured):
             reason = found.reason
         elif found.status != "ok":
             reason = "RESULT_INCONCLUSIVE"
         elif found.images < policy.min_images and rule.kind not in {"relative", "kind_share"}:
             reason = "TOO_FEW_IMAGES"
-        tests.append(_Test(rule, generator, found, reason))
+        tests.append(_Test(rule, generator, found, reason, none and reason in {"", "BASELINE_ZERO"}))
     return tests
 
 
@@ -157,7 +161,7 @@ def _adjusted(tests: list[_Test]) -> list[tuple[float, float] | None]:
 
 def _p_met(test: _Test) -> float | None:
     found = test.found
-    if isinstance(found, Unmeasured) or found.draws is None or test.reason:
+    if isinstance(found, Unmeasured) or found.draws is None or test.reason or test.negligible:
         return None
     return p_at_most(found.draws - found.down, found.limit(test.rule.limit))
 
@@ -203,6 +207,8 @@ def _outcome(
 def _decide(test: _Test, p: tuple[float, float] | None, tail: float) -> tuple[str, str]:
     """Give outcome and, where it is inconclusive, the reason."""
     found = test.found
+    if test.negligible:
+        return PASS, "NEGLIGIBLE"
     if isinstance(found, Unmeasured) or test.reason:
         return INCONCLUSIVE, test.reason
     limit = found.limit(test.rule.limit)

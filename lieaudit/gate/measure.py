@@ -1,14 +1,16 @@
 """The number behind a rule, with both of its uncertainties.
 
 Sampling: bootstrap confidence draws over images (`lieaudit.statistics`), on a log scale for ratios. Numerical: the
-per-image error bars, taken at their worst in one direction (every candidate value up by its bar, every baseline value
-down by its own, and the reverse), because the errors of one derivative method need not be independent between images.
+per-image error bars. In a mean they add in squares, as in the report's own error bar; the median and the geometric mean
+are taken with every value moved by its bar in the same direction, which bounds them whatever the errors' signs. A ratio
+takes the candidate's upper with the baseline's lower bound, and the reverse.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ from lieaudit.errors import DataError
 from lieaudit.gate.policy import Rule
 from lieaudit.report import GeneratorResult, Report
 from lieaudit.statistics import compare, confidence_draws, point_estimate
+from lieaudit.verdicts import NEGLIGIBLE
 
 Array = npt.NDArray[np.float64]
 
@@ -115,7 +118,7 @@ def _of_results(
 ) -> Measured | Unmeasured:
     result = candidate.results[generator]
     if rule.kind == "relative":
-        return _relative(result, candidate)
+        return _relative(result, candidate, resamples)
     if rule.kind == "limit" or other is None:
         return _limit(result, rule.statistic, resamples, seed)
     if rule.kind == "gap":
@@ -224,13 +227,28 @@ def _share(rule: Rule, generator: str, candidate: Report) -> Measured | Unmeasur
     return _point(found.share, None, (error, error), candidate.data.count, (part.status, why))
 
 
-def _relative(result: GeneratorResult, candidate: Report) -> Measured | Unmeasured:
-    if result.relative is None:
-        return Unmeasured("NOT_MEASURED", "the report holds no `relative`")
-    # Only the numerator's error bar is known; both derivatives come from one method, so it counts twice.
-    error = 2 * result.error_bar / result.lee * result.relative if result.lee > 0 else 0.0
+def _relative(result: GeneratorResult, candidate: Report, resamples: int) -> Measured | Unmeasured:
+    """Take the report's ratio and its 95 % interval.
+
+    The report does not hold the ratio per image, so the draws are those of a split normal on the log scale whose 95 %
+    interval is the report's: exact at that level, an approximation at others.
+    """
+    value, interval = result.relative, result.relative_ci95
+    if value is None or len(interval) != 2:
+        return Unmeasured("NOT_MEASURED", "the report holds no `relative` with an interval")
     images = min(len(result.per_image), int(candidate.spec.get("relative_images", 64)))
-    return _point(result.relative, None, (error, error), images, _status(result))
+    ends = [_log(v) for v in (interval[0], value, interval[1])]
+    if not np.all(np.isfinite(ends)):
+        return Unmeasured("NOT_MEASURED", "`relative` or an end of its interval is exactly 0")
+    normal = NormalDist()
+    z = np.array([normal.inv_cdf((k + 0.5) / resamples) for k in range(resamples)])
+    lower, upper = (abs(end - ends[1]) / normal.inv_cdf(0.975) for end in (ends[0], ends[2]))
+    draws = ends[1] + np.where(z < 0, lower, upper) * z
+    # Only the numerator's error bar is known; both derivatives come from one method, so it counts twice.
+    error = min(2 * result.error_bar / result.lee, 0.99) if result.lee > 0 else 0.0
+    status, why = _status(result)
+    down, up = -math.log1p(-error), math.log1p(error)
+    return Measured(value, log=True, draws=draws, down=down, up=up, images=images, status=status, why=why)
 
 
 def _values(result: GeneratorResult) -> tuple[Array, Array]:
@@ -246,10 +264,24 @@ def _values(result: GeneratorResult) -> tuple[Array, Array]:
 
 
 def _shifted(values: Array, errors: Array, statistic: str) -> tuple[float, float]:
-    """Give the statistic with every value down, and up, by its error bar; LEE cannot be negative."""
+    """Give the statistic's lower and upper numerical bound; LEE cannot be negative."""
+    if statistic == "mean":
+        mean, error = float(np.mean(values)), float(np.sqrt(np.sum(errors**2)) / len(errors))
+        return max(0.0, mean - error), mean + error
     low = np.maximum(values - errors, 0.0)
     lowest = 0.0 if statistic == "geometric_mean" and np.any(low == 0) else float(point_estimate(low, statistic))
     return lowest, float(point_estimate(values + errors, statistic))
+
+
+def negligible(result: GeneratorResult) -> bool:
+    """Whether the LEE is zero for every purpose, so that no ratio to it matters.
+
+    Its upper bound, sampling and numerical, lies below `lieaudit.verdicts.NEGLIGIBLE` of the response to an equally
+    large perturbation that is no symmetry; that response is LEE / ``relative``.
+    """
+    if not result.relative or not result.ci95:
+        return False
+    return result.ci95[1] + result.error_bar <= NEGLIGIBLE * result.lee / result.relative
 
 
 def _status(*results: GeneratorResult) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lieaudit.gate.decision import FAIL, PASS
 from lieaudit.gate.measure import Measured, Unmeasured
 from lieaudit.gate.policy import Rule, Waiver
+from lieaudit.verdicts import NEGLIGIBLE
 
 _STATISTIC = {"mean": "mean LEE", "median": "median LEE", "geometric_mean": "geometric mean LEE"}
 
@@ -21,9 +22,14 @@ def sentence(
 ) -> str:
     """Say what was found: the number, its interval, the limit, and why it is not decided where it is not."""
     name = generator.replace("_", " ")
+    if reason == "NEGLIGIBLE":
+        return (
+            f"{name}: the candidate's LEE is zero for every purpose: its upper bound is below {NEGLIGIBLE:g} of the "
+            "response to an equally large change that is no symmetry."
+        )
     if isinstance(found, Unmeasured):
         return f"{name}: not decided, because {found.why}."
-    said = f"{name}: {_value(rule, found)}{_interval(rule, found, tail)}; {_limit(rule)}"
+    said = f"{name}: {_value(rule, found)}{_interval(found, tail)}; {_limit(rule)}"
     if outcome == PASS:
         return said + "."
     if outcome == FAIL:
@@ -60,14 +66,14 @@ def _value(rule: Rule, found: Measured) -> str:
     return f"{what} is {number(found.value)} × {than} ({parts})"
 
 
-def _interval(rule: Rule, found: Measured, tail: float) -> str:
+def _interval(found: Measured, tail: float) -> str:
     bounds = found.interval(tail)
     if bounds is None:
         return "" if found.draws is None else ", with an interval that has no upper end"
-    low, high = (100 * b for b in bounds) if rule.kind == "kind_share" else bounds
-    unit = " %" if rule.kind == "kind_share" else ""
-    kind = f"with {100 * (1 - 2 * tail):.4g} % confidence" if found.draws is not None else "by numerical error alone"
-    return f", between {number(low)} and {number(high)}{unit} {kind}"
+    low, high = bounds
+    if found.draws is None:
+        return f" (± {number((high - low) / 2)} numerically; how it varies between images is not measured)"
+    return f", between {number(low)} and {number(high)} with {100 * (1 - 2 * tail):.4g} % confidence"
 
 
 def _limit(rule: Rule) -> str:

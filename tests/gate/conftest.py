@@ -54,6 +54,7 @@ def result(values: np.ndarray, error: float, **changes: Any) -> GeneratorResult:
         "quantiles": {"p95": float(np.quantile(values, 0.95))},
         "mean_abs": 0.5 * mean,
         "relative": 0.8,
+        "relative_ci95": (0.7, 0.92),
         "per_image": tuple(values.tolist()),
         "method": "forward",
         "error_bar": error * mean,
