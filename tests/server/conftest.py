@@ -230,6 +230,12 @@ def service(tmp_path_factory) -> Iterator[Service]:
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def service_class() -> type[Service]:
+    """For module-scoped servers with settings of their own."""
+    return Service
+
+
 @pytest.fixture
 def start(tmp_path) -> Iterator[Callable[..., Service]]:
     """Start servers of one's own; they are stopped at the end."""
