@@ -10,10 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lieaudit.errors import MissingPackageError
+from lieaudit.torch.files import TorchFiles
 
 if TYPE_CHECKING:
     from lieaudit.torch.attribution import attribute as attribute
     from lieaudit.torch.auditing import audit as audit
+    from lieaudit.torch.auditing import torch_method as torch_method
     from lieaudit.torch.exporting import export as export
     from lieaudit.torch.function import SourceFunction as SourceFunction
     from lieaudit.torch.jvp import TorchDifferentiator as TorchDifferentiator
@@ -29,17 +31,20 @@ _HOMES = {
     "estimate": "trace",
     "export": "exporting",
     "open_source": "source",
+    "torch_method": "auditing",
     "verify_source": "source",
 }
 
 __all__ = [
     "SourceFunction",
     "TorchDifferentiator",
+    "TorchFiles",
     "attribute",
     "audit",
     "estimate",
     "export",
     "open_source",
+    "torch_method",
     "verify_source",
 ]
 

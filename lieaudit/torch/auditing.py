@@ -182,7 +182,7 @@ def _onnx_method(
 
     try:
         return chosen("forward"), ()
-    except UnsupportedOpError as problem:
+    except (UnsupportedOpError, ModuleNotFoundError) as problem:
         return chosen("finite_difference"), (Skipped("method.forward", str(problem)),)
 
 

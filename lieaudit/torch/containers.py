@@ -67,13 +67,22 @@ def read_pt2(source: str | Path | bytes) -> Pt2Archive:
         Not a zip archive, a member of an unknown kind (compiled code, custom objects), a pickled weight, a pickle that
         would import anything but tensors, members that hide behind each other, or malformed JSON.
     """
+    return _opened(source, payloads=True)
+
+
+def check_pt2(source: str | Path | bytes) -> None:
+    """Check a torch.export archive without keeping its weights in memory; raises as `read_pt2`."""
+    _opened(source, payloads=False)
+
+
+def _opened(source: str | Path | bytes, *, payloads: bool) -> Pt2Archive:
     try:
         with zipfile.ZipFile(BytesIO(source) if isinstance(source, bytes) else source) as archive:
-            return _read(archive)
+            return _read(archive, keep=payloads)
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, UnicodeDecodeError) as problem:
-        raise _refused(f"not a readable .pt2 archive: {problem}", "archive", reason="NOT_A_PT2") from problem
+        raise _refused(f"not a readable .pt2 archive: {problem}", "archive", reason="NOT_PT2") from problem
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as problem:
-        raise _refused(f"malformed .pt2 archive: {problem!r}", "archive", reason="NOT_A_PT2") from problem
+        raise _refused(f"malformed .pt2 archive: {problem!r}", "archive", reason="NOT_PT2") from problem
 
 
 def check_safetensors(source: str | Path | bytes) -> None:
@@ -151,14 +160,14 @@ def _scan(data: bytes) -> list[str]:
     return [name for name in found if not _HARMLESS.fullmatch(name)]
 
 
-def _read(archive: zipfile.ZipFile) -> Pt2Archive:
+def _read(archive: zipfile.ZipFile, *, keep: bool) -> Pt2Archive:
     members = _members(archive)
     for name in (_MODEL, _WEIGHTS, _CONSTANTS):
         if name not in members:
             raise _refused(
                 f"the archive has no {name}",
                 name,
-                reason="NOT_A_PT2",
+                reason="NOT_PT2",
                 hint="save it with torch.export.save of torch 2.9 or newer",
             )
     if _SAMPLES in members:
@@ -175,8 +184,8 @@ def _read(archive: zipfile.ZipFile) -> Pt2Archive:
             path = folder + entry["path_name"]
             if path not in payloads:
                 if not _PAYLOAD.fullmatch(path) or path not in members:
-                    raise _refused(f"the archive has no payload {path}", path, reason="NOT_A_PT2")
-                payloads[path] = archive.read(members[path])
+                    raise _refused(f"the archive has no payload {path}", path, reason="NOT_PT2")
+                payloads[path] = archive.read(members[path]) if keep else b""
     return Pt2Archive(program=_json(archive, members[_MODEL]), weights=weights, constants=constants, payloads=payloads)
 
 
@@ -184,13 +193,13 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     """Give the members by path under the archive's one root folder, each of a known kind and none hidden."""
     infos = archive.infolist()
     if len(infos) > _MEMBERS_LIMIT:
-        raise _refused(f"the archive has {len(infos)} members", "archive", reason="NOT_A_PT2")
+        raise _refused(f"the archive has {len(infos)} members", "archive", reason="NOT_PT2")
     roots = {info.filename.split("/", 1)[0] for info in infos}
     if len(roots) != 1:
         raise _refused(
             f"the archive has {len(roots)} root folders where torch.export.save writes one",
             "archive",
-            reason="NOT_A_PT2",
+            reason="NOT_PT2",
         )
     members: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
@@ -231,10 +240,10 @@ def _payload_config(archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipI
 
 def _json(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Mapping[str, Any]:
     if info.file_size > _JSON_LIMIT:
-        raise _refused(f"{info.filename} has {info.file_size} bytes", info.filename, reason="NOT_A_PT2")
+        raise _refused(f"{info.filename} has {info.file_size} bytes", info.filename, reason="NOT_PT2")
     value = json.loads(archive.read(info))
     if not isinstance(value, dict):
-        raise _refused(f"{info.filename} is no JSON object", info.filename, reason="NOT_A_PT2")
+        raise _refused(f"{info.filename} is no JSON object", info.filename, reason="NOT_PT2")
     return value
 
 

@@ -19,6 +19,9 @@ from lieaudit.torch.function import SourceFunction, batches, first_line
 _COVERAGE = 3.0
 """Ratio of the error bar to one redrawn rounding error: the norm of 95 % of a few redraws lies below it."""
 
+_DIRECTION = float(np.finfo(np.float32).eps) / 2
+"""Directions arrive in float32, rounded to so much, whatever the module is differentiated in."""
+
 
 def pushforward(
     function: Callable[[torch.Tensor], torch.Tensor],
@@ -90,9 +93,9 @@ class Pushforward:
 class TorchDifferentiator:
     """The `lieaudit.derivatives.base.Differentiator` of a torch module.
 
-    The error bar is the change of the derivative when every input is moved by one unit of rounding, which redraws
-    the rounding errors of all operations: measured on every image in float32, where an activation at its kink can
-    make one image far worse than another, and once, on the first batch, in float64.
+    The error bar is the change of the derivative when every pixel of image and direction is moved by one unit of its
+    rounding, which redraws the rounding errors of all operations: measured on every image in float32, where an
+    activation at its kink can make one image far worse than another, and once, on the first batch, in float64.
 
     Parameters
     ----------
@@ -150,10 +153,16 @@ class TorchDifferentiator:
     def _spread(self, x: torch.Tensor, v: torch.Tensor, tangent: torch.Tensor) -> torch.Tensor:
         if self._rounding is not None:
             return tangent * self._rounding
-        signs = torch.as_tensor(np.random.default_rng(0).choice([-1.0, 1.0], size=tuple(x.shape))).to(x)
-        _, moved = self._differentiate(x * (1 + signs * torch.finfo(x.dtype).eps), v)
+        moved = self._differentiate(_jittered(x, torch.finfo(x.dtype).eps), _jittered(v, _DIRECTION))[1]
         if self.function.precision == "float64":
             norm = float(tangent.norm())
             self._rounding = float((moved - tangent).norm()) / norm if norm > 0 else 0.0
             return tangent * self._rounding
         return moved - tangent
+
+
+def _jittered(values: torch.Tensor, unit: float) -> torch.Tensor:
+    """Move every element by one relative unit of rounding, up or down."""
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=tuple(values.shape))
+    jitter: torch.Tensor = 1 + torch.as_tensor(signs).to(values) * unit
+    return values * jitter

@@ -147,7 +147,7 @@ class ProgramModule(torch.nn.Module):
             self._build(archive)
         except (KeyError, TypeError, AttributeError, ValueError, IndexError, RecursionError, RuntimeError) as problem:
             raise SourceError(
-                f"malformed program: {problem!r}"[:300], reason="NOT_A_PT2", subject="models/model.json"
+                f"malformed program: {problem!r}"[:300], reason="NOT_PT2", subject="models/model.json"
             ) from problem
 
     def _build(self, archive: Pt2Archive) -> None:

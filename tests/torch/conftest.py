@@ -89,7 +89,12 @@ def _swin(transformers):
 
 def _convnext(transformers):
     config = transformers.ConvNextConfig(
-        num_stages=2, hidden_sizes=[8, 16], depths=[2, 2], num_labels=10, layer_scale_init_value=0.5, initializer_range=0.2
+        num_stages=2,
+        hidden_sizes=[8, 16],
+        depths=[2, 2],
+        num_labels=10,
+        layer_scale_init_value=0.5,
+        initializer_range=0.2,
     )
     return transformers.ConvNextForImageClassification(config), 32
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -64,6 +65,19 @@ def test_float32_error_bar_covers_the_distance_to_float64(transformers_models, n
     assert (error <= bar).mean() >= 0.95
     # and it is a bar, not a blanket: float32 rounding is 1e-7, a deep graph's a hundred times that
     assert (bar <= 1e-4 * np.linalg.norm(exact.tangent.reshape(20, -1), axis=1)).all()
+
+
+def test_float32_error_bar_covers_on_the_trained_resnet(resnet20, cifar):
+    v = directions(cifar, 1)
+    exact = TorchDifferentiator(SourceFunction(resnet20))(cifar, v)
+    single = TorchDifferentiator(SourceFunction(resnet20, precision="float32"))(cifar, v)
+    error = np.linalg.norm((single.tangent - exact.tangent).reshape(64, -1), axis=1)
+    bar = single.coverage * np.linalg.norm(single.spreads[0].reshape(64, -1), axis=1)
+    assert (error <= bar).mean() >= 0.95
+    exact_bar = exact.coverage * np.linalg.norm(exact.spreads[0].reshape(64, -1), axis=1)
+    assert (exact_bar > 0).all()
+    # what is left in float64 is the rounding of the float32 directions, 6e-8
+    assert exact_bar.max() < 1e-6 * np.linalg.norm(exact.tangent.reshape(64, -1), axis=1).max()
 
 
 def test_linear_module_has_its_matrix_as_derivative():
@@ -165,13 +179,17 @@ def test_control_flow_on_values_is_differentiated_one_direction_at_a_time(noise)
     assert relative(result.tangent, expected.reshape(1, 3, -1)) < 1e-14
 
 
+class _Pair(NamedTuple):
+    logits: torch.Tensor
+    features: torch.Tensor
+
+
 def test_outputs_of_every_container_can_be_named(noise):
-    pair = collections.namedtuple("Pair", ["logits", "features"])
     x = noise(2, 3, 4)
     cases = {
         "1": lambda x: (x.mean(), x.flatten(1)),
         "z": lambda x: {"z": x.flatten(1), "aux": x},
-        "features": lambda x: pair(x, x.flatten(1)),
+        "features": lambda x: _Pair(x, x.flatten(1)),
         "0.z": lambda x: [{"z": x.flatten(1)}, x],
     }
     for name, call in cases.items():

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lieaudit.errors import DataError, ModelError
+from lieaudit.errors import DataError
 from lieaudit.progress import Progress
 from lieaudit.spec import AuditSpec
+from lieaudit.torch.containers import check_pt2, check_safetensors
+from lieaudit.torch.files import TorchFiles
 from lieaudit_server.worker.channel import Channel
 from lieaudit_server.worker.graph_limits import GraphLimits, check
 from lieaudit_server.worker.sources import Blob, model_file, place
@@ -40,9 +42,9 @@ def check_model(job: Job, _channel: Channel) -> dict[str, Any]:
 
         read_model(path)
     elif blob.format == "safetensors":
-        _check_safetensors(path)
+        check_safetensors(path)
     else:
-        _check_zip(path)
+        check_pt2(path)
     return {}
 
 
@@ -91,6 +93,7 @@ def audit(job: Job, channel: Channel) -> dict[str, Any]:
         name=job["model"]["name"],
         progress=report_progress,
         shards=DirectoryShards(folder / "shards"),
+        source=_torch_files(job),
     )
     data = report_to_proto(report).SerializeToString(deterministic=True)
     if len(data) > job["max_report_bytes"]:
@@ -174,6 +177,14 @@ def _model_path(job: Job, blob: Blob) -> Path:
     return path
 
 
+def _torch_files(job: Job) -> TorchFiles:
+    return TorchFiles(
+        program=Path(job["torch_source"]["path"]) if "torch_source" in job else None,
+        weights=Path(job["torch_weights"]["path"]) if "torch_weights" in job else None,
+        factories=job["torch_factories"],
+    )
+
+
 def _open_dataset(job: Job) -> Dataset:
     from lieaudit.data import Limits, open_dataset
 
@@ -191,21 +202,3 @@ def _open_dataset(job: Job) -> Dataset:
             hint="use a smaller set of images",
         )
     return dataset
-
-
-def _check_safetensors(path: Path) -> None:
-    # The format is a length and a JSON header; reading it needs no code from the file.
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        head = file.read(1)
-    if not 2 <= length <= 100 * 2**20 or head != b"{" or path.stat().st_size < 8 + length:
-        raise ModelError("not a safetensors file", reason="NOT_SAFETENSORS", subject=path.name)
-
-
-def _check_zip(path: Path) -> None:
-    import zipfile
-
-    if not zipfile.is_zipfile(path):
-        raise ModelError(
-            "not a .pt2 archive", reason="NOT_PT2", subject=path.name, hint="write it with torch.export.save"
-        )
