@@ -9,6 +9,7 @@ write directly; nothing is copied between stages.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from lieaudit.layerwise.action import Action, emit_action
 from lieaudit.layerwise.emitter import Emitter
 from lieaudit.layerwise.layouts import Layout, layout_of
 from lieaudit.layerwise.prepared import Prepared
+from lieaudit.layerwise.rows import Rows
 from lieaudit.layerwise.stages import Stage, cut_out, plan_stages, shape_tensors
 from lieaudit.runtime.session import Session
 
@@ -33,33 +35,11 @@ if TYPE_CHECKING:
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 
+_WORKSPACE = 3
+"""Tensors of a stage's widest size that a session holds at once, for each row."""
+
 _TOTAL, _ACTION = -2, -1
 """Row ids beside the indices of the segments that contribute."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """What one pass gives for n images and G generators.
-
-    Attributes
-    ----------
-    value
-        z, float32 (n, \\*K).
-    sources
-        Indices of the S segments that have a row.
-    contributions
-        D z of each C_k before the head, float32 (n, S, G, \\*K).
-    total
-        D z[X x] − X' z, float32 (n, G, \\*K).
-    subnetwork
-        ‖L h‖² / dim h at the last boundary of each segment's stage, float64 (n, S, G).
-    """
-
-    value: Float32Array
-    sources: tuple[int, ...]
-    contributions: Float32Array
-    total: Float32Array
-    subnetwork: Float64Array
 
 
 @dataclass(slots=True)
@@ -100,9 +80,10 @@ class Chain:
         self.commuting = [not keep_all and (s.gain if gain else s.geometric) for s in segments]
         tensors = shape_tensors(prepared.model, prepared.tracker)
         self.stages = plan_stages(segments, self.commuting, prepared.tracker, tensors)
+        self._budget = spec.budget_mib << 20
         self._image, self._output = prepared.model.graph.inputs[0], prepared.model.graph.outputs[0]
         layouts = {v: layout_of(prepared.tracker.axes.get(v)) for stage in self.stages for v in stage.outputs}
-        if not model.head.spatial:
+        if not model.head.spatial or gain:
             layouts[self._output] = _trivial(layouts[self._output])
         self._spatial = {v.name or "": layout.spatial for v, layout in layouts.items()}
 
@@ -118,6 +99,29 @@ class Chain:
         self._last_use = {v.name or "": i for i, stage in enumerate(self.stages) for v in stage.inputs}
 
     @property
+    def images_at_once(self) -> int:
+        """How many images fit the memory budget."""
+        return max(1, self._budget // self.bytes_per_image)
+
+    @property
+    def bytes_per_image(self) -> int:
+        """Estimate of the peak memory of one image's values and rows, the sessions' own included."""
+        count = len(self.generators)
+        sizes = {v.name or "": 4 * math.prod(_shape(v, 1)) for s in self.stages for v in (*s.inputs, *s.outputs)}
+        rows = {self._image.name or "": 2}
+        peak = 0
+        for index, stage in enumerate(self.stages):
+            for value in stage.outputs:
+                name = value.name or ""
+                rows[name] = max(len(stage.rows_out) + 2, self._capacity.get(name, 0))
+            live = sum(sizes[name] * (1 + count * held) for name, held in rows.items())
+            widest = max(sizes[v.name or ""] for v in (*stage.inputs, *stage.outputs))
+            working = _WORKSPACE * widest * (len(stage.rows_in) + 2) * count
+            peak = max(peak, live + working)
+            rows = {n: held for n, held in rows.items() if self._last_use.get(n, -1) > index}
+        return peak
+
+    @property
     def rows(self) -> int:
         """Number of segments that have a row."""
         return sum(stage.source is not None for stage in self.stages)
@@ -131,7 +135,7 @@ class Chain:
         self,
         images: Float32Array,
         directions: Float32Array,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Callable[[], None] | None = None,
     ) -> Rows:
         """Run images (n, C, H, W) with the tangents X x (n, G, C, H, W)."""
         count = len(self.generators)
@@ -145,7 +149,7 @@ class Chain:
             for name in [n for n in live if self._last_use.get(n, -1) <= index and n != self._output.name]:
                 del live[name]
             if progress is not None:
-                progress(index + 1, len(self.stages))
+                progress()
         z = live[self._output.name or ""]
         rows = z.buffer.reshape(-1, count, *z.buffer.shape[1:])
         sources = tuple(s for s in z.ids if s >= 0)
@@ -154,7 +158,6 @@ class Chain:
             value=z.value,
             sources=sources,
             contributions=by_image[:, 2 : 2 + len(sources)],
-            total=by_image[:, 0] - by_image[:, 1],
             subnetwork=np.stack([subnetwork[s] for s in sources], axis=1)
             if sources
             else np.zeros((len(images), 0, count)),

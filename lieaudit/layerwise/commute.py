@@ -56,6 +56,7 @@ class Prover:
             "BatchNormalization": self._batch_norm,
             "Concat": self._concat,
             "Conv": self._convolution,
+            "Pad": self._same_sizes,
         }
 
     def geometric(self, node: ir.Node) -> bool:
@@ -78,7 +79,7 @@ class Prover:
         spatial = all(self._layout(v).spatial for v in (*inputs, *node.outputs))
         if op in {"Mul", "Div"}:
             return self.geometric(node)
-        if op in _REARRANGE | {"Gather"} or (op in {"Slice", "Split", "Concat"} and self.geometric(node)):
+        if op in _REARRANGE | {"Gather", "Pad"} or (op in {"Slice", "Split", "Concat"} and self.geometric(node)):
             return self.geometric(node) and (op != "Concat" or self._prefixed(node) or not self._constants(node))
         if not spatial:
             return False
@@ -157,6 +158,10 @@ class Prover:
             stacked = node.op_type == "MatMul" and any(size != 1 for size in weights[:-2])
             return not stacked and not self._axis_has_grid(first, 0 if transposed else -1)
         return len(self._tracker.sizes(first) or ()) == 2 and not self._axis_has_grid(second, -2)
+
+    def _same_sizes(self, node: ir.Node) -> bool:
+        """A Pad of nothing, as exporters write it."""
+        return self._tracker.sizes(node.inputs[0]) == self._tracker.sizes(node.outputs[0])
 
     def _batch_norm(self, node: ir.Node) -> bool:
         return not self._axis_has_grid(node.inputs[0], 1)

@@ -1,0 +1,6 @@
+"""Which layer broke it: layerwise attribution that adds up (Gruver et al. 2023, Eq. 5 and 6; docs/layerwise.md)."""
+
+from lieaudit.layerwise.attribution import Attributor, attribute_layers
+from lieaudit.layerwise.layers import LayerInfo, layers
+
+__all__ = ["Attributor", "LayerInfo", "attribute_layers", "layers"]

@@ -1,0 +1,104 @@
+"""Reducing contribution vectors to numbers per image and segment, after the head in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from lieaudit.layerwise.rows import Rows
+
+if TYPE_CHECKING:
+    from lieaudit.metrics.head import Head
+    from lieaudit.metrics.lee import OutputAction
+    from lieaudit.shards import Arrays
+
+Float64Array = npt.NDArray[np.float64]
+
+GRAM_SEGMENTS = 512
+"""With more segments the pairwise inner products (and so the cancellations) are left out."""
+
+
+def reduce_rows(
+    rows: Rows,
+    lie: Float64Array,
+    head: Head,
+    segments: int,
+    generators: Sequence[str],
+    action: OutputAction | None,
+) -> Arrays:
+    """Apply the head's differential and keep, for n images, G generators and S segments:
+
+    ``lee`` (n, G, S) ‖C_k‖²/K; ``inner`` (n, G, S) ⟨C_k, L F⟩; ``error`` (n, G, S) bound on the error of ``lee``;
+    ``subnetwork`` (n, G, S), NaN where not measured; ``lie`` (n, G) ‖L F‖²; ``residual`` (n, G) ‖Σ C_k − L F‖²;
+    ``gram`` (1, G, S, S) Σ over images of ⟨C_a, C_b⟩, empty beyond `GRAM_SEGMENTS`; ``size`` (n,) K.
+
+    Without an error estimate of its own, every contribution is taken to be as wrong as their sum: ‖Σ C_k − L F‖.
+
+    Parameters
+    ----------
+    lie
+        (n, G, \\*K), from an independent path.
+    action
+        The symmetry on dense outputs; None where the output does not transform.
+    """  # noqa: D400, D401 - a list of what is kept follows
+    n, count = len(rows.value), len(generators)
+    sources = list(rows.sources)
+    extra = _head_rows(rows, head, generators, action)
+    if extra is not None:
+        sources.append(segments - 1)
+    width = segments if segments <= GRAM_SEGMENTS else 0
+    size = int(np.prod(rows.value.shape[1:]))
+    out = {
+        name: np.zeros((n, count, segments)) for name in ("lee", "inner", "error", "subnetwork")
+    } | {"lie": np.zeros((n, count)), "residual": np.zeros((n, count)), "gram": np.zeros((1, count, width, width))}
+    out["subnetwork"][...] = np.nan
+    for g in range(count):
+        vectors = head.differential(rows.value, rows.contributions[:, :, g]).reshape(n, len(rows.sources), size)
+        if extra is not None:
+            vectors = np.concatenate([vectors, extra[:, g].reshape(n, 1, size)], axis=1)
+        target = lie[:, g].reshape(n, size)
+        squares = np.einsum("nsk,nsk->ns", vectors, vectors)
+        residual = vectors.sum(axis=1) - target
+        out["residual"][:, g] = np.einsum("nk,nk->n", residual, residual)
+        out["lie"][:, g] = np.einsum("nk,nk->n", target, target)
+        out["lee"][:, g, sources] = squares / size
+        out["inner"][:, g, sources] = np.einsum("nsk,nk->ns", vectors, target)
+        out["subnetwork"][:, g, list(rows.sources)] = rows.subnetwork[:, :, g]
+        if width:
+            out["gram"][np.ix_([0], [g], sources, sources)] = np.einsum("nak,nbk->ab", vectors, vectors, optimize=True)
+        wrong = np.broadcast_to(np.sqrt(out["residual"][:, g])[:, None], squares.shape).copy()
+        if rows.spread is not None:
+            spread = head.differential(rows.value, rows.spread[:, :, g]).reshape(n, len(rows.sources), size)
+            wrong[:, : len(rows.sources)] = rows.coverage * np.sqrt(np.einsum("nsk,nsk->ns", spread, spread))
+        out["error"][:, g, sources] = (2 * np.sqrt(squares) + wrong) * wrong / size
+    out["size"] = np.full(n, float(size))
+    return out
+
+
+def _head_rows(
+    rows: Rows, head: Head, generators: Sequence[str], action: OutputAction | None
+) -> Float64Array | None:
+    """Give Dh(z)[X z] − X' h(z) of a pointwise function on a map, (n, G, \\*K): the head's own contribution."""
+    if action is None or head.function == "identity":
+        return None
+    z = rows.value.astype(np.float64)
+    return head.differential(z, action.tangents(z, generators)) - action.tangents(head.value(z), generators)
+
+
+def join(parts: Sequence[Arrays]) -> dict[str, npt.NDArray[np.generic]]:
+    """Join the arrays of batches or shards; the inner products are summed."""
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    joined["gram"] = joined["gram"].sum(axis=0, keepdims=True)
+    return joined
+
+
+def by_generator(found: Sequence[tuple[list[int], Arrays]]) -> Arrays:
+    """Put the generators of several passes in the order of the spec."""
+    columns = [column for own, _ in found for column in own]
+    order = np.argsort(columns)
+    names = [name for name in found[0][1] if name != "size"]
+    merged = {name: np.concatenate([arrays[name] for _, arrays in found], axis=1)[:, order] for name in names}
+    return merged | {"size": found[0][1]["size"]}

@@ -1,0 +1,39 @@
+"""What one pass over the segments gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Float32Array = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of n images, S segments that have one and G generators.
+
+    Attributes
+    ----------
+    value
+        z, float32 (n, \\*K).
+    sources
+        Indices of the S segments.
+    contributions
+        D z of each C_k, before the head: (n, S, G, \\*K).
+    subnetwork
+        ‖L h‖² / dim h at the end of each segment's stage, float64 (n, S, G); NaN where not measured.
+    spread
+        Estimate of the error of `contributions`, of their shape; None for a method whose error is rounding.
+    coverage
+        Factor that makes the norm of `spread` cover the error.
+    """
+
+    value: Float32Array
+    sources: tuple[int, ...]
+    contributions: Float32Array | Float64Array
+    subnetwork: Float64Array
+    spread: Float64Array | None = None
+    coverage: float = 1.0

@@ -1,0 +1,161 @@
+"""From per-image numbers to the report's `Layerwise`."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from lieaudit.report import Cancellation, DepthTotal, KindTotal, Layerwise, Segment
+from lieaudit.statistics import bootstrap_interval
+from lieaudit.symmetries import get_generator
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lieaudit.layerwise.segments import Segmentation
+    from lieaudit.shards import Arrays
+    from lieaudit.spec import AuditSpec
+
+Float64Array = npt.NDArray[np.float64]
+
+COMPLETE = {"forward": 1e-4, "finite_difference": 0.05}
+"""Up to this ‖Σ C_k − L F‖ / ‖L F‖ a decomposition is complete: rounding, or the error of differences."""
+
+_DEPTHS = 10
+_CANCELLATIONS = 5
+
+
+def summarise(
+    arrays: Arrays, segmentation: Segmentation, spec: AuditSpec, method: str, names: Sequence[str]
+) -> dict[str, Layerwise]:
+    """Give one `Layerwise` per generator from the arrays of `reduce_rows` over all images."""
+    return {
+        generator: _one(arrays, g, generator, segmentation, spec, method, names)
+        for g, generator in enumerate(spec.generators)
+    }
+
+
+def _one(
+    arrays: Arrays,
+    g: int,
+    generator: str,
+    segmentation: Segmentation,
+    spec: AuditSpec,
+    method: str,
+    names: Sequence[str],
+) -> Layerwise:
+    lee, inner, error = (np.asarray(arrays[name], np.float64)[:, g] for name in ("lee", "inner", "error"))
+    subnetwork = np.asarray(arrays["subnetwork"], np.float64)[:, g].mean(axis=0)
+    size = float(arrays["size"][0])
+    lie = float(np.mean(arrays["lie"][:, g]))
+    residual = float(np.mean(arrays["residual"][:, g]))
+    share = inner.mean(axis=0) / lie if lie > 0 else np.zeros(lee.shape[1])
+    norm = np.sqrt(lee * size).mean(axis=0)
+    interval = _intervals(lee, spec)
+    gain = not get_generator(generator).spatial
+    segments = []
+    for k, name in enumerate(names):
+        plan = segmentation.segments[k] if k < len(segmentation.segments) else None
+        last = segmentation.segments[-1]
+        segments.append(
+            Segment(
+                name=name,
+                ops=plan.ops if plan is not None else (),
+                kind=plan.kind if plan is not None else "head",
+                lee=float(lee[:, k].mean()),
+                norm=float(norm[k]),
+                share=float(share[k]),
+                lee_ci95=(float(interval[0, k]), float(interval[1, k])),
+                error_bar=float(error[:, k].mean()),
+                commutes=plan is not None and (plan.gain if gain else plan.geometric),
+                boundary=(plan or last).boundary.name or "",
+                layout=(plan or last).layout.text,
+                depth=plan.depth if plan is not None else 1,
+                subnetwork=None if math.isnan(subnetwork[k]) else float(subnetwork[k]),
+            )
+        )
+    reasons = _reasons(lie, residual, method, generator, error, lee)
+    return Layerwise(
+        segments=tuple(segments),
+        completeness=_ratio(residual, lie),
+        method=method,
+        by_kind=_by_kind(segments),
+        by_depth=_by_depth(segments),
+        cancellations=_cancellations(np.asarray(arrays["gram"])[0, g] / len(lee), lie, names),
+        merged=segmentation.merged,
+        status="inconclusive" if reasons else "ok",
+        reasons=reasons,
+    )
+
+
+def _ratio(residual: float, lie: float) -> float:
+    """Give ‖Σ C_k − L F‖ / ‖L F‖; with L F = 0 the norm of the residual itself."""
+    return math.sqrt(residual / lie) if lie > 0 else math.sqrt(residual)
+
+
+def _reasons(
+    lie: float, residual: float, method: str, generator: str, error: Float64Array, lee: Float64Array
+) -> tuple[str, ...]:
+    if lie == 0:
+        return (f"L F of {generator} is zero on these images: shares are not defined",)
+    reasons = []
+    complete = _ratio(residual, lie)
+    if complete > COMPLETE[method]:
+        reasons.append(
+            f"the contributions add up to L F only within {complete:.2g} of its norm (limit {COMPLETE[method]:.0e})"
+        )
+    if method == "finite_difference" and error.mean(axis=0).sum() > lee.mean(axis=0).sum():
+        reasons.append("the contributions' error bars are wider than the contributions")
+    return tuple(reasons)
+
+
+def _intervals(lee: Float64Array, spec: AuditSpec) -> Float64Array:
+    """Give the 95 % interval of each segment's mean over images, (2, S); the mean itself for a single image."""
+    if len(lee) < 2:
+        return np.stack([lee[0], lee[0]])
+    out = np.zeros((2, lee.shape[1]))
+    moving = np.flatnonzero(lee.any(axis=0))
+    if len(moving):
+        out[:, moving] = bootstrap_interval(lee[:, moving], resamples=spec.bootstrap, seed=spec.seed)
+    return out
+
+
+def _by_kind(segments: Sequence[Segment]) -> tuple[KindTotal, ...]:
+    """Add up the segments of each kind, the largest total LEE first."""
+    totals = [
+        KindTotal(
+            kind,
+            len(own),
+            math.fsum(s.lee for s in own),
+            math.fsum(s.norm for s in own),
+            math.fsum(s.share for s in own),
+        )
+        for kind in dict.fromkeys(s.kind for s in segments)
+        for own in [[s for s in segments if s.kind == kind]]
+    ]
+    return tuple(sorted(totals, key=lambda total: -total.lee))
+
+
+def _by_depth(segments: Sequence[Segment]) -> tuple[DepthTotal, ...]:
+    """Add up the segments up to each tenth of the network (Gruver et al. 2023, Figure 4)."""
+    points = min(_DEPTHS, len(segments))
+    ends = sorted({math.ceil(len(segments) * i / points) for i in range(1, points + 1)})
+    return tuple(
+        DepthTotal(
+            end / len(segments), math.fsum(s.share for s in segments[:end]), math.fsum(s.lee for s in segments[:end])
+        )
+        for end in ends
+    )
+
+
+def _cancellations(gram: Float64Array, lie: float, names: Sequence[str]) -> tuple[Cancellation, ...]:
+    """Give the pairs whose contributions point most against each other."""
+    if lie <= 0 or not gram.size:
+        return ()
+    first, second = np.triu_indices(len(gram), 1)
+    inner = gram[first, second] / lie
+    order = np.argsort(inner)[:_CANCELLATIONS]
+    return tuple(Cancellation(names[first[i]], names[second[i]], float(inner[i])) for i in order if inner[i] < 0)
