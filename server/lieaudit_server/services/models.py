@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from lieaudit_api.v1 import model_pb2, model_pb2_grpc, upload_pb2
@@ -64,9 +65,13 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):  # type: ignore[misc]
                 subject="sha256",
             )
         spec = spec_from_proto(request.spec) if request.HasField("spec") else AuditSpec()
+        threads = self._context.config.default_threads
+        # Checks are not scheduled, so they use no GPU whatever the audit is to run on.
+        spec = dataclasses.replace(spec, provider="cpu", threads=threads)
         parts: dict[str, Any] = {
             "model": stored_blob(self._context, model),
             "spec": spec.to_dict(),
+            "threads": threads,
             "layers": request.layers,
         }
         if request.dataset_sha256:

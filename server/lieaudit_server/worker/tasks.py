@@ -19,6 +19,7 @@ from lieaudit_server.worker.sources import Blob, model_file, place
 if TYPE_CHECKING:
     from lieaudit.data import Dataset
     from lieaudit.report import Report
+    from lieaudit.torch.files import TorchFiles
 
 Job = dict[str, Any]
 
@@ -61,36 +62,37 @@ def check_dataset(job: Job, _channel: Channel) -> dict[str, Any]:
 
 def inspect(job: Job, _channel: Channel) -> dict[str, Any]:
     """Read a model's graph and, with a data set, measure its accuracy."""
-    import lieaudit
+    from lieaudit.inspection import inspect as read_graph
 
-    dataset = _open_dataset(job) if "dataset" in job else None
-    result = lieaudit.inspect(
-        _model_path(job, _blob(job["model"])),
+    blob = _blob(job["model"])
+    result = read_graph(
+        _model_path(job, blob),
         AuditSpec.from_dict(job["spec"]),
-        images=dataset,
+        images=_open_dataset(job) if "dataset" in job else None,
         layers=job["layers"],
+        name=blob.name,
     )
     return {"inspection": result.to_dict()}
 
 
 def audit(job: Job, channel: Channel) -> dict[str, Any]:
     """Audit; the report lies in the audit's folder afterwards."""
-    import lieaudit
+    from lieaudit.audit import audit as measure
     from lieaudit.shards import DirectoryShards
     from lieaudit_server.conversions import report_to_proto
     from lieaudit_server.store.folder import write_durably
 
-    channel.progress("load", 0, 0, 0.0)
     folder = Path(job["folder"])
+    blob = _blob(job["model"])
 
     def report_progress(step: Progress) -> None:
         channel.progress(step.stage, step.done, step.total, step.rate)
 
-    report = lieaudit.audit(
-        _model_path(job, _blob(job["model"])),
+    report = measure(
+        _model_path(job, blob),
         _open_dataset(job),
         AuditSpec.from_dict(job["spec"]),
-        name=job["model"]["name"],
+        name=blob.name,
         progress=report_progress,
         shards=DirectoryShards(folder / "shards"),
         source=_torch_files(job),
@@ -178,11 +180,12 @@ def _model_path(job: Job, blob: Blob) -> Path:
 
 
 def _torch_files(job: Job) -> TorchFiles:
-    return TorchFiles(
-        program=Path(job["torch_source"]["path"]) if "torch_source" in job else None,
-        weights=Path(job["torch_weights"]["path"]) if "torch_weights" in job else None,
-        factories=job["torch_factories"],
-    )
+    placed = {
+        role: place(_blob(job[role]), Path(job["scratch"]) / role)
+        for role in ("torch_source", "torch_weights")
+        if role in job
+    }
+    return TorchFiles(placed.get("torch_source"), placed.get("torch_weights"), job["torch_factories"])
 
 
 def _open_dataset(job: Job) -> Dataset:
