@@ -138,17 +138,19 @@ def full_reports(make_report: Maker) -> tuple[Report, Report]:
 
 def _layers(rng: np.random.Generator) -> Layerwise:
     names = ["stem.conv", "stem.bn"]
-    names += [f"layer{i}.{j}.{part}" for i in (1, 2, 3) for j in (0, 1, 2) for part in ("conv1", "bn1", "conv2", "bn2", "add")]
+    names += [
+        f"layer{i}.{j}.{part}" for i in (1, 2, 3) for j in (0, 1, 2) for part in ("conv1", "bn1", "conv2", "bn2", "add")
+    ]
     names += ["pool", "fc"]
     kinds = {"conv": "convolution", "bn": "normalisation", "add": "sum", "pool": "pooling", "fc": "linear"}
     weights = rng.lognormal(0, 1.2, len(names)) * rng.choice([1, 1, 1, -0.4], len(names))
     shares = weights / weights.sum()
     segments, totals = [], {}
-    for depth, (name, share) in enumerate(zip(names, shares, strict=True), 1):
+    for depth, (name, weight) in enumerate(zip(names, shares, strict=True), 1):
         leaf = name.split(".")[-1].rstrip("12")
         kind = kinds[leaf]
         commutes = kind == "normalisation"
-        share = 0.0 if commutes else float(share)
+        share = 0.0 if commutes else float(weight)
         lee = abs(share) * 2
         segments.append(
             Segment(name, ("Conv", "Relu"), kind, lee, lee**0.5, share, (0.9 * lee, 1.1 * lee), 1e-5 * lee, commutes,
@@ -160,4 +162,6 @@ def _layers(rng: np.random.Generator) -> Layerwise:
     running = np.cumsum([s.share for s in segments])
     by_depth = tuple(DepthTotal((i + 1) / len(names), float(s), abs(float(s))) for i, s in enumerate(running))
     cancel = (Cancellation("layer1.0.conv1", "layer2.0.add", -0.12),)
-    return Layerwise(tuple(segments), 3e-6, "forward", by_kind, by_depth, cancel, (Skipped("Reshape_12", "layout unknown"),))
+    return Layerwise(
+        tuple(segments), 3e-6, "forward", by_kind, by_depth, cancel, (Skipped("Reshape_12", "layout unknown"),)
+    )

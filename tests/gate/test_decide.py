@@ -1,0 +1,308 @@
+"""Outcomes against closed forms and against what the bootstrap must do; refusals that name the difference."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from google.protobuf import json_format
+from lieaudit_api.v1 import gate_pb2
+
+from lieaudit.errors import ComparisonError
+from lieaudit.gate import evaluate
+from lieaudit.report import KindTotal, Layerwise, Report, Skipped
+
+Maker = Callable[..., Report]
+Draw = Callable[..., np.ndarray]
+BASELINE = {"model": "b" * 64, "name": "v7.onnx"}
+
+
+def policy(*rules: str, **top: Any) -> str:
+    head = "".join(f"{name}: {value}\n" for name, value in top.items())
+    return f"version: 1\n{head}rules:\n" + "".join(f"  - {rule}\n" for rule in rules)
+
+
+NO_WORSE = "{id: no-worse, kind: noninferiority, generators: rotation, margin: 0.1}"
+
+
+@pytest.fixture
+def pair(make_report: Maker, lognormal: Draw) -> Callable[..., tuple[Report, Report]]:
+    """Give a function: true ratio → (candidate, baseline) on the same 400 images with paired noise of 0.3."""
+
+    def make(ratio: float, *, images: int = 400, **fields: Any) -> tuple[Report, Report]:
+        image = lognormal(images, 1, sigma=0.8)
+        noise = np.random.default_rng(2).normal(0, 0.3, (2, images))
+        candidate = make_report({"rotation": ratio * image * np.exp(noise[0])}, **fields)
+        return candidate, make_report({"rotation": image * np.exp(noise[1])}, **BASELINE, **fields)
+
+    return make
+
+
+def test_a_model_is_no_worse_than_itself_even_with_a_margin_of_zero_and_wide_error_bars(
+    make_report: Maker, lognormal: Draw
+) -> None:
+    report = make_report({"rotation": lognormal(60, 1)}, error=0.3)
+    decision = evaluate(report, report, policy(NO_WORSE.replace("0.1", "0")))
+    rule = decision.rules[0]
+    assert decision.verdict == "pass"
+    assert (rule.value, rule.interval, rule.numerical_error) == (1.0, (1.0, 1.0), 0.0)
+
+
+@pytest.mark.parametrize(("ratio", "verdict"), [(0.7, "pass"), (1.5, "fail"), (1.1, "inconclusive")])
+@pytest.mark.parametrize("statistic", ["mean", "median", "geometric_mean"])
+def test_three_outcomes_by_the_true_ratio(pair: Any, ratio: float, verdict: str, statistic: str) -> None:
+    candidate, baseline = pair(ratio)
+    decision = evaluate(candidate, baseline, policy(NO_WORSE, statistic=statistic))
+    rule = decision.rules[0]
+    assert decision.verdict == verdict
+    low, high = rule.interval
+    assert low < rule.value < high
+    assert low < ratio < high, "the interval covers the truth on this seed"
+    # by definition, whatever the intervals are
+    assert rule.value == rule.candidate_value / rule.baseline_value
+    assert verdict == ("pass" if high <= 1.1 else "fail" if low > 1.1 else "inconclusive")
+    assert rule.reason == ("STRADDLES_LIMIT" if verdict == "inconclusive" else "")
+
+
+def test_the_geometric_mean_interval_is_the_t_interval_of_log_ratios(pair: Any) -> None:
+    candidate, baseline = pair(1.0, error=0.0)
+    rule = evaluate(candidate, baseline, policy(NO_WORSE, statistic="geometric_mean")).rules[0]
+    logs = np.log(candidate.results["rotation"].per_image) - np.log(baseline.results["rotation"].per_image)
+    half = 1.965912 * logs.std(ddof=1) / math.sqrt(len(logs))  # t quantile, 399 degrees of freedom
+    expected = np.exp([logs.mean() - half, logs.mean() + half])
+    # 4,000 resamples put the ends of the interval within about 4 % of its half width
+    assert np.log(rule.interval) == pytest.approx(np.log(expected), abs=0.08 * half)
+
+
+def test_numerical_error_widens_the_interval_and_can_undecide(pair: Any) -> None:
+    exact, coarse = (evaluate(*pair(0.9, error=e), policy(NO_WORSE, statistic="median")) for e in (0.0, 0.2))
+    assert (exact.verdict, coarse.verdict) == ("pass", "inconclusive")
+    assert coarse.rules[0].reason == "NUMERICAL_ERROR"
+    # every value moved by 20 %: the ratio may be off by 1.2 / 0.8
+    assert coarse.rules[0].interval[1] == pytest.approx(exact.rules[0].interval[1] * 1.5)
+    assert coarse.rules[0].interval[0] == pytest.approx(exact.rules[0].interval[0] / 1.5)
+
+
+def test_errors_of_a_mean_add_in_squares(make_report: Maker) -> None:
+    report = make_report({"rotation": np.full(100, 2.0)}, error=0.1)
+    rule = evaluate(report, None, policy("{kind: limit, generators: rotation, max: 2.1}")).rules[0]
+    assert rule.outcome == "pass"
+    assert rule.interval == pytest.approx((2 - 0.02, 2 + 0.02))
+
+
+def test_an_inconclusive_measurement_is_never_gated_on(pair: Any) -> None:
+    candidate, baseline = pair(0.5)
+    doubt = {"rotation": replace(candidate.results["rotation"], status="inconclusive", reasons=("wide bar",))}
+    for first, second in ((replace(candidate, results=doubt), baseline), (candidate, replace(baseline, results=doubt))):
+        rule = evaluate(first, second, policy(NO_WORSE)).rules[0]
+        assert (rule.outcome, rule.reason) == ("inconclusive", "RESULT_INCONCLUSIVE")
+        assert "wide bar" in rule.sentence
+
+
+def test_too_few_images_decide_nothing(pair: Any) -> None:
+    candidate, baseline = pair(0.5, images=40)
+    rule = evaluate(candidate, baseline, policy(NO_WORSE)).rules[0]
+    assert (rule.outcome, rule.reason) == ("inconclusive", "TOO_FEW_IMAGES")
+    assert "at least 50" in rule.sentence
+    assert evaluate(candidate, baseline, policy(NO_WORSE, images="{min: 40}")).verdict == "pass"
+
+
+def test_what_was_not_measured_is_inconclusive_and_says_why(pair: Any) -> None:
+    candidate, baseline = pair(0.5)
+    candidate = replace(candidate, skipped=(Skipped("results.scale", "the budget was used up"),))
+    rule = evaluate(candidate, baseline, policy("{kind: limit, generators: scale, max: 1}")).rules[0]
+    assert (rule.outcome, rule.reason, rule.value) == ("inconclusive", "NOT_MEASURED", None)
+    assert "the budget was used up" in rule.sentence
+
+
+def test_zeros_make_no_geometric_mean_and_a_zero_baseline_no_ratio(make_report: Maker, lognormal: Draw) -> None:
+    values = lognormal(60, 1)
+    candidate = make_report({"rotation": values})
+    for other, statistic, reason in (
+        (np.where(np.arange(60) == 3, 0.0, values), "geometric_mean", "NOT_POSITIVE"),
+        (np.zeros(60), "mean", "BASELINE_ZERO"),
+    ):
+        baseline = make_report({"rotation": other}, **BASELINE)
+        rule = evaluate(candidate, baseline, policy(NO_WORSE, statistic=statistic)).rules[0]
+        assert (rule.outcome, rule.reason) == ("inconclusive", reason)
+    both = make_report({"rotation": np.zeros(60)}), make_report({"rotation": np.zeros(60)}, **BASELINE)
+    assert evaluate(*both, policy(NO_WORSE)).verdict == "pass", "0 is no worse than 0"
+
+
+def test_an_error_that_is_zero_for_every_purpose_passes_against_anything(make_report: Maker, lognormal: Draw) -> None:
+    tiny = {"relative": 1e-6, "relative_ci95": (5e-7, 2e-6)}
+    candidate = make_report({"rotation": 3e-9 * lognormal(60, 1)}, error=0.5, changes=tiny)
+    baseline = make_report({"rotation": 1e-9 * lognormal(60, 2)}, error=0.5, changes=tiny, **BASELINE)
+    rule = evaluate(candidate, baseline, policy(NO_WORSE)).rules[0]
+    assert (rule.outcome, rule.reason) == ("pass", "NEGLIGIBLE")
+    assert "zero for every purpose" in rule.sentence
+
+
+def test_several_rules_are_adjusted_for_multiplicity(make_report: Maker, lognormal: Draw) -> None:
+    names = ["translation_x", "translation_y", "rotation", "scale", "shear_x", "shear_y", "stretch_x", "stretch_y"]
+    z = np.random.default_rng(3).normal(size=200)
+    noise = np.exp(0.3 * (z - z.mean()) / z.std())  # log ratio 0 ± 0.3 / √200 exactly
+    base = {g: lognormal(200, i) for i, g in enumerate(names)}
+    # 1.16 lies 2.5 standard errors above 1.1: p = 0.006, enough for one rule at 0.025 and too little for eight
+    mine = {g: (1.16 if g == "rotation" else 0.8) * v * noise for g, v in base.items()}
+    candidate, baseline = make_report(mine), make_report(base, **BASELINE)
+    rule = "{{id: r, kind: noninferiority, generators: {}, margin: 0.1, statistic: geometric_mean}}"
+    alone = evaluate(candidate, baseline, policy(rule.format("rotation"))).rules[0]
+    together = evaluate(candidate, baseline, policy(rule.format(f"[{', '.join(names)}]")))
+    among = next(r for r in together.rules if r.generator == "rotation")
+    assert alone.p_value == alone.adjusted_p_value
+    assert among.adjusted_p_value == pytest.approx(min(1.0, 8 * among.p_value))
+    assert alone.outcome == "fail"
+    assert (among.outcome, among.reason) == ("inconclusive", "MULTIPLICITY")
+    assert "several rules tested together" in among.sentence
+
+
+def test_limits_relative_and_shares(make_report: Maker, lognormal: Draw) -> None:
+    part = Layerwise((), 0.01, "forward", by_kind=(KindTotal("pooling", 2, 1.0, 1.0, 0.4),))
+    report = make_report({"rotation": lognormal(200, 1)}, layerwise={"rotation": part})
+    cases = {
+        "{kind: relative, generators: rotation, max: 1}": "pass",
+        "{kind: relative, generators: rotation, max: 0.9}": "inconclusive",
+        "{kind: relative, generators: rotation, max: 0.5}": "fail",
+        "{kind: kind_share, generators: rotation, layer_kind: pooling, max: 0.5}": "pass",
+        "{kind: kind_share, generators: rotation, layer_kind: pooling, max: 0.405}": "inconclusive",
+        "{kind: kind_share, generators: rotation, layer_kind: pooling, max: 0.3}": "fail",
+        "{kind: kind_share, generators: rotation, layer_kind: attention, max: 0.3}": "inconclusive",
+        "{kind: limit, generators: rotation, max: 20}": "pass",
+        "{kind: limit, generators: rotation, max: 3}": "inconclusive",
+        "{kind: limit, generators: rotation, max: 0.5}": "fail",
+    }
+    got = {rule: evaluate(report, None, policy(rule)).rules[0] for rule in cases}
+    assert {rule: outcome.outcome for rule, outcome in got.items()} == cases
+    relative = got["{kind: relative, generators: rotation, max: 1}"]
+    assert relative.interval == pytest.approx((0.7, 0.92), rel=2e-3), "the report's own interval at 95 %"
+
+
+def test_the_gap_between_two_datasets(make_report: Maker, lognormal: Draw) -> None:
+    rule = policy("{kind: gap, generators: rotation, dataset: train, margin: 0.5}")
+    test = make_report({"rotation": lognormal(400, 1, sigma=1.0)})
+    train = {"train": make_report({"rotation": lognormal(300, 2, sigma=1.0, scale=0.4)}, data="e" * 64)}
+    outcome = evaluate(test, None, rule, train).rules[0]
+    assert (outcome.outcome, outcome.subject, outcome.images) == ("fail", "train", 300)
+    assert "the one on 'train'" in outcome.sentence
+    swapped = evaluate(train["train"], None, rule, {"train": test}).rules[0]
+    assert swapped.outcome == "pass"
+    with pytest.raises(ComparisonError, match="no gap to measure"):
+        evaluate(test, None, rule, {"train": test})
+    with pytest.raises(ComparisonError, match="--dataset train=DATA"):
+        evaluate(test, None, rule)
+    other = make_report({"rotation": lognormal(300, 2)}, data="e" * 64, **BASELINE)
+    with pytest.raises(ComparisonError, match="it is of model bbbbbbbbbbbb"):
+        evaluate(test, None, rule, {"train": other})
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"data": "e" * 64}, "other images: baseline images.npz (eeeeeeeeeeee"),
+        ({"metric_version": 2}, "metric version 2"),
+        ({"spec": {"seed": 1}}, "spec.seed: baseline 1, candidate 0"),
+        ({"spec": {"interpolation": "bicubic"}}, "spec.interpolation: baseline bicubic, candidate bilinear"),
+        ({"spec": {"padding": "circular"}}, "spec.padding: baseline circular, candidate reflect"),
+        ({"spec": {"convention": "reference"}}, "spec.convention"),
+        ({"spec": {"max_images": 10}}, "spec.max_images: baseline 10, candidate none"),
+        ({"spec": {"preprocessing": {"scale": 1.0, "name": "none"}}}, "spec.preprocessing"),
+    ],
+)
+def test_a_baseline_measured_on_other_terms_is_refused_by_name(
+    make_report: Maker, lognormal: Draw, fields: dict[str, Any], named: str
+) -> None:
+    values = {"rotation": lognormal(60, 1)}
+    candidate = make_report(values)
+    with pytest.raises(ComparisonError) as caught:
+        evaluate(candidate, make_report(values, **BASELINE, **fields), policy(NO_WORSE))
+    assert caught.value.reason == "BASELINE_NOT_COMPARABLE"
+    assert named in str(caught.value)
+
+
+def test_another_head_is_refused_and_the_name_of_a_preset_is_not(make_report: Maker, lognormal: Draw) -> None:
+    values = {"rotation": lognormal(60, 1)}
+    custom, preset = ({"preprocessing": {"scale": 255.0, "name": name}} for name in ("custom", "unit"))
+    candidate, baseline = make_report(values, spec=custom), make_report(values, spec=preset, **BASELINE)
+    assert evaluate(candidate, baseline, policy(NO_WORSE)).verdict == "pass"
+    headed = replace(baseline, model=replace(baseline.model, head="identity"))
+    with pytest.raises(ComparisonError, match="head: baseline identity, candidate softmax"):
+        evaluate(candidate, headed, policy(NO_WORSE))
+
+
+def test_a_missing_baseline_is_refused_and_names_the_rule(make_report: Maker, lognormal: Draw) -> None:
+    with pytest.raises(ComparisonError, match=r"'no-worse' \(line 3\) compares with a baseline"):
+        evaluate(make_report({"rotation": lognormal(60, 1)}), None, policy(NO_WORSE))
+
+
+def test_a_waiver_lets_a_failure_through_until_it_expires(pair: Any) -> None:
+    candidate, baseline = pair(1.6)
+    text = policy(NO_WORSE) + "waivers:\n  - {rule: no-worse, owner: ada, reason: known, expires: 2027-01-31}\n"
+    held = evaluate(candidate, baseline, text, today=dt.date(2027, 1, 31))
+    assert (held.verdict, held.rules[0].outcome) == ("pass", "waived")
+    assert "Waived until 2027-01-31 by ada: known" in held.reasons[0]
+    over = evaluate(candidate, baseline, text, today=dt.date(2027, 2, 1))
+    assert (over.verdict, over.rules[0].outcome) == ("fail", "fail")
+    assert over.rules[0].waiver is not None
+    assert over.rules[0].waiver.expired
+    assert "expired on 2027-01-31: fix it, or renew the waiver" in over.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("on_inconclusive", "verdict"),
+    [("block", "inconclusive"), ("warn", "inconclusive"), ("fail", "fail"), ("more_images", "inconclusive")],
+)
+def test_what_inconclusive_means(pair: Any, on_inconclusive: str, verdict: str) -> None:
+    candidate, baseline = pair(1.1)
+    decision = evaluate(
+        candidate, baseline, policy(NO_WORSE, on_inconclusive=on_inconclusive, images="{min: 100, max: 1000}")
+    )
+    assert decision.verdict == verdict
+    assert decision.on_inconclusive == on_inconclusive
+    assert decision.next_images == (800 if on_inconclusive == "more_images" else None)
+
+
+def test_looking_again_shares_the_level_between_the_looks(pair: Any) -> None:
+    text = policy(NO_WORSE, on_inconclusive="more_images", images="{min: 100, max: 800}")
+    decision = evaluate(*pair(1.1), text)
+    # 100, 200, 400, 800: four looks at 5 % / 4
+    assert decision.confidence == pytest.approx(1 - 0.05 / 4)
+    assert decision.false_fail_rate == pytest.approx(0.025)
+
+
+def test_power_says_how_many_images_decide(pair: Any) -> None:
+    candidate, baseline = pair(1.0, images=60)
+    text = policy(NO_WORSE, statistic="geometric_mean")
+    rule = evaluate(candidate, baseline, text, power=True).rules[0]
+    assert rule.outcome == "inconclusive"
+    logs = np.log(candidate.results["rotation"].per_image) - np.log(baseline.results["rotation"].per_image)
+    # two-sided 95 % and 80 % power: (1.96 + 0.8416)² σ² / d²
+    expected = ((1.959964 + 0.841621) * logs.std() / (math.log(1.1) - logs.mean())) ** 2
+    assert rule.images_needed == pytest.approx(expected, rel=0.15)
+    assert str(rule.images_needed) in rule.sentence
+    assert evaluate(candidate, baseline, text).rules[0].images_needed is None
+
+
+def test_the_decision_is_the_message_field_by_field(full_reports: tuple[Report, Report]) -> None:
+    text = policy(
+        "{id: a, kind: noninferiority, generators: [rotation, scale], margin: 0.1}",
+        "{id: b, kind: kind_share, generators: rotation, layer_kind: pooling, max: 0.01}",
+    ) + "waivers:\n  - {rule: a, owner: ada, reason: known, expires: 2027-01-31}\n"  # fmt: skip
+    decision = evaluate(*full_reports, text, power=True)
+    message = json_format.ParseDict(decision.to_dict(), gate_pb2.Decision())
+    back = json_format.MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    plain = decision.to_dict()
+    assert back == plain
+    assert set(plain) | {"next_images"} == {f.name for f in gate_pb2.Decision.DESCRIPTOR.fields}
+
+
+def test_decisions_repeat_to_the_bit(pair: Any) -> None:
+    first, second = (evaluate(*pair(1.05), policy(NO_WORSE)) for _ in range(2))
+    assert first == second
