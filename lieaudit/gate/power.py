@@ -45,7 +45,16 @@ def images_needed(measured: Measured, limit: float, tail: float, tests: int, pow
     error = float(high - low) / 2
     if not (math.isfinite(error) and math.isfinite(distance)) or distance <= 0:
         return None
-    normal = NormalDist()
-    level = normal.inv_cdf(1 - tail / (tests if above else 1)) + normal.inv_cdf(power)
-    needed = math.ceil(measured.images * (level * error / distance) ** 2)
+    needed = sample_size(error * math.sqrt(measured.images), distance, tail / (tests if above else 1), power)
     return max(needed, measured.images) if needed <= _MOST else None
+
+
+def sample_size(deviation: float, distance: float, tail: float, power: float = POWER) -> int:
+    """Give the images n for which an effect ``distance`` beyond the limit is found with probability ``power``.
+
+    ``deviation`` is the standard deviation of one image's contribution (the standard error times √n), on the same
+    scale; ``tail`` the one-sided level: n = ((z_{1−tail} + z_power)·deviation / distance)².
+    """
+    normal = NormalDist()
+    level = normal.inv_cdf(1 - tail) + normal.inv_cdf(power)
+    return math.ceil((level * deviation / distance) ** 2)
