@@ -56,6 +56,16 @@ _WORDS: dict[type[ClientError], str] = {
     CallTimeoutError: "the service at {target} did not answer in time",
 }
 
+# What gRPC says about a failed handshake, what that means, and what to do.
+_HANDSHAKE = (
+    ("CERTIFICATE_VERIFY_FAILED", "CERTIFICATE_NOT_TRUSTED", "give the authority's certificate with --ca-file"),
+    ("certificate signature failure", "CERTIFICATE_NOT_TRUSTED", "give the authority's certificate with --ca-file"),
+    ("Hostname Verification", "CERTIFICATE_OF_ANOTHER", "give the name in the certificate with --tls-name"),
+    ("WRONG_VERSION_NUMBER", "NO_TLS_THERE", "the service speaks plain text: --insecure, and no certificates"),
+    ("Socket closed", "UNAVAILABLE", "is it running there, and does it want TLS or a client certificate?"),
+)
+_FINAL = frozenset({"CERTIFICATE_NOT_TRUSTED", "CERTIFICATE_OF_ANOTHER", "NO_TLS_THERE"})
+
 
 def translate(error: grpc.RpcError, target: str) -> ClientError:
     """Give the client's exception for a failed call to ``target``."""
@@ -70,16 +80,18 @@ def translate(error: grpc.RpcError, target: str) -> ClientError:
     if status is not None:
         _read_details(status, values)
         return kind(_in_words(kind, target, status.message), **values)
-    if "CERTIFICATE_VERIFY_FAILED" in said:
-        values |= {"reason": "CERTIFICATE_NOT_TRUSTED", "hint": "give the authority's certificate with --ca-file"}
-    elif kind is ServerError:
+    for mark, reason, hint in _HANDSHAKE:
+        if mark in said:
+            values |= {"reason": reason, "hint": hint}
+            break
+    if kind is ServerError:
         values["hint"] = "is it a lieaudit service?"
     return kind(_in_words(kind, target, said), **values)
 
 
 def is_final(error: ClientError) -> bool:
     """Tell whether trying again cannot help although the code says that the service was unavailable."""
-    return error.reason == "CERTIFICATE_NOT_TRUSTED"
+    return error.reason in _FINAL
 
 
 def _in_words(kind: type[ClientError], target: str, said: str) -> str:

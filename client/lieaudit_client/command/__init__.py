@@ -67,6 +67,8 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:  # the reader of our output has gone, e.g. `lieaudit report R.json | head`
         sys.stderr.close()
         return 141
+    except SystemExit as stop:  # the server's own command line, or the signal to end
+        return stop.code if isinstance(stop.code, int) else 0
     except Exception as error:
         from lieaudit_client.command.exits import exit_code
         from lieaudit_client.exceptions import ClientError

@@ -16,6 +16,7 @@ from lieaudit_client.formats.numbers import interval, number, percent, short
 
 _FILE_WIDTH = 160  # without a terminal nothing says how wide lines may be; a table row must not wrap
 _LAYERS_SHOWN = 10
+_PATHS_SHOWN = 3
 
 
 def show(view: Iterable[RenderableType], *, to_stderr: bool) -> None:
@@ -34,9 +35,9 @@ def report_view(report: report_pb2.Report) -> Iterable[RenderableType]:
     yield _generators(report)
     for generator, layers in report.layerwise.items():
         yield _layers(generator, layers)
-    unsaid = [entry for entry in report.skipped if not _is_cell(report, entry.what)]
-    if unsaid:
-        yield _bullets("not measured", [f"{entry.what}: {entry.why}" for entry in unsaid])
+    missing = _Missing(report)
+    if missing.reasons:
+        yield _bullets("not measured", missing.lines())
     if report.reasons:
         yield _bullets(f"{report.status}, because", report.reasons)
 
@@ -84,30 +85,53 @@ def _head(report: report_pb2.Report) -> Iterable[RenderableType]:
     yield facts
 
 
+class _Missing:
+    """What was not measured: the reasons, each with a number that cells of the table refer to."""
+
+    def __init__(self, report: report_pb2.Report) -> None:
+        self.reasons: dict[str, list[str]] = {}
+        for entry in report.skipped:
+            self.reasons.setdefault(entry.why, []).append(entry.what)
+
+    def cell(self, path: str) -> str:
+        """Give the text for a cell that holds no value."""
+        for place, paths in enumerate(self.reasons.values(), 1):
+            if path in paths:
+                return f"not measured ({place})"
+        return "not measured"
+
+    def lines(self) -> Iterable[str]:
+        """Give a line for each reason."""
+        for place, (why, paths) in enumerate(self.reasons.items(), 1):
+            more = f" and {len(paths) - _PATHS_SHOWN} more" if len(paths) > _PATHS_SHOWN else ""
+            yield f"({place}) {', '.join(paths[:_PATHS_SHOWN])}{more}: {why}"
+
+
 def _generators(report: report_pb2.Report) -> Table:
+    missing = _Missing(report)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("generator", no_wrap=True)
     for name in ("LEE", "95 % interval", "median", "relative", "error bar"):
-        table.add_column(name, justify="right", no_wrap=name == "LEE")
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("method")
     table.add_column("status")
     asked = [*report.spec.generators, *sorted(set(report.results) - set(report.spec.generators))]
     for name in asked:
+        path = f"results.{name}"
         if name not in report.results:
-            table.add_row(name, Text(_why(report, name)))
+            table.add_row(name, missing.cell(path))
             continue
         result = report.results[name]
-        relative = number(result.relative) if result.HasField("relative") else _why(report, name, "relative")
-        status = result.status if not result.reasons else f"{result.status}: {'; '.join(result.reasons)}"
+        lacks_interval = any(entry.what == f"{path}.ci95" for entry in report.skipped)
         table.add_row(
             name,
             number(result.lee),
-            Text(interval(result.ci95)),
+            Text(missing.cell(f"{path}.ci95") if lacks_interval else interval(result.ci95)),
             number(result.median),
-            Text(relative),
+            number(result.relative) if result.HasField("relative") else missing.cell(f"{path}.relative"),
             f"±{number(result.error_bar)}",
             _method(result),
-            Text(status, style="" if result.status == "ok" else "bold yellow"),
+            Text(result.status, style="" if result.status == "ok" else "bold yellow"),
         )
     return table
 
@@ -118,28 +142,6 @@ def _method(result: report_pb2.GeneratorResult) -> str:
         return name
     word = "agrees with" if result.agreement.agrees else "DISAGREES with"
     return f"{name}, {word} {result.agreement.method.replace('_', ' ')}"
-
-
-def _why(report: report_pb2.Report, generator: str, field: str = "") -> str:
-    """Say why something of a generator was not measured."""
-    wanted = _names(generator, field)
-    for entry in report.skipped:
-        if entry.what in wanted:
-            return f"not measured ({entry.why})"
-    return "not measured"
-
-
-def _names(generator: str, field: str) -> set[str]:
-    path = f"{generator}.{field}" if field else generator
-    return {path, f"results.{path}"} | ({field} if field else set())
-
-
-def _is_cell(report: report_pb2.Report, what: str) -> bool:
-    """Whether a skipped entry is already said in a cell of the table."""
-    return any(
-        what in _names(name, "" if name not in report.results else "relative") - {"relative"}
-        for name in report.spec.generators
-    )
 
 
 def _layers(generator: str, layers: report_pb2.Layerwise) -> Table:
