@@ -130,6 +130,8 @@ class Measured:
     ----------
     lee, lee_error, mean_abs
         (N, G), see `PerImage`.
+    power
+        (N,) ‖F‖²/K, the size of the audited output itself.
     other
         (N, G) ‖DF[r]‖²/K along the directions of `relative`; NaN for images it was not measured on.
     top1
@@ -140,6 +142,7 @@ class Measured:
     lee_error: Float64Array
     mean_abs: Float64Array
     other: Float64Array
+    power: Float64Array
     top1: npt.NDArray[np.int64]
 
 
@@ -191,6 +194,7 @@ def _measure_shard(
         for group in _groups(len(spec.generators), _directions_at_once(target, spec, len(batch))):
             derivatives = differentiator(pixels, directions[:, group], group.start)
             check_finite(derivatives.value, batch[0])
+            power = np.mean(target.head.value(derivatives.value).reshape(len(batch), -1) ** 2, axis=1)
             if not target.head.spatial:
                 top1 = np.argmax(derivatives.value.reshape(len(batch), -1), axis=1).astype(np.int64)
             lie = lie_derivative(derivatives, target.head, spec.generators[group], action)
@@ -207,6 +211,7 @@ def _measure_shard(
                 "lee_error": np.concatenate([row.lee_error for row in rows], axis=1),
                 "mean_abs": np.concatenate([row.mean_abs for row in rows], axis=1),
                 "other": other,
+                "power": power,
                 "top1": top1,
             }
         )

@@ -23,6 +23,9 @@ NEGLIGIBLE = 1e-4
 """LEE below this share of the response to a non-symmetric perturbation is zero for every purpose; there an error bar
 need not be small against the value, only against this floor."""
 
+NEGLIGIBLE_POWER = 1e-8
+"""So is LEE below this share of the squared output itself: a whole unit of t would change it by 1e-4 of its size."""
+
 
 def generator_results(
     measured: Measured,
@@ -40,6 +43,7 @@ def generator_results(
         mean = float(lee.mean())
         agreement = (agreements or {}).get(generator)
         relative, floor, relative_interval = _relative(lee, measured.other[:, g], spec)
+        floor = max(floor, NEGLIGIBLE_POWER * float(measured.power.mean()))
         bar = _mean_error(measured.lee_error[:, g])
         reasons = []
         if bar > WIDE * max(mean, floor):
@@ -90,7 +94,7 @@ def _relative(lee: Float64Array, other: Float64Array, spec: AuditSpec) -> tuple[
     """Give E‖L F‖² / E‖DF[r]‖² over the images both were measured on, the floor that counts as zero, the interval."""
     both = np.isfinite(other)
     scale = float(other[both].mean()) if both.any() else 0.0
-    if scale <= 0.0:
+    if scale <= np.finfo(np.float32).tiny:
         return None, 0.0, ()
     interval: tuple[float, ...] = ()
     if both.sum() > 1:

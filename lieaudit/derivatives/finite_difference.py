@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from lieaudit.graph.load import AuditableModel
     from lieaudit.spec import AuditSpec
 
+_quiet = np.errstate(invalid="ignore", over="ignore")
+"""Outputs that are NaN or infinite are reported by the caller, who knows the image; numpy need not warn as well."""
+
 LADDER = 2.0 ** np.arange(-18, -1, 2)
 """Candidate steps, as the size of t·v relative to the image (root mean squares)."""
 
@@ -101,6 +104,7 @@ class FiniteDifference:
         """Give z(x) for images (n, C, H, W)."""
         return self._evaluator.base(images)
 
+    @_quiet
     def calibrate(self, images: Float32Array, directions: Float32Array) -> Calibration:
         """Measure noise and choose a step per generator on a few images.
 
@@ -133,6 +137,7 @@ class FiniteDifference:
         self.calibration = Calibration(unit * best, richardson, noise)
         return self.calibration
 
+    @_quiet
     def __call__(self, images: Float32Array, directions: Float32Array, first: int = 0) -> Derivatives:
         """Differentiate along directions (n, D, C, H, W) of the generators from ``first`` on.
 

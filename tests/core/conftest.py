@@ -65,6 +65,7 @@ def _unsqueeze(x, given=None, *, axes=None):
 OPS = {
     "Conv": _conv,
     "Relu": torch.relu,
+    "Tanh": torch.tanh,
     "Add": torch.add,
     "Mul": torch.mul,
     "Sub": torch.sub,

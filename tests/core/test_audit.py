@@ -1,0 +1,199 @@
+"""Audits end to end: closed forms, determinism, resuming, and what cannot be measured."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import lieaudit
+from lieaudit import AuditSpec, Preprocessing, Report
+from lieaudit.data import Dataset
+from lieaudit.errors import DataError, LieauditError, ModelError
+from lieaudit.shards import DirectoryShards
+from lieaudit.symmetries import tangents
+
+RNG = np.random.default_rng(6)
+CONV = (0.5 * RNG.standard_normal((5, 3, 3, 3))).astype(np.float32)
+WEIGHT = RNG.standard_normal((3, 4)).astype(np.float32)
+CNN = [
+    ("Conv", ["image", "conv"], ["c"]),
+    ("Relu", ["c"], ["r"]),
+    ("GlobalAveragePool", ["r"], ["p"]),
+    ("Flatten", ["p"], ["logits"]),
+]
+POOLED = [
+    ("GlobalAveragePool", ["image"], ["p"]),
+    ("Flatten", ["p"], ["f"]),
+    ("MatMul", ["f", "weight"], ["logits"]),
+]
+
+
+def network(nodes, classes):
+    graph = helper.make_graph(
+        [helper.make_node(*node) for node in nodes],
+        "network",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 8, 10])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", classes])],
+        [numpy_helper.from_array(CONV, "conv"), numpy_helper.from_array(WEIGHT, "weight")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def images(n=40, seed=7):
+    return np.random.default_rng(seed).standard_normal((n, 3, 8, 10)).astype(np.float32)
+
+
+@pytest.mark.parametrize("method", ["finite_difference", "forward"])
+def test_a_pooled_linear_model_has_its_closed_form(method):
+    """F = Wᵀ mean(I), so L F = Wᵀ mean(X I): no softmax, no nonlinearity, no interpolation in the way."""
+    x = images()
+    report = lieaudit.audit(network(POOLED, 4), x, AuditSpec(head="identity", method=method))
+    for generator, result in report.results.items():
+        moved = tangents(
+            x.astype(np.float64), [generator], interpolation="bilinear", padding="reflect", convention="central"
+        )[:, 0]
+        exact = np.mean((moved.mean(axis=(2, 3)) @ WEIGHT.astype(np.float64)) ** 2, axis=1)
+        difference = np.abs(np.array(result.per_image) - exact)
+        assert np.mean(difference <= np.array(result.per_image_error)) >= 0.95
+        # a float32 mean of 80 pixels that nearly cancel, relative to the pixels' own size
+        scale = np.mean(moved**2)
+        assert np.max(difference) < (1e-4 if method == "finite_difference" else 1e-6) * scale
+
+
+def test_translations_of_a_pooled_model_vanish_on_a_torus():
+    spec = AuditSpec(generators=("translation_x", "translation_y"), padding="circular", head="identity")
+    report = lieaudit.audit(network(POOLED, 4), images(), spec)
+    for result in report.results.values():
+        assert result.lee < 1e-9 * np.mean(images() ** 2)
+        assert result.status == "ok"
+
+
+@pytest.mark.parametrize(("method", "tolerance"), [("finite_difference", 5e-3), ("forward", 1e-5)])
+def test_the_reference_convention_is_the_right_hand_derivative(float64_graph, method, tolerance):
+    """An independent JVP: torch float64 through the graph, along right-hand differences written out here."""
+    x, proto = images(8), network(CNN, 5)
+    spec = AuditSpec(
+        generators=("translation_x", "translation_y"),
+        convention="reference",
+        head="identity",
+        method=method,
+    )
+    report = lieaudit.audit(proto, x, spec)
+    wide = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (0, 1), (0, 1)), mode="reflect")
+    directions = {
+        "translation_x": (10 - 1) / 2 * (wide[:, :, :-1, 1:] - x),
+        "translation_y": (8 - 1) / 2 * (wide[:, :, 1:, :-1] - x),
+    }
+    for generator, direction in directions.items():
+        _, exact = float64_graph(proto).jvp(x, direction)
+        result = report.results[generator]
+        covered = np.abs(np.array(result.per_image) - np.mean(exact**2, axis=1)) <= result.per_image_error
+        assert covered.all()
+        assert result.mean_abs == pytest.approx(np.abs(exact).mean(), rel=tolerance)
+
+
+def test_equal_audits_give_equal_bits():
+    first, second = (lieaudit.audit(network(CNN, 5), images()) for _ in range(2))
+    assert first.results == second.results
+
+
+def test_an_interrupted_audit_resumes_bit_identically(tmp_path):
+    whole = lieaudit.audit(network(CNN, 5), images(100))
+
+    class KilledError(Exception):
+        pass
+
+    def kill_in_the_third_shard(progress):
+        if progress.stage == "audit" and progress.done > 64:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        lieaudit.audit(network(CNN, 5), images(100), progress=kill_in_the_third_shard, shards=DirectoryShards(tmp_path))
+    seen = []
+    resumed = lieaudit.audit(network(CNN, 5), images(100), progress=seen.append, shards=DirectoryShards(tmp_path))
+    assert resumed.results == whole.results
+    assert resumed.timing.rows < whole.timing.rows
+    assert [(p.done, p.total) for p in seen if p.stage == "audit"][:2] == [(32, 100), (64, 100)]
+
+
+def test_progress_counts_every_image_of_every_stage():
+    seen = []
+    lieaudit.audit(network(CNN, 5), images(), progress=seen.append)
+    stages = list(dict.fromkeys(p.stage for p in seen))
+    assert stages[0] == "load"
+    assert stages[-1] == "statistics"
+    assert [p.done for p in seen if p.stage == "audit"][-1] == 40
+
+
+def test_one_image_has_no_interval_and_says_so():
+    report = lieaudit.audit(network(CNN, 5), images(1), AuditSpec(generators=("rotation",)))
+    assert report.status == "inconclusive"
+    assert report.results["rotation"].ci95 == ()
+    assert report.results["rotation"].relative is None
+    assert {s.what for s in report.skipped} >= {"results.rotation.ci95", "results.rotation.relative"}
+
+
+def test_relative_can_be_left_out():
+    report = lieaudit.audit(network(CNN, 5), images(), AuditSpec(generators=("scale",), relative_images=0))
+    assert report.results["scale"].relative is None
+    assert any(s.what == "results.scale.relative" for s in report.skipped)
+
+
+def test_reports_survive_json():
+    raw = np.random.default_rng(8).integers(0, 255, (3, 8, 10, 3), dtype=np.uint8)
+    spec = AuditSpec(preprocessing=Preprocessing(mean=(0.5,), std=(0.2,)))
+    report = lieaudit.audit(network(CNN, 5), raw, spec, labels=np.array([0, 1, 2]))
+    assert Report.from_json(report.to_json()) == report
+    assert report.data.top1 is not None
+    assert len(report.pictures) == 20
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": "lieaudit.report/1"}', '{"schema": "lieaudit.report/2"}'])
+def test_what_is_no_report_is_refused(text):
+    with pytest.raises(DataError) as caught:
+        Report.from_json(text)
+    assert caught.value.reason == "NOT_A_REPORT"
+
+
+def test_a_model_that_outputs_nan_is_named_with_its_image():
+    nodes = [*CNN[:3], ("Flatten", ["p"], ["f"]), ("Log", ["f"], ["logits"])]
+    x = images()
+    x[17] = -100.0 * np.abs(x[17])
+    with pytest.raises(ModelError) as caught:
+        lieaudit.audit(network(nodes, 5), x)
+    assert caught.value.reason == "OUTPUT_NOT_FINITE"
+
+
+def reason(x, **kwargs):
+    with pytest.raises(LieauditError) as caught:
+        lieaudit.audit(network(CNN, 5), x, **kwargs)
+    return caught.value.reason
+
+
+def test_images_that_do_not_fit_are_refused():
+    assert reason(images()[:, :, :, :9]) == "WRONG_SIZE"
+    assert reason(images()[:, :2]) == "WRONG_CHANNELS"
+    assert reason(np.full_like(images(), np.nan)) == "NON_FINITE"
+    assert reason(np.zeros((4, 8, 10, 3), np.uint8)) == "PREPROCESSING_REQUIRED"
+    assert reason(Dataset.from_arrays(images()), labels=np.zeros(40, int)) == "LABELS_TWICE"
+
+
+def test_a_provider_that_is_not_there_is_an_error():
+    assert reason(images(), spec=AuditSpec(provider="cuda")) == "PROVIDER_MISSING"
+    assert reason(images(), spec=AuditSpec(provider="quantum")) == "UNKNOWN_PROVIDER"
+
+
+def test_brightness_acts_on_raw_intensities():
+    """With x = (raw/255 − m)/s the tangent is x + m/s: a model linear in the mean shows exactly that."""
+    raw = np.random.default_rng(9).integers(0, 255, (6, 8, 10, 3), dtype=np.uint8)
+    spec = AuditSpec(
+        generators=("brightness",),
+        head="identity",
+        preprocessing=Preprocessing(mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3)),
+    )
+    report = lieaudit.audit(network(POOLED, 4), raw, spec)
+    unnormalised = raw.mean(axis=(1, 2)) / 255 / np.array([0.2, 0.25, 0.3])
+    exact = np.mean((unnormalised @ WEIGHT) ** 2, axis=1)
+    # float32 images and weights
+    assert np.allclose(report.results["brightness"].per_image, exact, rtol=1e-4)
