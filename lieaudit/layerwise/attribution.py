@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from lieaudit.errors import UnsupportedOpError
-from lieaudit.layerwise.reduce import by_generator, join, reduce_rows
+from lieaudit.errors import BudgetError, UnsupportedOpError
+from lieaudit.layerwise.chain import Chain
+from lieaudit.layerwise.differences import DifferenceChain
+from lieaudit.layerwise.prepared import prepare
+from lieaudit.layerwise.reduce import join, reduce_rows
 from lieaudit.layerwise.summary import summarise
 from lieaudit.metrics.lee import OutputAction, lie_derivative
 from lieaudit.progress import StageProgress
+from lieaudit.report import Skipped
 from lieaudit.shards import compute_once
 from lieaudit.symmetries import get_generator
 
@@ -19,8 +23,8 @@ if TYPE_CHECKING:
 
     from lieaudit.derivatives.base import Differentiator, Float32Array, Float64Array
     from lieaudit.graph.load import AuditableModel
-    from lieaudit.layerwise.prepared import Prepared
     from lieaudit.layerwise.rows import Rows
+    from lieaudit.layerwise.stages import Stage
     from lieaudit.measure import Images
     from lieaudit.progress import ProgressCallback
     from lieaudit.report import Layerwise
@@ -30,11 +34,16 @@ if TYPE_CHECKING:
 SHARD = 8
 """Images per shard: layerwise work per image is many times that of the audit."""
 
+CALIBRATION_IMAGES = 2
+"""Images on which the steps of finite differences are chosen."""
+
+_MIB = 1 << 20
+
 
 class Pass(Protocol):
     """A way to compute all contributions for one set of generators: `Chain` or `DifferenceChain`."""
 
-    stages: tuple[object, ...]
+    stages: tuple[Stage, ...]
 
     @property
     def images_at_once(self) -> int:
@@ -55,12 +64,21 @@ class Pass(Protocol):
 class Attributor:
     """Computes the contributions of every segment for every generator of a spec.
 
-    Generators that move pixels share their passes; a gain commutes with other segments and has its own.
+    Generators that move pixels share their passes as far as the memory budget allows; a gain commutes with other
+    segments and has its own.
 
     Parameters
     ----------
     model, spec
-        What to attribute; ``spec.method`` chooses ``forward`` or ``finite_difference``, ``auto`` the first that works.
+        What to attribute; ``spec.method`` chooses ``forward`` or ``finite_difference``; otherwise forward mode where
+        the graph allows it.
+
+    Attributes
+    ----------
+    parts
+        The generators of each pass.
+    skipped
+        Why forward mode was not used, if it was not.
 
     Raises
     ------
@@ -69,95 +87,126 @@ class Attributor:
     SpecError
         A declared layout does not fit.
     BudgetError
-        One image and one generator do not fit the memory budget.
+        ROW_OVER_BUDGET: one image and one generator do not fit the memory budget.
     """
 
     def __init__(self, model: AuditableModel, spec: AuditSpec) -> None:
-        from lieaudit.layerwise.prepared import prepare
-
-        self.prepared: Prepared = prepare(model, spec)
+        self.prepared = prepare(model, spec)
         self.method = "finite_difference" if spec.method == "finite_difference" else "forward"
+        self.skipped: tuple[Skipped, ...] = ()
         self._model, self._spec = model, spec
-        self._passes: dict[tuple[str, ...], Pass] = {}
-        spatial = tuple(g for g in spec.generators if get_generator(g).spatial)
-        gains = tuple(g for g in spec.generators if not get_generator(g).spatial)
-        self.groups = [group for group in (spatial, gains) if group]
+        self._open: tuple[tuple[str, ...], Pass] | None = None
+        self.parts = self._parts()
         if spec.method in {"auto", "torch"}:
             try:
-                self.sessions(self.groups[0])
-            except UnsupportedOpError:
+                self.sessions(self.parts[0])
+            except UnsupportedOpError as problem:
                 self.method = "finite_difference"
+                self.skipped = (Skipped("layerwise.forward", str(problem)),)
+                self.parts = self._parts()
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the segments, in the order of the arrays."""
         own = tuple(s.name for s in self.prepared.segmentation.segments)
-        return (*own, "output head") if self.head_segment else own
+        # a map through a pointwise function: the head, applied outside the graph, is a segment of its own
+        outside = self._model.head.spatial and self._model.head.function != "identity"
+        return (*own, "output head") if outside else own
 
-    @property
-    def head_segment(self) -> bool:
-        """Whether the head applied outside the graph is a segment of its own: a map through a pointwise function."""
-        return self._model.head.spatial and self._model.head.function != "identity"
+    def _parts(self) -> tuple[tuple[str, ...], ...]:
+        """Group generators that commute alike, as many as fit the budget for one image."""
+        kind = Chain if self.method == "forward" else DifferenceChain
+        budget = self._spec.budget_mib * _MIB // 2
+        parts: list[tuple[str, ...]] = []
+        for spatial in (True, False):
+            group = tuple(g for g in self._spec.generators if get_generator(g).spatial == spatial)
+            if not group:
+                continue
+            stages = self.prepared.stages(group)
+            at_once = len(group)
+            while at_once > 1 and kind.peak_bytes(stages, at_once) > budget:
+                at_once -= 1
+            needed = kind.peak_bytes(stages, at_once)
+            if needed > budget:
+                raise BudgetError(
+                    f"the layerwise rows of one image take {2 * needed // _MIB + 1} MiB",
+                    reason="ROW_OVER_BUDGET",
+                    subject="budget_mib",
+                    hint="raise --budget, or cut less finely with --depth",
+                )
+            parts += [group[i : i + at_once] for i in range(0, len(group), at_once)]
+        return tuple(parts)
 
     def sessions(self, generators: tuple[str, ...]) -> Pass:
-        """Give the sessions for these generators; only one set, and so one copy of the weights, is kept at a time."""
-        from lieaudit.layerwise.chain import Chain
-        from lieaudit.layerwise.differences import DifferenceChain
-
-        if generators not in self._passes:
-            for other in self._passes.values():
-                other.close()
+        """Give the sessions of one pass; only one pass, and so one copy of the weights, is open at a time."""
+        if self._open is None or self._open[0] != generators:
+            if self._open is not None:
+                self._open[1].close()
+                self._open = None
             kind = Chain if self.method == "forward" else DifferenceChain
-            self._passes = {}
-            self._passes[generators] = kind(self._model, self.prepared, self._spec, generators)
-        return self._passes[generators]
+            self._open = (generators, kind(self._model, self.prepared, self._spec, generators))
+        return self._open[1]
+
+    def calibrate(self, generators: tuple[str, ...], images: Float32Array, directions: Float32Array) -> Float64Array:
+        """Choose the finite-difference steps of one pass on a few images; forward mode has none."""
+        running = self.sessions(generators)
+        return running.calibrate(images, directions) if isinstance(running, DifferenceChain) else np.zeros((0, 0))
+
+    def use_steps(self, generators: tuple[str, ...], steps: Float64Array) -> None:
+        """Take steps that `calibrate` gave before."""
+        running = self.sessions(generators)
+        if isinstance(running, DifferenceChain):
+            running.steps = steps
 
     def attribute(
         self,
+        generators: tuple[str, ...],
         images: Float32Array,
         directions: Float32Array,
         lie: Float64Array,
-        progress: Callable[[], None] | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> Arrays:
-        """Reduce the contributions of images (n, C, H, W) to numbers per image and segment.
+        """Reduce the contributions of images (n, C, H, W) for one pass to numbers per image and segment.
 
         Parameters
         ----------
+        generators
+            One of `parts`, G of them.
         directions
-            X x, (n, G, C, H, W), in the order of the spec's generators.
+            X x, (n, G, C, H, W).
         lie
             L F of the same images by an independent path, float64 (n, G, \\*K): what the contributions must add up to.
         progress
-            Called after every stage of every batch.
+            Called with the number of images after each batch.
 
         Returns
         -------
         Arrays
-            See `reduce_rows`, with all generators of the spec.
+            See `reduce_rows`.
         """
-        order = {g: i for i, g in enumerate(self._spec.generators)}
-        found = []
-        for group in self.groups:
-            columns = [order[g] for g in group]
-            running = self.sessions(group)
-            action = OutputAction.of(self._spec) if self._model.head.spatial else None
-            parts = []
-            for start in range(0, len(images), running.images_at_once):
-                span = slice(start, start + running.images_at_once)
-                rows = running(images[span], directions[span][:, columns], progress)
-                parts.append(
-                    reduce_rows(rows, lie[span][:, columns], self._model.head, len(self.names), group, action)
-                )
-            found.append((columns, join(parts)))
-        return by_generator(found)
+        running = self.sessions(generators)
+        action = OutputAction.of(self._spec) if self._model.head.spatial else None
+        parts = []
+        for start in range(0, len(images), running.images_at_once):
+            span = slice(start, start + running.images_at_once)
+            rows = running(images[span], directions[span])
+            parts.append(reduce_rows(rows, lie[span], self._model.head, len(self.names), generators, action))
+            if progress is not None:
+                progress(len(images[span]))
+        return join(parts)
 
-    def steps(self) -> int:
-        """Give how often `progress` is called per batch of images."""
-        return sum(len(self.sessions(group).stages) for group in self.groups)
+    def summarise(self, arrays: Mapping[tuple[str, ...], Arrays]) -> dict[str, Layerwise]:
+        """Give the report's part from the joined arrays of every pass, in the order of the spec."""
+        found: dict[str, Layerwise] = {}
+        for part, own in arrays.items():
+            found |= summarise(own, part, self.prepared.segmentation, self._spec, self.method, self.names)
+        return {generator: found[generator] for generator in self._spec.generators}
 
-    def summarise(self, arrays: Arrays) -> dict[str, Layerwise]:
-        """Give the report's part from the joined arrays of all shards."""
-        return summarise(arrays, self.prepared.segmentation, self._spec, self.method, self.names)
+    def close(self) -> None:
+        """Free the sessions."""
+        if self._open is not None:
+            self._open[1].close()
+            self._open = None
 
 
 def attribute_layers(
@@ -167,7 +216,7 @@ def attribute_layers(
     *,
     shards: ShardStore | None = None,
     progress: ProgressCallback | None = None,
-) -> Mapping[str, Layerwise]:
+) -> dict[str, Layerwise]:
     """Attribute every image of an audit; the report's ``layerwise``.
 
     Parameters
@@ -179,7 +228,7 @@ def attribute_layers(
     differentiator
         The audit's own method: its L F is what the contributions have to add up to.
     shards, progress
-        As of `lieaudit.audit`; progress counts images.
+        As of `lieaudit.audit`; progress counts images, once per pass.
 
     Raises
     ------
@@ -189,20 +238,48 @@ def attribute_layers(
     spec = images.spec
     attributor = Attributor(model, spec)
     action = OutputAction.of(spec) if model.head.spatial else None
-    stage = StageProgress(progress, "layerwise", images.count)
-    found = []
-    for start in range(0, images.count, SHARD):
-        indices = list(range(start, min(start + SHARD, images.count)))
+    stage = StageProgress(progress, "layerwise", images.count * len(attributor.parts))
+    joined: dict[tuple[str, ...], Arrays] = {}
+    for number, part in enumerate(attributor.parts):
+        columns = [spec.generators.index(g) for g in part]
+        prefix = f"layerwise-{spec.layerwise}-{spec.depth or 0}-{attributor.method}-{number}"
+        _take_steps(attributor, images, part, columns, prefix, shards)
+        found = []
+        for start in range(0, images.count, SHARD):
+            indices = list(range(start, min(start + SHARD, images.count)))
 
-        def compute(indices: list[int] = indices) -> Arrays:
-            pixels = images.load(indices)
-            directions = images.tangents(pixels)
-            derivatives = differentiator(pixels, directions)
-            lie = lie_derivative(derivatives, model.head, spec.generators, action)
-            return attributor.attribute(pixels, directions, lie.value)
+            def compute(
+                indices: list[int] = indices, part: tuple[str, ...] = part, columns: list[int] = columns
+            ) -> Arrays:
+                pixels = images.load(indices)
+                directions = images.tangents(pixels)
+                derivatives = differentiator(pixels, directions)
+                lie = lie_derivative(derivatives, model.head, spec.generators, action).value
+                return attributor.attribute(part, pixels, directions[:, columns], lie[:, columns], stage.advance)
 
-        key = f"layerwise-{spec.layerwise}-{spec.depth or 0}-{attributor.method}-{start:08d}"
-        arrays, computed = compute_once(shards, key, compute)
-        stage.advance(len(indices), measured=computed)
-        found.append(arrays)
-    return attributor.summarise(join([{n: np.asarray(a) for n, a in arrays.items()} for arrays in found]))
+            arrays, computed = compute_once(shards, f"{prefix}-{start:08d}", compute)
+            if not computed:
+                stage.advance(len(indices), measured=False)
+            found.append(arrays)
+        joined[part] = join(found)
+    attributor.close()
+    return attributor.summarise(joined)
+
+
+def _take_steps(
+    attributor: Attributor,
+    images: Images,
+    part: tuple[str, ...],
+    columns: list[int],
+    prefix: str,
+    shards: ShardStore | None,
+) -> None:
+    if attributor.method == "forward":
+        return
+
+    def compute() -> Arrays:
+        pixels = images.load(images.spread(CALIBRATION_IMAGES))
+        return {"steps": attributor.calibrate(part, pixels, images.tangents(pixels)[:, columns])}
+
+    arrays, _ = compute_once(shards, f"{prefix}-calibration", compute)
+    attributor.use_steps(part, np.asarray(arrays["steps"], np.float64))

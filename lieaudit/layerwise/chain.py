@@ -9,7 +9,6 @@ write directly; nothing is copied between stages.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,11 +20,12 @@ import onnx_ir.passes.common as passes
 
 from lieaudit.graph.forward import rewrite
 from lieaudit.layerwise.action import Action, emit_action
+from lieaudit.layerwise.axes import BATCH, measured_sizes
 from lieaudit.layerwise.emitter import Emitter
-from lieaudit.layerwise.layouts import Layout, layout_of
+from lieaudit.layerwise.layouts import Layout
 from lieaudit.layerwise.prepared import Prepared
 from lieaudit.layerwise.rows import Rows
-from lieaudit.layerwise.stages import Stage, cut_out, plan_stages, shape_tensors
+from lieaudit.layerwise.stages import Stage, boundary_layouts, cut_out, peak_bytes
 from lieaudit.runtime.session import Session
 
 if TYPE_CHECKING:
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
-
-_WORKSPACE = 3
-"""Tensors of a stage's widest size that a session holds at once, for each row."""
 
 _TOTAL, _ACTION = -2, -1
 """Row ids beside the indices of the segments that contribute."""
@@ -75,16 +72,13 @@ class Chain:
     ) -> None:
         self.generators = generators
         self.action = Action(generators, spec.interpolation, spec.padding, spec.convention)
+        self.stages = prepared.stages(generators, keep_all=keep_all)
         gain = any(self.action.gains())
-        segments = prepared.segmentation.segments
-        self.commuting = [not keep_all and (s.gain if gain else s.geometric) for s in segments]
-        tensors = shape_tensors(prepared.model, prepared.tracker)
-        self.stages = plan_stages(segments, self.commuting, prepared.tracker, tensors)
         self._budget = spec.budget_mib << 20
         self._image, self._output = prepared.model.graph.inputs[0], prepared.model.graph.outputs[0]
-        layouts = {v: layout_of(prepared.tracker.axes.get(v)) for stage in self.stages for v in stage.outputs}
-        if not model.head.spatial or gain:
-            layouts[self._output] = _trivial(layouts[self._output])
+        layouts = boundary_layouts(
+            prepared.model, prepared.tracker, self.stages, spatial=model.head.spatial and not gain
+        )
         self._spatial = {v.name or "": layout.spatial for v, layout in layouts.items()}
 
         def session(graph: ir.Model) -> Session:
@@ -100,26 +94,13 @@ class Chain:
 
     @property
     def images_at_once(self) -> int:
-        """How many images fit the memory budget."""
-        return max(1, self._budget // self.bytes_per_image)
+        """How many images fit the memory budget, half of which is the sessions' own."""
+        return max(1, self._budget // 2 // self.peak_bytes(self.stages, len(self.generators)))
 
-    @property
-    def bytes_per_image(self) -> int:
-        """Estimate of the peak memory of one image's values and rows, the sessions' own included."""
-        count = len(self.generators)
-        sizes = {v.name or "": 4 * math.prod(_shape(v, 1)) for s in self.stages for v in (*s.inputs, *s.outputs)}
-        rows = {self._image.name or "": 2}
-        peak = 0
-        for index, stage in enumerate(self.stages):
-            for value in stage.outputs:
-                name = value.name or ""
-                rows[name] = max(len(stage.rows_out) + 2, self._capacity.get(name, 0))
-            live = sum(sizes[name] * (1 + count * held) for name, held in rows.items())
-            widest = max(sizes[v.name or ""] for v in (*stage.inputs, *stage.outputs))
-            working = _WORKSPACE * widest * (len(stage.rows_in) + 2) * count
-            peak = max(peak, live + working)
-            rows = {n: held for n, held in rows.items() if self._last_use.get(n, -1) > index}
-        return peak
+    @staticmethod
+    def peak_bytes(stages: tuple[Stage, ...], generators: int) -> int:
+        """Give the most that one image's values and rows take."""
+        return peak_bytes(stages, generators=generators, leading=2, rows_per_source=generators)
 
     @property
     def rows(self) -> int:
@@ -243,15 +224,9 @@ def _capacities(stages: tuple[Stage, ...]) -> dict[str, int]:
 
 
 def _shape(value: ir.Value, n: int) -> tuple[int, ...]:
-    from lieaudit.layerwise.axes import BATCH, measured_sizes
-
     sizes = measured_sizes(value)
     assert sizes is not None  # noqa: S101 - boundaries have known layouts
     return tuple(size // BATCH * n if size % BATCH == 0 else size for size in sizes)
-
-
-def _trivial(layout: Layout) -> Layout:
-    return Layout("vector", layout.axes, "vector", layout.einops)
 
 
 def stage_graph(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy.typing as npt
 import onnx_ir as ir
+import onnx_ir.passes.common as passes
 
 from lieaudit.graph.forward import measure_shapes
+from lieaudit.layerwise.atoms import Axes
 from lieaudit.layerwise.axes import Tracker, measured_sizes, track
 from lieaudit.layerwise.layouts import parse_layouts
 from lieaudit.layerwise.probe import probe_integers
 from lieaudit.layerwise.segments import Segmentation, segment
-from lieaudit.layerwise.stages import settle_shapes
+from lieaudit.layerwise.stages import Stage, commuting, plan_stages, settle_shapes, shape_tensors
 
 if TYPE_CHECKING:
     from lieaudit.graph.load import AuditableModel
@@ -27,6 +30,12 @@ class Prepared:
     model: ir.Model
     tracker: Tracker
     segmentation: Segmentation
+
+    def stages(self, generators: Sequence[str], *, keep_all: bool = False) -> tuple[Stage, ...]:
+        """Give the stages for generators that commute alike; ``keep_all`` gives every segment a row."""
+        segments = self.segmentation.segments
+        commutes = [own and not keep_all for own in commuting(segments, generators)]
+        return plan_stages(segments, commutes, self.tracker, shape_tensors(self.model, self.tracker))
 
 
 def prepare(model: AuditableModel, spec: AuditSpec) -> Prepared:
@@ -49,15 +58,15 @@ def prepare(model: AuditableModel, spec: AuditSpec) -> Prepared:
     return Prepared(copy, tracker, segment(copy, tracker, level=level, depth=spec.depth))
 
 
-def _declared(model: ir.Model, layouts: Mapping[str, str]) -> dict[str, tuple[tuple[object, ...], ...]]:
+def _declared(model: ir.Model, layouts: Mapping[str, str]) -> dict[str, Axes]:
     if not layouts:
         return {}
     values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
     sizes = {value.name or "": measured_sizes(value) for value in values}
-    return parse_layouts(layouts, {name: size for name, size in sizes.items() if size is not None})  # type: ignore[return-value]
+    return parse_layouts(layouts, {name: size for name, size in sizes.items() if size is not None})
 
 
-def _freeze(model: ir.Model, integers: Mapping[str, object]) -> None:
+def _freeze(model: ir.Model, integers: Mapping[str, npt.NDArray[Any]]) -> None:
     """Replace integer tensors that are the same for every image and batch by constants."""
     graph = model.graph
     image_dependent = {graph.inputs[0]}
@@ -73,6 +82,4 @@ def _freeze(model: ir.Model, integers: Mapping[str, object]) -> None:
             constant.type, constant.shape = value.type, value.shape
             graph.register_initializer(constant)
             value.replace_all_uses_with(constant)
-    import onnx_ir.passes.common as passes
-
     passes.RemoveUnusedNodesPass()(model)

@@ -70,9 +70,13 @@ def reduce_rows(
         if width:
             out["gram"][np.ix_([0], [g], sources, sources)] = np.einsum("nak,nbk->ab", vectors, vectors, optimize=True)
         wrong = np.broadcast_to(np.sqrt(out["residual"][:, g])[:, None], squares.shape).copy()
-        if rows.spread is not None:
-            spread = head.differential(rows.value, rows.spread[:, :, g]).reshape(n, len(rows.sources), size)
-            wrong[:, : len(rows.sources)] = rows.coverage * np.sqrt(np.einsum("nsk,nsk->ns", spread, spread))
+        if rows.spreads:
+            parts = [
+                head.differential(rows.value, spread[:, :, g]).reshape(n, len(rows.sources), size)
+                for spread in rows.spreads
+            ]
+            total = sum(np.einsum("nsk,nsk->ns", part, part) for part in parts)
+            wrong[:, : len(rows.sources)] = rows.coverage * np.sqrt(total)
         out["error"][:, g, sources] = (2 * np.sqrt(squares) + wrong) * wrong / size
     out["size"] = np.full(n, float(size))
     return out
@@ -93,12 +97,3 @@ def join(parts: Sequence[Arrays]) -> dict[str, npt.NDArray[np.generic]]:
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     joined["gram"] = joined["gram"].sum(axis=0, keepdims=True)
     return joined
-
-
-def by_generator(found: Sequence[tuple[list[int], Arrays]]) -> Arrays:
-    """Put the generators of several passes in the order of the spec."""
-    columns = [column for own, _ in found for column in own]
-    order = np.argsort(columns)
-    names = [name for name in found[0][1] if name != "size"]
-    merged = {name: np.concatenate([arrays[name] for _, arrays in found], axis=1)[:, order] for name in names}
-    return merged | {"size": found[0][1]["size"]}

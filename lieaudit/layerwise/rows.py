@@ -13,27 +13,27 @@ Float64Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows of n images, S segments that have one and G generators.
+    r"""Rows of n images, S segments that have one and G generators.
 
     Attributes
     ----------
     value
-        z, float32 (n, \\*K).
+        z, float32 (n, \*K).
     sources
         Indices of the S segments.
     contributions
-        D z of each C_k, before the head: (n, S, G, \\*K).
+        D z of each C_k, before the head: (n, S, G, \*K).
     subnetwork
         ‖L h‖² / dim h at the end of each segment's stage, float64 (n, S, G); NaN where not measured.
-    spread
-        Estimate of the error of `contributions`, of their shape; None for a method whose error is rounding.
+    spreads
+        Estimates of the error of `contributions`, of their shape; none for a method whose error is rounding.
     coverage
-        Factor that makes the norm of `spread` cover the error.
+        Factor that makes the norm of `spreads` cover the error.
     """
 
     value: Float32Array
     sources: tuple[int, ...]
     contributions: Float32Array | Float64Array
     subnetwork: Float64Array
-    spread: Float64Array | None = None
+    spreads: tuple[Float64Array, ...] = ()
     coverage: float = 1.0

@@ -7,6 +7,7 @@ most one segment that contributes, and one row per generator starts at its end.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,9 @@ import onnx_ir as ir
 
 from lieaudit.graph.forward.shapes import MEASURED
 from lieaudit.layerwise.axes import BATCH, Tracker, measured_sizes
+from lieaudit.layerwise.layouts import Layout, layout_of
 from lieaudit.layerwise.segments import SegmentPlan
+from lieaudit.symmetries import get_generator
 
 BATCH_SIZE = "lieaudit_batch_size"
 """Name of the tensor that all shape arithmetic of a settled graph starts from."""
@@ -53,7 +56,7 @@ class Stage:
 
 
 def plan_stages(
-    segments: Sequence[SegmentPlan], commuting: Sequence[bool], tracker: Tracker, shape_tensors: set[ir.Value]
+    segments: Sequence[SegmentPlan], commutes: Sequence[bool], tracker: Tracker, shape_tensors: set[ir.Value]
 ) -> tuple[Stage, ...]:
     """Put segments together into stages.
 
@@ -61,7 +64,7 @@ def plan_stages(
     ----------
     segments
         In order.
-    commuting
+    commutes
         Whether each provably commutes with every generator of the pass.
     tracker
         Axes of the graph.
@@ -69,8 +72,8 @@ def plan_stages(
         Tensors that depend on the batch size and not on the pixels.
     """
     parts: list[list[int]] = []
-    for index, commutes in enumerate(commuting):
-        if not parts or (not commutes and any(not commuting[i] for i in parts[-1])):
+    for index, own in enumerate(commutes):
+        if not parts or (not own and any(not commutes[i] for i in parts[-1])):
             parts.append([])
         parts[-1].append(index)
     stages = []
@@ -87,7 +90,7 @@ def plan_stages(
                 if v.is_graph_output() or _read_later(v, tracker, inside)
             )
         )
-        source = next((i for i in part if not commuting[i]), None)
+        source = next((i for i in part if not commutes[i]), None)
         entering = tuple(sorted({row for value in inputs for row in rows.get(value, ())}))
         stage = Stage(
             segments=tuple(part),
@@ -117,6 +120,55 @@ def shape_tensors(model: ir.Model, tracker: Tracker) -> set[ir.Value]:
         ):
             found.update(node.outputs)
     return found
+
+
+def boundary_layouts(
+    model: ir.Model, tracker: Tracker, stages: Sequence[Stage], *, spatial: bool
+) -> dict[ir.Value, Layout]:
+    """Give the layout of every tensor between stages; the graph's output is a vector unless it transforms."""
+    layouts = {v: layout_of(tracker.axes.get(v)) for stage in stages for v in stage.outputs}
+    output = model.graph.outputs[0]
+    if not spatial:
+        layouts[output] = Layout("vector", layouts[output].axes, "vector", layouts[output].einops)
+    return layouts
+
+
+def commuting(segments: Sequence[SegmentPlan], generators: Sequence[str]) -> list[bool]:
+    """Say of every segment whether it provably commutes with all of the generators (all geometric, or all gains)."""
+    gain = any(not get_generator(g).spatial for g in generators)
+    return [s.gain if gain else s.geometric for s in segments]
+
+
+def peak_bytes(stages: Sequence[Stage], *, generators: int, leading: int, rows_per_source: int) -> int:
+    """Give the most that one image's values and rows take between and around the stages.
+
+    Parameters
+    ----------
+    generators
+        G: X h of a stage's outputs is held while it runs.
+    leading
+        Rows that every tensor has (times ``generators``).
+    rows_per_source
+        Rows of one source of one tensor.
+    """
+    last_use = {v: i for i, stage in enumerate(stages) for v in stage.inputs}
+    held: dict[ir.Value, int] = {}
+    peak = 0
+    for index, stage in enumerate(stages):
+        for value in stage.inputs:
+            held.setdefault(value, 0)
+        held |= dict.fromkeys(stage.outputs, len(stage.rows_out))
+        live = sum(image_bytes(v) * (1 + leading * generators + n * rows_per_source) for v, n in held.items())
+        acted = sum(image_bytes(v) for v in stage.outputs) * generators
+        peak = max(peak, live + acted)
+        held = {v: n for v, n in held.items() if last_use.get(v, -1) > index}
+    return peak
+
+
+def image_bytes(value: ir.Value) -> int:
+    """Give the bytes of one image's part of a float32 tensor."""
+    sizes = measured_sizes(value) or ()
+    return 4 * math.prod(size // BATCH if size % BATCH == 0 else size for size in sizes)
 
 
 def cut_out(model: ir.Model, stage: Stage) -> ir.Model:

@@ -29,12 +29,17 @@ _CANCELLATIONS = 5
 
 
 def summarise(
-    arrays: Arrays, segmentation: Segmentation, spec: AuditSpec, method: str, names: Sequence[str]
+    arrays: Arrays,
+    generators: Sequence[str],
+    segmentation: Segmentation,
+    spec: AuditSpec,
+    method: str,
+    names: Sequence[str],
 ) -> dict[str, Layerwise]:
     """Give one `Layerwise` per generator from the arrays of `reduce_rows` over all images."""
     return {
         generator: _one(arrays, g, generator, segmentation, spec, method, names)
-        for g, generator in enumerate(spec.generators)
+        for g, generator in enumerate(generators)
     }
 
 
