@@ -36,6 +36,9 @@ SECONDS = 60.0
 FAST = {"generators": ["rotation"], "method": "finite_difference", "bootstrap": 100, "relative_images": 2}
 """A spec whose audit of a tiny model takes a moment."""
 
+SLOW = {"method": "finite_difference"}
+"""A spec whose audit of `slow_pair` takes minutes."""
+
 
 class Service:
     """One server process on one data folder; it can be killed and started again."""
@@ -222,6 +225,14 @@ def tiny_dataset(seed: int = 0, *, count: int = 12, size: int = 8) -> bytes:
     return buffer.getvalue()
 
 
+def slow_pair(server: Service) -> tuple[str, str]:
+    """Upload a model and images that keep a worker busy for longer than any test waits; under SLOW."""
+    return (
+        server.upload_model(tiny_model(3, size=16)).sha256,
+        server.upload_dataset(tiny_dataset(3, count=20_000, size=16)).sha256,
+    )
+
+
 @pytest.fixture(scope="module")
 def service(tmp_path_factory) -> Iterator[Service]:
     """A server with the default settings, shared by the tests of a module."""
@@ -264,6 +275,8 @@ def kit() -> SimpleNamespace:
         wait_for=wait_for,
         tiny_model=tiny_model,
         tiny_dataset=tiny_dataset,
+        slow_pair=slow_pair,
         FAST=FAST,
+        SLOW=SLOW,
         SECONDS=SECONDS,
     )

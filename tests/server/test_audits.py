@@ -39,11 +39,7 @@ def done(service, kit, blobs):
 @pytest.fixture(scope="module")
 def slow(service, kit):
     """Sha256 of a model and data set that keep a worker busy for longer than any test waits."""
-    model = service.upload_model(kit.tiny_model(3, size=96, classes=1000)).sha256
-    return model, service.upload_dataset(kit.tiny_dataset(3, count=2000, size=96)).sha256
-
-
-SLOW = {"method": "finite_difference", "relative_images": 2000}
+    return kit.slow_pair(service)
 
 
 def test_the_report_is_the_one_of_the_library(service, kit, done, tmp_path):
@@ -83,7 +79,7 @@ def test_a_dropped_watcher_ends_nothing(service, kit, blobs):
 
 
 def test_cancel_stops_the_worker_at_once(service, kit, slow):
-    audit = service.create(*slow, SLOW)
+    audit = service.create(*slow, kit.SLOW)
     next(event for event in service.watch(audit.id) if event.stage)
     kit.wait_for(lambda: workers(service))
     assert service.audits.CancelAudit(audit_pb2.CancelAuditRequest(id=audit.id)).state == "cancelled"
@@ -117,13 +113,13 @@ def test_the_same_key_and_request_give_the_same_audit(service, kit, blobs):
     service.finish(first.id)
 
 
-def test_the_deadline_ends_the_audit_with_its_reason(service, slow):
-    audit = service.finish(service.create(*slow, SLOW, deadline_seconds=1.5).id)
+def test_the_deadline_ends_the_audit_with_its_reason(service, kit, slow):
+    audit = service.finish(service.create(*slow, kit.SLOW, deadline_seconds=1.5).id)
     assert (audit.state, audit.failure.reason) == ("failed", "DEADLINE_EXCEEDED")
 
 
 def test_a_model_deleted_while_its_audit_waits_is_audited_all_the_same(service, kit, slow, blobs):
-    blocker = service.create(*slow, SLOW)
+    blocker = service.create(*slow, kit.SLOW)
     next(event for event in service.watch(blocker.id) if event.stage)
     data = kit.tiny_model(4)
     model = service.upload_model(data).sha256

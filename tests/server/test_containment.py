@@ -1,0 +1,244 @@
+"""Models that allocate, loop, crash and flood: each ends as one failed audit with its reason, others go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import grpc
+import numpy as np
+import onnx
+import pytest
+from lieaudit_api.v1 import audit_pb2, model_pb2
+
+PLANTS = Path(__file__).parent / "plants"
+HELPER = onnx.helper
+VALUE = onnx.helper.make_tensor_value_info
+
+
+@pytest.fixture(scope="module")
+def plants(tmp_path_factory):
+    """The folder of sitecustomize.py, which a worker imports, in a place of its own."""
+    folder = tmp_path_factory.mktemp("plants")
+    (folder / "sitecustomize.py").write_text((PLANTS / "sitecustomize.py").read_text())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory, service_class, plants):
+    """A server whose workers are planted, with tight limits."""
+    environment = {"PYTHONPATH": str(plants), "LIEAUDIT_TEST_SECRET": "s3cret", "AWS_TOKEN": "t0ken"}
+    limits = {
+        "memory_mib": "1500",
+        "probe_memory_mib": "1500",
+        "max_log_bytes": "100000",
+        "max_attempts": "2",
+        "threads_per_audit": "1",
+        "max_graph_nodes": "100",
+        "max_graph_nesting": "3",
+        "max_initializer_bytes": "100000",
+        "max_images": "20",
+    }
+    server = service_class(tmp_path_factory.mktemp("hostile") / "data", environment, **limits).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def images(hostile, kit):
+    return hostile.upload_dataset(kit.tiny_dataset()).sha256
+
+
+@pytest.fixture(autouse=True)
+def others_go_on(hostile, kit, images):
+    """After each case the same server audits a good model."""
+    yield
+    model = hostile.upload_model(kit.tiny_model()).sha256
+    assert hostile.finish(hostile.create(model, images, {**kit.FAST, "budget_mib": 256}).id).state == "succeeded"
+
+
+def audit(hostile, kit, images, model, **fields):
+    return hostile.finish(hostile.create(model, images, {**kit.FAST, "budget_mib": 256}, **fields).id)
+
+
+def serialized(nodes, initializers=(), inputs=None):
+    graph = HELPER.make_graph(
+        nodes, "g", inputs or [VALUE("x", 1, ["N", 1, 8, 8])], [VALUE("y", 1, ["N", 3])], list(initializers)
+    )
+    opsets = [HELPER.make_opsetid("", 17)]
+    return HELPER.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+
+
+def constant(name, value, dtype):
+    return onnx.numpy_helper.from_array(np.array(value, dtype), name)
+
+
+def logits(tail):
+    """Nodes that end in three logits of x plus the sum of what ``tail`` names."""
+    return [
+        HELPER.make_node("Flatten", ["x"], ["flat"]),
+        HELPER.make_node("MatMul", ["flat", "w"], ["z"]),
+        HELPER.make_node("ReduceSum", [tail], ["extra"], keepdims=0),
+        HELPER.make_node("Add", ["z", "extra"], ["y"]),
+    ]
+
+
+WEIGHTS = constant("w", np.ones((64, 3)) / 64, np.float32)
+
+
+def memory_hog():
+    """10¹¹ floats, expanded from one; x takes part, so that nothing can be folded away before it runs."""
+    nodes = [
+        HELPER.make_node("ReduceMean", ["x"], ["mean"], keepdims=0),
+        HELPER.make_node("Expand", ["mean", "shape"], ["huge"]),
+        *logits("huge"),
+    ]
+    return serialized(nodes, [WEIGHTS, constant("shape", [10**11], np.int64)])
+
+
+def endless_loop():
+    """2⁶² iterations of adding the mean of x."""
+    body = HELPER.make_graph(
+        [
+            HELPER.make_node("Identity", ["on"], ["on_out"]),
+            HELPER.make_node("Add", ["carried", "mean"], ["carried_out"]),
+        ],
+        "body",
+        [VALUE("i", 7, []), VALUE("on", 9, []), VALUE("carried", 1, [])],
+        [VALUE("on_out", 9, []), VALUE("carried_out", 1, [])],
+    )
+    nodes = [
+        HELPER.make_node("ReduceMean", ["x"], ["mean"], keepdims=0),
+        HELPER.make_node("Loop", ["count", "true", "mean"], ["sum"], body=body),
+        *logits("sum"),
+    ]
+    return serialized(nodes, [WEIGHTS, constant("count", 2**62, np.int64), constant("true", True, np.bool_)])
+
+
+def test_a_model_that_allocates_without_end(hostile, kit, images):
+    model = hostile.upload_model(memory_hog(), name="hog.onnx").sha256
+    ended = audit(hostile, kit, images, model)
+    assert (ended.state, ended.failure.reason) == ("failed", "MEMORY_LIMIT"), ended.failure
+
+
+def test_a_model_that_loops_for_ever(hostile, kit, images):
+    model = hostile.upload_model(endless_loop(), name="loop.onnx").sha256
+    ended = audit(hostile, kit, images, model, deadline_seconds=4)
+    assert (ended.state, ended.failure.reason) == ("failed", "DEADLINE_EXCEEDED")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "says"),
+    [
+        ("segfault.onnx", "WORKER_CRASHED", "SIGSEGV"),
+        ("abort.onnx", "WORKER_CRASHED", "SIGABRT"),
+        ("flood.onnx", "LOG_FLOOD", "printed"),
+        ("killed.onnx", "WORKER_KILLED", "SIGKILL"),
+        ("lie.onnx", "WORKER_PROTOCOL", "no message"),
+    ],
+)
+def test_a_worker_that_crashes_floods_or_is_killed(hostile, kit, images, name, reason, says):
+    model = hostile.upload_model(kit.tiny_model(sum(name.encode())), name=name).sha256
+    ended = audit(hostile, kit, images, model)
+    assert (ended.state, ended.failure.reason) == ("failed", reason)
+    assert says in ended.failure.message
+
+
+def test_a_worker_killed_once_is_started_again(hostile, kit, images):
+    model = hostile.upload_model(kit.tiny_model(1), name="killed_once.onnx").sha256
+    created = hostile.create(model, images, {**kit.FAST, "budget_mib": 256})
+    messages = [event.message for event in hostile.watch(created.id) if event.state == "queued"]
+    assert len(messages) == 2
+    assert "SIGKILL" in messages[1]
+    assert hostile.get(created.id).state == "succeeded"
+
+
+def test_no_secret_of_the_server_reaches_a_worker(hostile, kit, images):
+    model = hostile.upload_model(kit.tiny_model(2), name="environment.onnx").sha256
+    assert audit(hostile, kit, images, model).state == "failed"
+    assert "environment: []" in hostile.log()
+    assert "s3cret" not in hostile.log()
+
+
+def test_a_hostile_file_hurts_only_the_process_that_checks_it(hostile, kit, images):
+    model = hostile.upload_model(memory_hog(), name="hog2.onnx").sha256
+    with pytest.raises(grpc.RpcError) as caught:
+        hostile.models.InspectModel(model_pb2.InspectModelRequest(sha256=model), timeout=kit.SECONDS)
+    assert kit.reason_of(caught.value).reason == "MEMORY_LIMIT"
+
+
+def deep(levels):
+    """If inside If."""
+    inner = HELPER.make_graph([HELPER.make_node("Identity", ["z"], ["out"])], "leaf", [], [VALUE("out", 1, ["N", 3])])
+    for level in range(levels):
+        node = HELPER.make_node("If", ["true"], ["out"], then_branch=inner, else_branch=inner)
+        inner = HELPER.make_graph([node], f"level{level}", [], [VALUE("out", 1, ["N", 3])])
+    nodes = [
+        HELPER.make_node("Flatten", ["x"], ["flat"]),
+        HELPER.make_node("MatMul", ["flat", "w"], ["z"]),
+        HELPER.make_node("If", ["true"], ["y"], then_branch=inner, else_branch=inner),
+    ]
+    return serialized(nodes, [WEIGHTS, constant("true", True, np.bool_)])
+
+
+def many_nodes():
+    chain = [HELPER.make_node("Tanh", [f"z{i}"], [f"z{i + 1}"]) for i in range(200)]
+    nodes = [
+        HELPER.make_node("Flatten", ["x"], ["flat"]),
+        HELPER.make_node("MatMul", ["flat", "w"], ["z0"]),
+        *chain,
+        HELPER.make_node("Identity", ["z200"], ["y"]),
+    ]
+    return serialized(nodes, [WEIGHTS])
+
+
+def heavy():
+    nodes = [HELPER.make_node("Flatten", ["x"], ["flat"]), HELPER.make_node("MatMul", ["flat", "w"], ["y"])]
+    return serialized(nodes, [WEIGHTS, constant("unused", np.ones(50_000), np.float32)])
+
+
+@pytest.mark.parametrize("make", [deep, many_nodes, heavy])
+def test_graphs_beyond_the_limits_are_refused(hostile, kit, make):
+    data = make(5) if make is deep else make()
+    with pytest.raises(grpc.RpcError) as caught:
+        hostile.upload_model(data)
+    assert kit.reason_of(caught.value).reason == "GRAPH_TOO_LARGE"
+
+
+def test_a_dataset_beyond_the_limits_is_refused(hostile, kit):
+    with pytest.raises(grpc.RpcError) as caught:
+        hostile.upload_dataset(kit.tiny_dataset(count=21))
+    assert kit.reason_of(caught.value).reason == "TOO_LARGE"
+
+
+def test_workers_die_with_the_server(start, kit):
+    server = start()
+    created = server.create(*kit.slow_pair(server), kit.SLOW)
+    next(event for event in server.watch(created.id) if event.done)
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    assert children
+    server.kill()
+    kit.wait_for(lambda: not any(_alive(int(pid)) for pid in children))
+
+
+def _alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_a_worker_has_its_cpus_memory_and_niceness(start, kit):
+    server = start(memory_mib="3000", threads_per_audit="1")
+    created = server.create(*kit.slow_pair(server), kit.SLOW)
+    next(event for event in server.watch(created.id) if event.done)
+    pid = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()[0]
+    limits = Path(f"/proc/{pid}/limits").read_text()
+    assert next(line for line in limits.splitlines() if "data size" in line).split()[3:5] == [str(3000 * 2**20)] * 2
+    assert next(line for line in limits.splitlines() if "core file" in line).split()[4] == "0"
+    assert len(os.sched_getaffinity(int(pid))) == 1
+    server.audits.CancelAudit(audit_pb2.CancelAuditRequest(id=created.id))
+    server.signal(signal.SIGTERM)
+    assert server.wait_exit() == 0
