@@ -1,4 +1,4 @@
-"""Statistics over images: bootstrap intervals, quantiles and paired comparisons (docs/numerics.md, sections 5, 9)."""
+"""Statistics over images: bootstrap intervals, quantiles and paired comparisons (docs/numerics.md, sections 4, 9)."""
 
 from lieaudit.statistics.bootstrap import STATISTICS, bootstrap_interval, confidence_draws, point_estimate
 from lieaudit.statistics.comparison import Comparison, compare, holm, p_at_least, p_at_most
