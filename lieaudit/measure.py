@@ -95,7 +95,7 @@ class Images:
 
     def tangents(self, images: Float32Array) -> Float32Array:
         """Give X x for every generator: (n, G, C, H, W)."""
-        return tangents(
+        moved = tangents(
             images,
             self.spec.generators,
             interpolation=self.spec.interpolation,
@@ -103,6 +103,7 @@ class Images:
             convention=self.spec.convention,
             zero_point=self.dataset.zero_point(self.spec.preprocessing, self.target.channels),
         )
+        return np.asarray(moved, np.float32)
 
     def other_tangents(self, indices: Sequence[int], own: Float32Array) -> Float32Array:
         """Give X x' of another image x', rescaled to the norm of ``own`` X x: the directions of `relative`.

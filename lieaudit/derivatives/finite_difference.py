@@ -151,11 +151,11 @@ class FiniteDifference:
         group = slice(first, first + directions.shape[1])
         steps = self.calibration.steps[group, None] * STEPS
         z = self._evaluator.base(images)
-        first, second = self._differences(images, directions, steps, z)
-        tangent = np.empty_like(first[:, :, 0])
+        slopes, bends = self._differences(images, directions, steps, z)
+        tangent = np.empty_like(slopes[:, :, 0])
         spreads = tuple(np.empty_like(tangent) for _ in range(3))
         for d, extrapolate in enumerate(self.calibration.richardson[group]):
-            candidates = _extrapolated(first[:, d], second[:, d]) if extrapolate else _plain(first[:, d], second[:, d])
+            candidates = (_extrapolated if extrapolate else _plain)(slopes[:, d], bends[:, d])
             chosen = self._least_error(z, [candidate[1:] for candidate in candidates])
             for target, parts in zip((tangent, *spreads), zip(*candidates, strict=True), strict=True):
                 target[:, d] = np.stack(parts)[chosen, np.arange(len(images))]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lieaudit.errors import ModelError
 from lieaudit.symmetries import tangents
@@ -103,7 +104,7 @@ class PerImage:
         return cls(squares / size, error / size, np.abs(value).sum(axis=2) / size)
 
 
-def check_finite(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]], first_image: int) -> None:
+def check_finite(values: npt.NDArray[Any], first_image: int) -> None:
     """Raise `ModelError` OUTPUT_NOT_FINITE naming the first image whose output is NaN or infinite."""
     finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
     if not finite.all():
