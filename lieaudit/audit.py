@@ -14,15 +14,17 @@ from lieaudit.data import Dataset
 from lieaudit.environment import environment
 from lieaudit.errors import DataError
 from lieaudit.graph.load import load_model
+from lieaudit.layerwise import attribute_layers
 from lieaudit.measure import Images, Measured, Target, measure
 from lieaudit.method import Method, choose_method
 from lieaudit.pictures import worst_pictures
 from lieaudit.progress import StageProgress
-from lieaudit.report import Report, ReportData, ReportModel, Timing
+from lieaudit.report import Layerwise, Report, ReportData, ReportModel, Timing
 from lieaudit.spec import AuditSpec
 from lieaudit.verdicts import generator_results
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import onnx
@@ -83,7 +85,19 @@ def audit(
     pictured = Images(dataset, loaded, spec)
     pictured.load([0])  # a set that does not fit the model is refused before any work
     method = choose_method(loaded, pictured, shards=shards, progress=progress, source=source)
-    return run(loaded.info, pictured, method, shards=shards, progress=progress, started=started)
+
+    def attribute() -> Mapping[str, Layerwise]:
+        return attribute_layers(loaded, pictured, method.differentiator, shards=shards, progress=progress)
+
+    return run(
+        loaded.info,
+        pictured,
+        method,
+        attribute=attribute if spec.layerwise != "none" else None,
+        shards=shards,
+        progress=progress,
+        started=started,
+    )
 
 
 def run(
@@ -91,13 +105,15 @@ def run(
     images: Images,
     method: Method,
     *,
+    attribute: Callable[[], Mapping[str, Layerwise]] | None = None,
     shards: ShardStore | None,
     progress: ProgressCallback | None,
     started: float,
 ) -> Report:
     """Measure with a chosen method and write the report: what the ONNX and the torch path share.
 
-    ``started`` is `time.monotonic` at the beginning of the audit.
+    ``attribute`` gives the layerwise part, where it was asked for; ``started`` is `time.monotonic` at the beginning of
+    the audit.
     """
     spec = images.spec
     measured = measure(method.differentiator, images, shards=shards, progress=progress)
@@ -106,6 +122,7 @@ def run(
         if method.checker is not None
         else {}
     )
+    layerwise = attribute() if attribute is not None else {}
     StageProgress(progress, "statistics", 1).advance(1)
     results, skipped = generator_results(
         measured, spec, method.differentiator.method, calibration=method.calibration, agreements=agreements
@@ -122,6 +139,7 @@ def run(
         spec=spec.to_dict(),
         results=results,
         timing=Timing(seconds, rows, rows / seconds),
+        layerwise=layerwise,
         skipped=(*method.skipped, *skipped),
         status="inconclusive" if reasons else "ok",
         reasons=reasons,

@@ -199,7 +199,7 @@ class Attributor:
         """Give the report's part from the joined arrays of every pass, in the order of the spec."""
         found: dict[str, Layerwise] = {}
         for part, own in arrays.items():
-            found |= summarise(own, part, self.prepared.segmentation, self._spec, self.method, self.names)
+            found |= summarise(own, part, self.prepared.segmentation, self._spec, self.method, self.names, self.skipped)
         return {generator: found[generator] for generator in self._spec.generators}
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lieaudit.report import Cancellation, DepthTotal, KindTotal, Layerwise, Segment
+from lieaudit.report import Cancellation, DepthTotal, KindTotal, Layerwise, Segment, Skipped
 from lieaudit.statistics import bootstrap_interval
 from lieaudit.symmetries import get_generator
 
@@ -35,10 +35,14 @@ def summarise(
     spec: AuditSpec,
     method: str,
     names: Sequence[str],
+    skipped: tuple[Skipped, ...] = (),
 ) -> dict[str, Layerwise]:
-    """Give one `Layerwise` per generator from the arrays of `reduce_rows` over all images."""
+    """Give one `Layerwise` per generator from the arrays of `reduce_rows` over all images.
+
+    ``skipped`` is said beside the boundaries that were merged: why another method was not used.
+    """
     return {
-        generator: _one(arrays, g, generator, segmentation, spec, method, names)
+        generator: _one(arrays, g, generator, segmentation, spec, method, names, skipped)
         for g, generator in enumerate(generators)
     }
 
@@ -51,6 +55,7 @@ def _one(
     spec: AuditSpec,
     method: str,
     names: Sequence[str],
+    skipped: tuple[Skipped, ...],
 ) -> Layerwise:
     lee, inner, error = (np.asarray(arrays[name], np.float64)[:, g] for name in ("lee", "inner", "error"))
     subnetwork = np.asarray(arrays["subnetwork"], np.float64)[:, g].mean(axis=0)
@@ -90,7 +95,7 @@ def _one(
         by_kind=_by_kind(segments),
         by_depth=_by_depth(segments),
         cancellations=_cancellations(np.asarray(arrays["gram"])[0, g] / len(lee), lie, names),
-        merged=segmentation.merged,
+        merged=(*segmentation.merged, *skipped),
         status="inconclusive" if reasons else "ok",
         reasons=reasons,
     )
