@@ -55,13 +55,14 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """Give the JSON form."""
-        return _plain(self)
+        return _fields(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read the JSON form; unknown names are a `SpecError`."""
         known = _known(cls, values, "preprocessing.")
-        return cls(**{k: tuple(v) if k in {"mean", "std"} else v for k, v in known.items()})
+        known |= {name: tuple(known[name]) for name in ("mean", "std") if name in known}
+        return cls(**known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ class AuditSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Give the JSON form: plain lists and dicts, absent fields left out."""
-        return _plain(self)
+        return _fields(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -169,10 +170,14 @@ def _in_range(name: str, value: int | None, low: int, high: int) -> None:
         raise _invalid(name, f"{value} is not in {low} … {high}")
 
 
+def _fields(value: AuditSpec | Preprocessing) -> dict[str, Any]:
+    items = ((f.name, getattr(value, f.name)) for f in fields(value))
+    return {name: _plain(item) for name, item in items if item is not None}
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, AuditSpec | Preprocessing):
-        items = ((f.name, getattr(value, f.name)) for f in fields(value))
-        return {name: _plain(item) for name, item in items if item is not None}
+        return _fields(value)
     if isinstance(value, tuple):
         return list(value)
     return dict(value) if isinstance(value, Mapping) else value

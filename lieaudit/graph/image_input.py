@@ -136,7 +136,7 @@ def _channels(value: ir.Value, layout: str) -> int:
             weight = use.node.inputs[1] if use.node.op_type == "Conv" and len(use.node.inputs) > 1 else None
             if weight is not None and weight.const_value is not None:
                 group = use.node.attributes.get("group")
-                channels = int(weight.const_value.shape[1]) * (group.as_int() if group is not None else 1)
+                channels = int(weight.const_value.shape.numpy()[1]) * (group.as_int() if group is not None else 1)
     if not isinstance(channels, int) or not 1 <= channels <= _MAX_CHANNELS:
         raise ModelError(
             f"input {value.name!r} {value.shape} has {channels} channels in {layout}; images have 1 to {_MAX_CHANNELS}",

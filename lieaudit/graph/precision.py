@@ -47,7 +47,7 @@ def _retype(value: ir.Value, kinds: set[ir.DataType], found: set[ir.DataType]) -
         value.type = ir.TensorType(ir.DataType.FLOAT)
 
 
-def _float32(tensor: ir.TensorProtocol, found: set[ir.DataType]) -> ir.Tensor:
+def _float32(tensor: ir.TensorProtocol, found: set[ir.DataType]) -> ir.TensorProtocol:
     found.add(tensor.dtype)
     return ir.tensor(tensor.numpy().astype(np.float32), name=tensor.name)
 

@@ -40,7 +40,7 @@ class OutputAction:
         for g, generator in enumerate(generators):
             if generator == "brightness":
                 moved[:, g] = 0.0
-        return moved
+        return np.asarray(moved, np.float64)
 
 
 @dataclass(frozen=True, slots=True)
