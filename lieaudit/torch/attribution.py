@@ -27,14 +27,20 @@ from lieaudit.torch.action import Action
 from lieaudit.torch.conjugation import Conjugation, ModuleMap, map_modules
 from lieaudit.torch.function import SourceFunction
 from lieaudit.torch.head import module_head
-from lieaudit.torch.jvp import Pushforward
+from lieaudit.torch.jvp import COVERAGE, Pushforward, jittered
 from lieaudit.torch.layouts import feature_map
 
 OWN = "own operations"
 """What a module does in its own ``forward``, outside its parts; the whole network's stand under just this name."""
 
-_ROUNDING = 1e-10
-"""Left-overs below this share of ‖L F‖ are rounding of the subtraction: the module has no operations of its own."""
+_ROUNDING = {"float64": 1e-12, "float32": 1e-5}
+"""Left-overs below this share of ‖L F‖ per module are rounding of the subtraction: the module does nothing itself."""
+
+_IMAGES = 8
+"""Images at a time."""
+
+_REDRAWN = 2
+"""Images on which the rounding errors are redrawn to measure them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +110,74 @@ def attribute(
     function = SourceFunction(
         module, precision=precision, device=device, input=spec.input or "", output=spec.output or "", others=others
     )
-    x = function.tensor(images)
-    network = Network(function, x, spec)
     zero = tuple(float(v) for v in np.atleast_1d(np.asarray(zero_point, np.float64)))
-    return {generator: network.attribute(generator, zero) for generator in spec.generators}
+    networks: list[Network] = []
+    for start in range(0, len(images), _IMAGES):
+        x = function.tensor(images[start : start + _IMAGES])
+        networks.append(Network(function, x, spec, head=networks[0].head if networks else None))
+    redrawn = Network(function, jittered(networks[0].x[:_REDRAWN]), spec, head=networks[0].head)
+    found = {}
+    for generator in spec.generators:
+        pieces = [network.contributions(generator, zero) for network in networks]
+        lie = np.concatenate([piece[0] for piece in pieces])
+        inclusive = {n: np.concatenate([piece[1][n] for piece in pieces]) for n in networks[0].names}
+        moved = redrawn.contributions(generator, zero)
+        found[generator] = _attribution(networks[0], spec, lie, inclusive, moved)
+    return found
+
+
+def _attribution(
+    network: Network,
+    spec: AuditSpec,
+    lie: Float64Array,
+    inclusive: Mapping[str, Float64Array],
+    moved: tuple[Float64Array, Mapping[str, Float64Array]],
+) -> Attribution:
+    parts = network.parts(inclusive, lie)
+    count = len(moved[0])
+    change = network.parts(
+        {name: value - inclusive[name][:count] for name, value in moved[1].items()},
+        moved[0] - lie[:count],
+        all_own=True,
+    )
+    norm = float(np.linalg.norm(lie))
+    total = np.sum(list(parts.values()), axis=0)
+    completeness = float(np.linalg.norm(total - lie)) / norm if norm > 0 else 0.0
+    segments = tuple(_segment(network, spec, label, rows, lie, change[label]) for label, rows in parts.items())
+    layerwise = Layerwise(segments, completeness, "torch", merged=network.modules.merged)
+    return Attribution(lie, inclusive, parts, completeness, layerwise)
+
+
+def _segment(
+    network: Network, spec: AuditSpec, label: str, contribution: Float64Array, lie: Float64Array, change: Float64Array
+) -> Segment:
+    name = label.removesuffix(f": {OWN}")
+    known = name in network.modules.calls
+    inner = network.function.module.get_submodule(name) if known else network.function.module
+    size = int(np.prod(lie.shape[1:]))
+    rows, flat = contribution.reshape(len(lie), size), lie.reshape(len(lie), size)
+    lee = np.sum(rows**2, axis=1) / size
+    mean, total = float(lee.mean()), float(np.sum(flat**2))
+    interval = (mean, mean)
+    if len(lee) > 1 and lee.any():
+        ends = bootstrap_interval(lee, resamples=spec.bootstrap, seed=spec.seed)
+        interval = (float(ends[0]), float(ends[1]))
+    # The redrawn images stand for all: their change, root mean square, bounds the error of every image's square.
+    error = COVERAGE * float(np.sqrt(np.mean(np.sum(change.reshape(len(change), size) ** 2, axis=1) / size)))
+    return Segment(
+        name=label,
+        ops=(type(inner).__name__,),
+        kind=kind_of(inner) if known and not label.endswith(OWN) else "residual",
+        lee=mean,
+        norm=float(np.sqrt(lee * size).mean()),
+        share=float(np.sum(rows * flat)) / total if total > 0 else 0.0,
+        lee_ci95=interval,
+        error_bar=(2 * float(np.sqrt(lee).mean()) + error) * error,
+        commutes=known and name not in network.names,
+        boundary=name,
+        layout=network.modules.layout(name).text if known else "",
+        depth=name.count(".") + 1 if known else 0,
+    )
 
 
 class Network:
@@ -123,7 +193,7 @@ class Network:
         The head of the outputs.
     """
 
-    def __init__(self, function: SourceFunction, x: torch.Tensor, spec: AuditSpec) -> None:
+    def __init__(self, function: SourceFunction, x: torch.Tensor, spec: AuditSpec, *, head: Head | None = None) -> None:
         self.function = function
         self.x = x
         self.spec = spec
@@ -132,7 +202,7 @@ class Network:
         self.names = [name for name in self.modules.calls if not self.modules.trivial(name)]
         with torch.no_grad():
             self._z = function(x)
-        self.head: Head = module_head(spec, self._z, [])
+        self.head: Head = head or module_head(spec, self._z, [])
         self._pushforward = Pushforward(function.module)
 
     def action(self, generator: str, zero_point: tuple[float, ...] = (0.0,)) -> Action:
@@ -153,19 +223,15 @@ class Network:
         with Conjugation(self.function.module, self.modules, self.names, action, alpha):
             return self.function(self.x)
 
-    def attribute(self, generator: str, zero_point: tuple[float, ...] = (0.0,)) -> Attribution:
-        """Attribute the Lie derivative under one generator."""
+    def contributions(
+        self, generator: str, zero_point: tuple[float, ...] = (0.0,)
+    ) -> tuple[Float64Array, dict[str, Float64Array]]:
+        """Give L F (n, *K), and C (n, *K) of every module of `names` with its parts, under one generator."""
         action = self.action(generator, zero_point)
-        lie = self.lie(action)
         rows = self._rows(action)
         z = self._z.double().cpu().numpy()
-        contributions = self.head.differential(z, rows.swapaxes(0, 1)).swapaxes(0, 1) if len(rows) else rows
-        inclusive = {name: np.asarray(row) for name, row in zip(self.names, contributions, strict=True)}
-        parts = self._parts(inclusive, lie)
-        norm = float(np.linalg.norm(lie))
-        total = np.sum(list(parts.values()), axis=0)
-        completeness = float(np.linalg.norm(total - lie)) / norm if norm > 0 else 0.0
-        return Attribution(lie, inclusive, parts, completeness, self._layerwise(parts, lie, completeness))
+        headed = self.head.differential(z, rows.swapaxes(0, 1)).swapaxes(0, 1) if len(rows) else rows
+        return self.lie(action), {name: np.asarray(row) for name, row in zip(self.names, headed, strict=True)}
 
     def lie(self, action: Action) -> Float64Array:
         """Give L F = Dh(z)[Dz(x)[X x]] − X' F, float64 (n, *K)."""
@@ -206,8 +272,13 @@ class Network:
         each = 8 * largest * self.x.element_size()
         return max(1, self.spec.budget_mib * 2**20 // max(1, each))
 
-    def _parts(self, inclusive: Mapping[str, Float64Array], lie: Float64Array) -> dict[str, Float64Array]:
-        """Give each module's contribution without its parts; modules without a grid contribute exactly 0."""
+    def parts(
+        self, inclusive: Mapping[str, Float64Array], lie: Float64Array, *, all_own: bool = False
+    ) -> dict[str, Float64Array]:
+        """Give each module's contribution without its parts; modules without a grid contribute exactly 0.
+
+        Left-overs that are rounding of the subtraction are left out, unless ``all_own``.
+        """
         own: dict[str, Float64Array] = {name: value.copy() for name, value in inclusive.items()}
         rest = lie.copy()
         holders = set()
@@ -220,63 +291,19 @@ class Network:
                 holders.add(parent)
             else:
                 rest -= value
-        limit = _ROUNDING * float(np.linalg.norm(lie)) * max(1, len(own))
+        limit = -1.0 if all_own else _ROUNDING[self.function.precision] * float(np.linalg.norm(lie)) * len(own)
         parts: dict[str, Float64Array] = {}
         for name in self.modules.calls:
             if name not in own:
-                parts[name] = np.zeros_like(lie)
+                if not any(other.startswith(f"{name}.") for other in self.modules.calls):
+                    parts[name] = np.zeros_like(lie)
             elif name not in holders:
                 parts[name] = own[name]
             elif float(np.linalg.norm(own[name])) > limit:
                 parts[f"{name}: {OWN}"] = own[name]
-        for name in [n for n, value in parts.items() if not value.any() and n not in own]:
-            if any(other != name and other.startswith(f"{name}.") for other in self.modules.calls):
-                del parts[name]  # a container of vectors only: its parts say the same
         if not parts or float(np.linalg.norm(rest)) > limit:
             parts[OWN] = rest
         return parts
-
-    def _layerwise(self, parts: Mapping[str, Float64Array], lie: Float64Array, completeness: float) -> Layerwise:
-        size = int(np.prod(lie.shape[1:]))
-        flat = lie.reshape(len(lie), size)
-        total = float(np.sum(flat**2)) / len(flat)
-        segments = []
-        for label, contribution in parts.items():
-            name = label.removesuffix(f": {OWN}")
-            rows = contribution.reshape(len(flat), size)
-            squares = np.sum(rows**2, axis=1) / size
-            mean = float(squares.mean())
-            ci = (
-                bootstrap_interval(squares, resamples=self.spec.bootstrap, seed=self.spec.seed)
-                if len(flat) > 1
-                else None
-            )
-            known = name in self.modules.calls
-            inner = self.function.module.get_submodule(name) if known else self.function.module
-            segments.append(
-                Segment(
-                    name=label,
-                    ops=(type(inner).__name__,),
-                    kind=kind_of(inner) if known and not label.endswith(OWN) else "residual",
-                    lee=mean,
-                    norm=float(np.sqrt(squares * size).mean()),
-                    share=float(np.sum(rows * flat)) / len(flat) / total if total > 0 else 0.0,
-                    lee_ci95=(float(ci[0]), float(ci[1])) if ci is not None else (mean, mean),
-                    error_bar=4
-                    * float(np.finfo(np.float32 if self.function.precision == "float32" else float).eps)
-                    * mean,
-                    commutes=name in self.modules.calls and name not in self.names,
-                    boundary=name,
-                    layout=self.modules.layout(name).text if known else "",
-                    depth=name.count(".") + 1 if known else 0,
-                )
-            )
-        return Layerwise(
-            segments=tuple(segments),
-            completeness=completeness,
-            method="torch",
-            merged=self.modules.merged,
-        )
 
 
 _KINDS: tuple[tuple[str, tuple[type[torch.nn.Module], ...]], ...] = (

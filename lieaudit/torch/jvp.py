@@ -16,7 +16,7 @@ from lieaudit.derivatives.base import Derivatives, Float32Array
 from lieaudit.errors import LieauditError, SourceError
 from lieaudit.torch.function import SourceFunction, batches, first_line
 
-_COVERAGE = 3.0
+COVERAGE = 3.0
 """Ratio of the error bar to one redrawn rounding error: the norm of 95 % of a few redraws lies below it."""
 
 _DIRECTION = float(np.finfo(np.float32).eps) / 2
@@ -137,7 +137,7 @@ class TorchDifferentiator:
             value=value.cpu().numpy(),
             tangent=tangent.double().cpu().numpy(),
             spreads=(spread.double().cpu().numpy(),),
-            coverage=_COVERAGE,
+            coverage=COVERAGE,
         )
 
     def _differentiate(self, x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -153,7 +153,7 @@ class TorchDifferentiator:
     def _spread(self, x: torch.Tensor, v: torch.Tensor, tangent: torch.Tensor) -> torch.Tensor:
         if self._rounding is not None:
             return tangent * self._rounding
-        moved = self._differentiate(_jittered(x, torch.finfo(x.dtype).eps), _jittered(v, _DIRECTION))[1]
+        moved = self._differentiate(jittered(x), jittered(v, _DIRECTION))[1]
         if self.function.precision == "float64":
             norm = float(tangent.norm())
             self._rounding = float((moved - tangent).norm()) / norm if norm > 0 else 0.0
@@ -161,8 +161,8 @@ class TorchDifferentiator:
         return moved - tangent
 
 
-def _jittered(values: torch.Tensor, unit: float) -> torch.Tensor:
-    """Move every element by one relative unit of rounding, up or down."""
+def jittered(values: torch.Tensor, unit: float | None = None) -> torch.Tensor:
+    """Move every element by one relative unit of rounding (default: of its precision), up or down."""
+    unit = float(torch.finfo(values.dtype).eps) if unit is None else unit
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=tuple(values.shape))
-    jitter: torch.Tensor = 1 + torch.as_tensor(signs).to(values) * unit
-    return values * jitter
+    return values * (1 + torch.as_tensor(signs).to(values) * unit)
