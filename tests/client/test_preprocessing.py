@@ -114,3 +114,16 @@ def test_the_error_names_presets_and_field():
     with pytest.raises(InvalidInputError, match=r"presets: none, unit.*fields: scale") as caught:
         parse_preprocessing("std=0")
     assert caught.value.subject == "preprocessing.std"
+
+
+def test_the_documented_table_is_the_presets(repo_root):
+    text = (repo_root / "docs" / "client.md").read_text()
+    table = text[text.index("| preset |") :].split("\n\n")[0].splitlines()[2:]
+
+    def numbers(values):
+        return ", ".join(f"{value:.12g}" for value in values)
+
+    expected = [
+        f"| {name} | {p.scale:g} | {numbers(p.mean)} | {numbers(p.std)} | {p.order} |" for name, p in PRESETS.items()
+    ]
+    assert table == expected
