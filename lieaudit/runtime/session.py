@@ -153,6 +153,8 @@ def _create(model: ir.Model | bytes, provider: Provider, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # With memory patterns onnxruntime keeps the arena of the first run and allocates a second one beside it.
+    options.enable_mem_pattern = False
     options.log_severity_level = 4
     options.use_deterministic_compute = True
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
