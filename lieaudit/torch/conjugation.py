@@ -195,6 +195,7 @@ class Conjugation:
         self._action = action
         self._alpha = alpha
         self._handles: list[Any] = []
+        self._seen = dict.fromkeys(names, 0)
 
     def __enter__(self) -> Self:
         for position, name in enumerate(self._names):
@@ -206,21 +207,22 @@ class Conjugation:
     ) -> None:
         for handle in self._handles:
             handle.remove()
+        for name in self._names:
+            if kind is None and self._seen[name] != len(self._modules.calls[name]):
+                raise _changed(name)
 
     def _hook(self, name: str, alpha: torch.Tensor) -> None:
         module = self._module.get_submodule(name)
         calls = self._modules.calls[name]
-        number = 0
 
         def before(_: Any, args: Any, kwargs: Any) -> Any:
-            if number >= len(calls):
+            if self._seen[name] >= len(calls):
                 raise _changed(name)
-            return self._moved((args, kwargs), calls[number].inputs, alpha, name)
+            return self._moved((args, kwargs), calls[self._seen[name]].inputs, alpha, name)
 
         def after(_: Any, args: Any, kwargs: Any, result: Any) -> Any:  # noqa: ARG001
-            nonlocal number
-            number += 1
-            return self._moved(result, calls[number - 1].outputs, -alpha, name)
+            self._seen[name] += 1
+            return self._moved(result, calls[self._seen[name] - 1].outputs, -alpha, name)
 
         # In front of the module's other hooks on the way in, behind them on the way out, as in the map.
         self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))

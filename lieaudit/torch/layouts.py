@@ -271,6 +271,35 @@ def _padded(args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tensor]
     return Layout(tuple(axes))
 
 
+def _space_to_depth(args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tensor]) -> Layout | None:  # noqa: ARG001
+    axes, ratio = list(_first(args, layouts).axes), args[1]
+    if len(axes) != 4 or any(len(axis) != 1 or axis[0].size % ratio for axis in axes[2:]):
+        return None
+    minor = []
+    for d in (2, 3):
+        part = axes[d][0]
+        minor.append(replace(part, size=ratio))
+        major = replace(part, size=part.size // ratio, stride=part.stride * ratio)
+        axes[d] = (major,) if major.size > 1 else ()
+    axes[1] = (*axes[1], *minor)
+    return Layout(tuple(axes))
+
+
+def _depth_to_space(args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tensor]) -> Layout | None:
+    axes, ratio = list(_first(args, layouts).axes), args[1]
+    if len(axes) != 4:
+        return None
+    if all(f.kind == "c" for f in axes[1]):
+        return _new_grid(args, kwargs, layouts, outputs)  # channels become pixels that were none before
+    minor = axes[1][-2:]
+    if [f.kind for f in minor] != ["h", "w"] or any(f.size != ratio for f in minor):
+        return None
+    for d, part in zip((2, 3), minor, strict=True):
+        axes[d] = _merged([*axes[d], part])
+    axes[1] = axes[1][:-2]
+    return Layout(tuple(axes))
+
+
 def _permuted(args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tensor]) -> Layout:  # noqa: ARG001
     axes = _first(args, layouts).axes
     return Layout(tuple(axes[d] for d in args[1]))
@@ -531,5 +560,7 @@ _RULES: dict[str, _Rule] = {
     "stack": _stacked,
     "linear": _linear,
     "roll": _rolled,
-    "constant_pad_nd": _padded,
+    **dict.fromkeys(("constant_pad_nd", "pad", "_pad_enum", "_pad_circular"), _padded),
+    "pixel_unshuffle": _space_to_depth,
+    "pixel_shuffle": _depth_to_space,
 }  # fmt: skip
