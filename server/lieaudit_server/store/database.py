@@ -93,7 +93,9 @@ class Database:
         execute("SAVEPOINT operation")
         try:
             value = operation(self._connection)
-        except Exception as problem:  # noqa: BLE001 - whatever it is belongs to the caller
+        except Exception as problem:
+            if not self._connection.in_transaction:
+                raise  # a full disk ends the whole transaction, and with it the batch
             execute("ROLLBACK TO operation")
             execute("RELEASE operation")
             return None, problem
