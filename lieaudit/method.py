@@ -96,10 +96,10 @@ def choose_method(
             skipped = (Skipped("method.forward", str(problem)),)
         else:
             if spec.method == "forward":
-                return Method(forward, fallback_ops=forward.fallback_ops)
+                return Method(forward, skipped=forward.skipped, fallback_ops=forward.fallback_ops)
             checker = FiniteDifference(model, spec)
             _calibrate(checker, images, shards, progress)
-            return Method(forward, checker, fallback_ops=forward.fallback_ops)
+            return Method(forward, checker, skipped=forward.skipped, fallback_ops=forward.fallback_ops)
     differences = FiniteDifference(model, spec)
     calibration = _calibrate(differences, images, shards, progress)
     return Method(differences, calibration=calibration, skipped=skipped, fallback_ops=differences.fallback_ops)

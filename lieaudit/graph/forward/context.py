@@ -1,7 +1,8 @@
-"""What a rule works with: emitting nodes, tangents and their two forms, attributes that became inputs over the opsets."""
+"""What a rule works with: emitting nodes, tangents and their two forms, attributes that became inputs."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,11 @@ import numpy as np
 import onnx_ir as ir
 
 from lieaudit.errors import UnsupportedOpError
+from lieaudit.graph.forward.memory import size_of
 from lieaudit.graph.forward.tangent import Dims, Tangent
+
+_SMALL = {ir.DataType.INT64, ir.DataType.INT32}
+"""Dtypes of shapes and axes."""
 
 
 class Context:
@@ -36,6 +41,8 @@ class Context:
         """Tangent of every active value: one lane with a leading axis, or one lane per direction without."""
         self.tangents = self.lanes[0]
         """The lane that the rule at work sees."""
+        self.extents: dict[ir.Value, Dims] = {}
+        """Sizes of emitted tensors, for the estimate of memory; an upper bound inside a rule."""
         self._anchor: ir.Node | None = None
         self._emitted: dict[tuple[object, ...], tuple[ir.Value, ...]] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
@@ -86,6 +93,9 @@ class Context:
             value.name = f"{node.name}:{i}"
             value.type = ir.TensorType(kind) if kind is not None else None
         self.insert(node)
+        if kind not in _SMALL and (known := [e for v in inputs if v is not None and (e := self.extent(v))]):
+            widest = max(known, key=_elements)
+            self.extents.update(dict.fromkeys(node.outputs, widest))
         self._emitted[key] = tuple(node.outputs)
         return self._emitted[key]
 
@@ -128,6 +138,12 @@ class Context:
         dtype = like.dtype.numpy() if like.dtype is not None else np.dtype(np.float32)
         return self.const(np.array(value, dtype))
 
+    def extent(self, value: ir.Value) -> Dims | None:
+        """Give the sizes of a tensor, original or emitted, as far as they are known."""
+        if value in self.extents:
+            return self.extents[value]
+        return None if value.shape is None or value.is_initializer() else self.dims(value)
+
     # ---- reading --------------------------------------------------------------------------------------------------
 
     def dims(self, value: ir.Value) -> Dims:
@@ -161,10 +177,12 @@ class Context:
 
     def stacked(self, rows: ir.Value, dims: Dims) -> Tangent:
         """Make a tangent of rows (D, *dims)."""
+        self.extents[rows] = ("D", *dims) if self.lead else dims
         return Tangent(dims, stacked=rows, folded=None if self.lead else rows)
 
     def folded(self, rows: ir.Value, dims: Dims) -> Tangent:
         """Make a tangent of rows (D·N, *dims[1:])."""
+        self.extents[rows] = (f"D*{dims[0]}", *dims[1:]) if self.lead else dims
         return Tangent(dims, folded=rows, stacked=None if self.lead else rows)
 
     def scaled(self, tangent: Tangent, factor: ir.Value, dims: Dims) -> Tangent:
@@ -249,7 +267,7 @@ class Context:
         return self.stacked(self.op(op_type, self.stack(left), self.stack(right)), left.dims)
 
     def negate(self, tangent: Tangent) -> Tangent:
-        """Give −t."""
+        """Give the tangent of −y."""
         like = tangent.stacked or tangent.folded
         assert like is not None  # noqa: S101 - a tangent has one of the two forms
         return self.scaled(tangent, self.number(-1.0, like), ())
@@ -300,11 +318,16 @@ class Context:
         return self.op("Squeeze", value, axes=list(axes))
 
     def reduce(self, kind: str, value: ir.Value, axes: Sequence[int], *, keepdims: bool = True) -> ir.Value:
-        """Reduce over axes; ``kind`` is Sum, Mean, Max …"""
+        """Reduce over axes; ``kind`` is Sum, Mean or Max."""
         since = 13 if kind == "Sum" else 18
         if self.opset >= since:
-            return self.op(f"Reduce{kind}", value, self.ints(axes), keepdims=int(keepdims))
-        return self.op(f"Reduce{kind}", value, axes=list(axes), keepdims=int(keepdims))
+            reduced = self.op(f"Reduce{kind}", value, self.ints(axes), keepdims=int(keepdims))
+        else:
+            reduced = self.op(f"Reduce{kind}", value, axes=list(axes), keepdims=int(keepdims))
+        if extent := self.extent(value):
+            gone = {axis % len(extent) for axis in axes}
+            self.extents[reduced] = tuple(1 if i in gone else size for i, size in enumerate(extent))
+        return reduced
 
     def slice(self, value: ir.Value, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int]) -> ir.Value:
         """Slice with step 1."""
@@ -321,6 +344,11 @@ class Context:
         """Cast to the dtype of another tensor."""
         dtype = like.dtype or ir.DataType.FLOAT
         return self.op("Cast", value, dtype=dtype, to=int(dtype))
+
+
+def _elements(dims: Dims) -> int:
+    """Count the elements at one image and direction."""
+    return math.prod(size_of(size, 1, 1) for size in dims)
 
 
 def _same_rows(left: Tangent, right: Tangent) -> bool:

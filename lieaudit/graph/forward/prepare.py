@@ -7,6 +7,7 @@ the convolution before it, ops without a rule of their own replaced by their def
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -48,7 +49,7 @@ def _lift_opset(graph: ir.Graph) -> None:
     if graph.opset_imports.get("", 9) >= 9:
         return
     for node in list(graph):
-        if node.op_type == "BatchNormalization" and node.attributes.get_int("spatial", 1):
+        if node.op_type == "BatchNormalization" and node.attributes.get_int("spatial", default=True):
             node.attributes.pop("spatial", None)
         if node.op_type == "Upsample" and "scales" in node.attributes:
             scales = np.array(node.attributes.pop("scales").as_floats(), np.float32)
@@ -111,7 +112,8 @@ def fold_constants(model: ir.Model) -> None:
 def _small(value: ir.Value) -> bool:
     if value.shape is None:
         return True
-    return all(isinstance(d, int) for d in value.shape) and int(np.prod([int(d) for d in value.shape], dtype=np.int64)) <= _FOLD_LIMIT  # type: ignore[arg-type]
+    sizes = [size for size in value.shape if isinstance(size, int)]
+    return len(sizes) == len(value.shape) and math.prod(sizes) <= _FOLD_LIMIT
 
 
 def _take_branches(graph: ir.Graph) -> bool:
@@ -166,7 +168,8 @@ def _has_body(op_type: str, opset: int) -> bool:
         schema = onnx.defs.get_schema(op_type, opset, "")
     except onnx.defs.SchemaError:
         return False
-    return bool(schema.has_function or schema.has_context_dependent_function)
+    # the stubs of onnx lack both
+    return bool(getattr(schema, "has_function") or getattr(schema, "has_context_dependent_function"))  # noqa: B009
 
 
 def _expand(model: ir.Model, node: ir.Node) -> bool:
@@ -218,9 +221,8 @@ def _splice(graph: ir.Graph, node: ir.Node, body: ir.Graph, inputs: Mapping[str,
             if value.name:
                 value.name = f"{prefix}.{value.name}"
     graph.insert_before(node, inner)
-    by_short = {name: value for name, value in outputs.items()}
     for i, old in enumerate(node.outputs):
-        new = by_short.get(f"out{i}")
+        new = outputs.get(f"out{i}")
         if new is not None:
             name = old.name
             ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
@@ -238,13 +240,20 @@ def _info(name: str, value: ir.Value) -> onnx.ValueInfoProto:
 def _fold_batch_normalization(graph: ir.Graph) -> None:
     """Fold BatchNormalization with fixed statistics into the Conv whose only reader it is."""
     for node in list(graph):
-        if node.op_type != "BatchNormalization" or len([v for v in node.outputs if v.uses() or v.is_graph_output()]) > 1:
+        if (
+            node.op_type != "BatchNormalization"
+            or len([v for v in node.outputs if v.uses() or v.is_graph_output()]) > 1
+        ):
             continue
         source = node.inputs[0]
         convolution = source.producer() if source is not None else None
         if convolution is None or convolution.op_type != "Conv" or source is None:
             continue
-        if len(source.uses()) != 1 or source.is_graph_output() or node.attributes.get_int("training_mode", 0):
+        if (
+            len(source.uses()) != 1
+            or source.is_graph_output()
+            or node.attributes.get_int("training_mode", default=False)
+        ):
             continue
         arrays = _constants([*node.inputs[1:5], *convolution.inputs[1:3]])
         if arrays is None:

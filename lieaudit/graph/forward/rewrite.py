@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,13 +12,15 @@ import onnx_ir.passes.common as passes
 from lieaudit.errors import ModelError, UnsupportedOpError
 from lieaudit.graph.forward.context import Context
 from lieaudit.graph.forward.graphs import reads
+from lieaudit.graph.forward.memory import OVERHEAD, peak_bytes
 from lieaudit.graph.forward.prepare import prepare
 from lieaudit.graph.forward.rules import RULES, Rule
 from lieaudit.graph.forward.rules import families as _families  # noqa: F401 - fills the table
+from lieaudit.graph.forward.rules.discrete import QUANTISATION
 from lieaudit.graph.forward.rules.generic import GENERIC
 from lieaudit.graph.forward.rules.layout import rows_or_zeros
 from lieaudit.graph.forward.shapes import measure_shapes
-from lieaudit.graph.forward.tangent import Tangent
+from lieaudit.graph.forward.tangent import Dims, Tangent
 
 DIRECTIONS = "D"
 """Name of the symbolic number of directions in the rewritten graph."""
@@ -31,7 +33,7 @@ class Applied:
     """One node that depends on the active inputs, and the rule it got."""
 
     op: str
-    """``domain::type``; the default domain is written ``ai.onnx``."""
+    """``domain::type``; the default domain is left out."""
     node: str
     rule: str
     exact: bool
@@ -49,11 +51,15 @@ class Rewritten:
         Inputs: the inputs of the original graph, then one tangent per active input. Outputs: the outputs of the
         original graph, then one tangent per output.
     values_in, tangents_in
-        Names of the inputs; tangent input i belongs to active input i and has shape (D, \\*its shape).
+        Names of the inputs; tangent input i belongs to active input i and has shape (D, *its shape).
     values_out, tangents_out
-        Names of the outputs; every tangent has shape (D, \\*shape of its output).
+        Names of the outputs; every tangent has shape (D, *shape of its output).
     applied
         The rule of every node that was differentiated.
+    extents
+        Sizes of the graph's tensors by name, with the symbols ``N`` and ``D``.
+    unrolled
+        Whether the number of directions is fixed.
     """
 
     model: ir.Model
@@ -62,6 +68,14 @@ class Rewritten:
     values_out: tuple[str, ...]
     tangents_out: tuple[str, ...]
     applied: tuple[Applied, ...]
+    extents: Mapping[str, Dims]
+    unrolled: bool
+
+    def peak_bytes(self, images: int, directions: int) -> int:
+        """Estimate the memory of activations for so many images and directions in one run."""
+        peak = peak_bytes(self.model, self.extents, self.tangents_in, images, directions)
+        # the chains of an unrolled graph run one after the other, which the estimate does not know: margin enough
+        return peak if self.unrolled else int(peak * OVERHEAD)
 
 
 def rewrite(
@@ -125,15 +139,26 @@ def rewrite(
         context.move_after(node)
         if is_active(context, node):
             applied.append(differentiate(context, node))
+        elif node.op_type in QUANTISATION and not _constant_inputs(node):
+            # behind a quantised tensor nothing is active any more; the reader should still see why
+            applied.append(_record(node, RULES["", node.op_type]))
     values_out = tuple(value.name or "" for value in graph.outputs)
     tangents_out = [_tangent_output(context, value) for value in list(graph.outputs)]
+    finished = _finished(model)
+    extents = {
+        value.name or "": extent
+        for value in [*graph.inputs, *(output for node in graph for output in node.outputs)]
+        if (extent := context.extent(value)) is not None
+    }
     return Rewritten(
-        _finished(model),
+        finished,
         values_in,
         tangents_in,
         values_out,
         tuple(tangents_out),
         tuple(applied),
+        extents,
+        unroll is not None,
     )
 
 
@@ -178,8 +203,16 @@ def differentiate(context: Context, node: ir.Node) -> Applied:
         ):
             if tangent is not None:
                 tangents[value] = tangent
-    op = f"{node.domain or 'ai.onnx'}::{node.op_type}"
+    return _record(node, rule)
+
+
+def _record(node: ir.Node, rule: Rule) -> Applied:
+    op = f"{node.domain}::{node.op_type}" if node.domain not in {"", "ai.onnx"} else node.op_type
     return Applied(op, node.name or "", rule.name, rule.exact, rule.differentiable, rule.note)
+
+
+def _constant_inputs(node: ir.Node) -> bool:
+    return all(value is None or value.is_initializer() for value in node.inputs)
 
 
 def _tangent_inputs(context: Context, active: Sequence[ir.Value], unroll: int | None) -> tuple[str, ...]:
@@ -234,7 +267,7 @@ def _finished(model: ir.Model) -> ir.Model:
     passes.RemoveUnusedNodesPass()(model)
     try:
         passes.CheckerPass()(model)
-    except Exception as problem:  # noqa: BLE001 - the checker's errors and the C API's share no base
+    except Exception as problem:
         raise ModelError(
             f"the rewritten graph is not valid ONNX: {str(problem).splitlines()[0][:300]}",
             reason="REWRITE_INVALID",

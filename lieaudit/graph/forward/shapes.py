@@ -83,7 +83,7 @@ def measure_shapes(
             session.run(list(names.values()), dict(feeds) if feeds is not None else _inputs(graph, batch))
             for batch in (_BATCHES[:1] if fixed else _BATCHES)
         ]
-    except Exception as problem:  # noqa: BLE001 - onnxruntime raises plain RuntimeError subclasses and Exception
+    except Exception as problem:
         raise ModelError(
             f"onnxruntime does not run the graph: {str(problem).splitlines()[0][:300]}",
             reason="GRAPH_NOT_RUNNABLE",

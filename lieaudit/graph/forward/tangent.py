@@ -14,8 +14,8 @@ Dims = tuple[int | str, ...]
 class Tangent:
     """The derivative of a tensor y along D directions: factor ⊙ rows.
 
-    The rows exist in one or both of two forms that hold the same bytes: `stacked` (D, \\*shape of y), on which values
-    broadcast, and `folded` (D·N, \\*shape of y without its first axis), which ops with a batch axis take as it is.
+    The rows exist in one or both of two forms that hold the same bytes: `stacked` (D, *shape of y), on which values
+    broadcast, and `folded` (D·N, *shape of y without its first axis), which ops with a batch axis take as it is.
 
     The factor is a tensor of values (no D axis) that broadcasts to the shape of y. A chain of pointwise functions only
     multiplies factors, at the cost of values; the D rows are multiplied once, by `Context.stack` or `Context.fold`,

@@ -96,7 +96,7 @@ def power(context: Context, node: ir.Node) -> Outputs:
 
 @rule("Max", "Min", name="choice")
 def extremum(context: Context, node: ir.Node) -> Outputs:
-    """The tangent of the winner; the first of equal inputs wins, so that exactly one is counted."""
+    """Give the tangent of the winner; the first of equal inputs wins, so that exactly one is counted."""
     y = node.outputs[0]
     result: Tangent | None = None
     free: ir.Value | None = None  # 1 where no earlier input has won
@@ -123,7 +123,7 @@ def _equal(context: Context, x: ir.Value, y: ir.Value) -> ir.Value:
 
 @rule("Where", name="choice")
 def where(context: Context, node: ir.Node) -> Outputs:
-    """The tangent of the branch taken."""
+    """Give the tangent of the branch taken."""
     condition, a, b = node.inputs
     y = node.outputs[0]
     left, right = context.tangent(a), context.tangent(b)

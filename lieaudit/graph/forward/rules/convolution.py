@@ -14,7 +14,7 @@ def _only_first(context: Context, node: ir.Node) -> bool:
 
 @rule("Conv", "ConvTranspose", name="convolution", accepts=_only_first)
 def convolution(context: Context, node: ir.Node) -> Outputs:
-    """The same convolution without bias, on all directions as one batch."""
+    """Apply the same convolution without bias, on all directions as one batch."""
     tangent = context.tangent(node.inputs[0])
     assert tangent is not None  # noqa: S101 - accepted only so
     rows = context.op(node.op_type, context.fold(tangent), node.inputs[1], attributes=node.attributes)
@@ -23,7 +23,7 @@ def convolution(context: Context, node: ir.Node) -> Outputs:
 
 @rule("DeformConv", name="convolution", accepts=_only_first)
 def deformable(context: Context, node: ir.Node) -> Outputs:
-    """The same deformable convolution without bias; offsets and mask are repeated for every direction."""
+    """Apply the same deformable convolution without bias, offsets and mask repeated for every direction."""
     tangent = context.tangent(node.inputs[0])
     assert tangent is not None  # noqa: S101 - accepted only so
     x = node.inputs[0]

@@ -7,6 +7,8 @@ import onnx_ir as ir
 from lieaudit.graph.forward.context import Context
 from lieaudit.graph.forward.rules import RULES, Outputs, Rule
 
+INTEGER_RULE = "integer or constant"
+
 QUANTISATION = (
     "QuantizeLinear",
     "DequantizeLinear",
@@ -57,7 +59,10 @@ RULES.update(
             "quantisation",
             zero,
             differentiable=False,
-            note="piecewise constant: the tiny-t limit is not meaningful, use secant steps of stated size",
+            note=(
+                "piecewise constant, derivative zero almost everywhere, and so is everything behind it: "
+                "the limit t → 0 is not meaningful, use finite differences with a stated step"
+            ),
         )
         for op_type in QUANTISATION
     }
@@ -73,4 +78,4 @@ RULES.update(
         for op_type in STEPS
     }
 )
-RULES.update({("", op_type): Rule("integer or constant", zero) for op_type in INTEGER})
+RULES.update({("", op_type): Rule(INTEGER_RULE, zero) for op_type in INTEGER})

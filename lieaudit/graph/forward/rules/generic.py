@@ -1,8 +1,8 @@
 """The last resort: a central difference of one op, inside the graph.
 
-Not exact, hence reported; but the error stays local: only this op's Jacobian is approximate. With x̂ the largest
-moving input, dy ≈ (f(x + h dx) − f(x − h dx)) / 2h at h = 2⁻⁸ rms(x) / rms(dx): truncation grows as h², rounding as 1/h,
-and both are about 1e-5 of the op's scale for a smooth op in float32.
+Not exact, hence reported; but the error stays local: only this op's Jacobian is approximate,
+dy ≈ (f(x + h dx) − f(x − h dx)) / 2h at h = 2⁻⁸ max|x| / max|dx|. Truncation grows as h², rounding as 1/h, and both are
+about 1e-5 of the op's scale for a smooth op in float32.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def generic(context: Context, node: ir.Node) -> Outputs:
         )
     rows = {value: context.stack(tangent) for value in moving if (tangent := context.tangent(value)) is not None}
     if context.lead:
-        made = _scan(context, node, rows, wanted)
+        made = list(_scan(context, node, rows, wanted))
     else:
         emitted: list[ir.Node] = []
         made = _difference(node, rows, wanted, emitted, context.serial())
@@ -68,7 +68,7 @@ def _difference(
         return made.outputs[0]
 
     def largest(value: ir.Value) -> ir.Value:
-        """The largest magnitude, as a float32 scalar: a scale that neither overflows nor vanishes."""
+        """Give the largest magnitude, as a float32 scalar: a scale that neither overflows nor vanishes."""
         top = op("ReduceMax", op("Abs", value), keepdims=0)
         return top if value.dtype == ir.DataType.FLOAT else op("Cast", top, dtype=ir.DataType.FLOAT, to=1)
 
@@ -98,9 +98,7 @@ def _difference(
     return results
 
 
-def _scan(
-    context: Context, node: ir.Node, rows: dict[ir.Value, ir.Value], wanted: list[int]
-) -> tuple[ir.Value, ...]:
+def _scan(context: Context, node: ir.Node, rows: dict[ir.Value, ir.Value], wanted: list[int]) -> tuple[ir.Value, ...]:
     """Take the difference along one direction after the other: an unknown op has no axis for directions."""
     prefix = context.serial()
     entries = {}

@@ -28,7 +28,7 @@ def _stacked(context: Context, node: ir.Node, rows: ir.Value, index: int = 0) ->
     return context.stacked(rows, context.dims(node.outputs[index]))
 
 
-def ints_input(context: Context, node: ir.Node, index: int) -> list[int]:
+def ints_input(node: ir.Node, index: int) -> list[int]:
     """Give a constant integer input; an error names it where the graph computes it."""
     value = node.inputs[index]
     array = constant(value)
@@ -44,7 +44,7 @@ def ints_input(context: Context, node: ir.Node, index: int) -> list[int]:
 
 @rule("Identity", "Dropout", name="identity", accepts=lambda _context, node: not _training(node))
 def identity(context: Context, node: ir.Node) -> Outputs:
-    """The tangent itself; Dropout does nothing at inference."""
+    """Pass on the tangent; Dropout does nothing at inference."""
     return [_first(context, node), *[None] * (len(node.outputs) - 1)]
 
 
@@ -57,7 +57,7 @@ def _training(node: ir.Node) -> bool:
 
 @rule("Cast", "CastLike", name="cast")
 def cast(context: Context, node: ir.Node) -> Outputs:
-    """A cast between floats is the identity (its rounding is the value's, not the derivative's)."""
+    """Pass on the tangent: a cast between floats is the identity (its rounding is the value's own)."""
     tangent = context.tangent(node.inputs[0])
     y = node.outputs[0]
     if tangent is None or y.dtype not in _FLOATS:
@@ -180,7 +180,7 @@ def slice_(context: Context, node: ir.Node) -> Outputs:
         axes = context.shift(axes, tangent.rank)
         return _stacked(context, node, context.op("Slice", rows, starts=starts, ends=ends, axes=axes))
     if has_input(node, 3):
-        axes_value = context.ints(context.shift(ints_input(context, node, 3), tangent.rank))
+        axes_value = context.ints(context.shift(ints_input(node, 3), tangent.rank))
     else:
         start = node.inputs[1]
         assert start is not None  # noqa: S101 - required input
@@ -213,7 +213,7 @@ def gather_elements(context: Context, node: ir.Node) -> Outputs:
 
 
 def repeat_stacked(context: Context, value: ir.Value) -> ir.Value:
-    """Repeat a value for every direction: (D, \\*shape)."""
+    """Repeat a value for every direction: (D, *shape)."""
     if not context.lead:
         return value
     sizes = context.op("Shape", value, dtype=ir.DataType.INT64)
@@ -290,7 +290,7 @@ def pad(context: Context, node: ir.Node) -> Outputs:
     if pads is None:
         return _stacked(context, node, context.op("Pad", rows, _dynamic_pads(context, node, rank), mode=mode))
     if has_input(node, 3):
-        axes = [axis % rank for axis in ints_input(context, node, 3)]
+        axes = [axis % rank for axis in ints_input(node, 3)]
         full = [0] * (2 * rank)
         for i, axis in enumerate(axes):
             full[axis], full[rank + axis] = pads[i], pads[len(axes) + i]
@@ -307,7 +307,7 @@ def _dynamic_pads(context: Context, node: ir.Node, rank: int) -> ir.Value:
     pads = node.inputs[1]
     assert pads is not None  # noqa: S101 - an input since opset 11
     if has_input(node, 3):
-        axes = context.ints(axis % rank for axis in ints_input(context, node, 3))
+        axes = context.ints(axis % rank for axis in ints_input(node, 3))
         count = context.dims(pads)[0]
         assert isinstance(count, int)  # noqa: S101 - twice the number of axes
         zeros = context.ints([0] * rank)
@@ -336,14 +336,14 @@ def expand(context: Context, node: ir.Node) -> Outputs:
 
 @rule("DepthToSpace", "SpaceToDepth", "Col2Im", name="layout", accepts=only_first)
 def folded(context: Context, node: ir.Node) -> Outputs:
-    """The same op on all directions as one batch."""
+    """Give the same op on all directions as one batch."""
     rows = context.op(node.op_type, context.fold(_first(context, node)), *node.inputs[1:], attributes=node.attributes)
     return context.folded(rows, context.dims(node.outputs[0]))
 
 
-@rule("Resize", "Upsample", name="resize", accepts=lambda c, n: only_first(c, n))
+@rule("Resize", "Upsample", name="resize", accepts=only_first)
 def resize(context: Context, node: ir.Node) -> Outputs:
-    """The same interpolation on all directions as one batch, zero outside where a crop extrapolates."""
+    """Give the same interpolation on all directions as one batch, zero outside where a crop extrapolates."""
     rows = context.fold(_first(context, node))
     inputs = list(node.inputs)
     inputs[0] = rows
@@ -361,9 +361,9 @@ def resize(context: Context, node: ir.Node) -> Outputs:
 
 @rule("CumSum", name="layout", accepts=only_first)
 def cumulative(context: Context, node: ir.Node) -> Outputs:
-    """A running sum along the shifted axis."""
+    """Sum running along the shifted axis."""
     tangent = _first(context, node)
-    axis = context.shift(ints_input(context, node, 1), tangent.rank)[0]
+    axis = context.shift(ints_input(node, 1), tangent.rank)[0]
     rows = context.op(
         "CumSum", context.stack(tangent), context.const(np.array(axis, np.int64)), attributes=node.attributes
     )
@@ -372,14 +372,14 @@ def cumulative(context: Context, node: ir.Node) -> Outputs:
 
 @rule("Trilu", name="layout", accepts=only_first)
 def trilu(context: Context, node: ir.Node) -> Outputs:
-    """The triangle of the last two axes."""
+    """Give the triangle of the last two axes."""
     rows = context.op("Trilu", context.stack(_first(context, node)), *node.inputs[1:], attributes=node.attributes)
     return _stacked(context, node, rows)
 
 
 @rule("GridSample", name="resize", accepts=only_first)
 def grid_sample(context: Context, node: ir.Node) -> Outputs:
-    """The same sampling on all directions as one batch, the grid repeated."""
+    """Give the same sampling on all directions as one batch, the grid repeated."""
     grid = node.inputs[1]
     assert grid is not None  # noqa: S101 - required input
     rows = context.op(
@@ -390,7 +390,7 @@ def grid_sample(context: Context, node: ir.Node) -> Outputs:
 
 @rule("Einsum", name="matrix product")
 def einsum(context: Context, node: ir.Node) -> Outputs:
-    """d of a multilinear form: one term per moving operand, that operand with one more index in front."""
+    """D of a multilinear form: one term per moving operand, that operand with one more index in front."""
     equation = node.attributes["equation"].as_string().replace(" ", "")
     left, arrow, right = equation.partition("->")
     terms = left.split(",")

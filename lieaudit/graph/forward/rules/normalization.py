@@ -129,7 +129,7 @@ def lp_normalization(context: Context, node: ir.Node) -> Outputs:
 
 @rule("LRN", name="normalisation")
 def lrn(context: Context, node: ir.Node) -> Outputs:
-    """y = x s^(−β), s = k + α/n Σ x² over neighbouring channels: dy = s^(−β) dx − β x s^(−β−1) ds."""
+    """Y = x s^(−β), s = k + α/n Σ x² over neighbouring channels: dy = s^(−β) dx − β x s^(−β−1) ds."""
     x, y = node.inputs[0], node.outputs[0]
     tangent = context.tangent(x)
     assert tangent is not None  # noqa: S101 - the only input

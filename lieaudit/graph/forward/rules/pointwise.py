@@ -41,7 +41,7 @@ def _affine(c: Context, x: ir.Value, scale: float, offset: float) -> ir.Value:
 
 
 def above(c: Context, y: ir.Value, bound: float) -> ir.Value:
-    """1 where y > bound, else 0, as an op that onnxruntime computes in its blocked layout of convolutions.
+    """Give 1 where y > bound, else 0, as an op that onnxruntime computes in its blocked layout of convolutions.
 
     HardSigmoid with a slope that is a power of two: 2^100 (y − bound) has the exact sign of y − bound.
     """
@@ -49,7 +49,7 @@ def above(c: Context, y: ir.Value, bound: float) -> ir.Value:
 
 
 def below(c: Context, y: ir.Value, bound: float) -> ir.Value:
-    """1 where y < bound, else 0; see `above`."""
+    """Give 1 where y < bound, else 0; see `above`."""
     return c.op("HardSigmoid", y, alpha=-_STEEP, beta=bound * _STEEP)
 
 
@@ -212,7 +212,7 @@ def _fixed(bounds: list[ir.Value | None], arrays: list[np.ndarray[Any, Any] | No
 
 
 def _clip(c: Context, n: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
-    """1 strictly inside the bounds; y equals x there, so y serves and the value path keeps its fusions."""
+    """Give 1 strictly inside the bounds; y equals x there, so y serves and the value path keeps its fusions."""
     bounds: list[ir.Value | None] = [None, None]
     for i, name in enumerate(("min", "max")):
         if name in n.attributes:
@@ -243,7 +243,7 @@ def _cos(c: Context, _n: ir.Node, x: ir.Value, _y: ir.Value) -> ir.Value:
     return c.op("Neg", c.op("Sin", x))
 
 
-def _tan(c: Context, _n: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
+def _tan(c: Context, _n: ir.Node, _x: ir.Value, y: ir.Value) -> ir.Value:
     return _affine(c, c.op("Mul", y, y), 1, 1)
 
 

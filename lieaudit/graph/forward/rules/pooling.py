@@ -10,7 +10,7 @@ from lieaudit.graph.forward.rules import Outputs, rule
 
 @rule("AveragePool", "GlobalAveragePool", name="average")
 def average(context: Context, node: ir.Node) -> Outputs:
-    """The same average on all directions as one batch."""
+    """Give the same average on all directions as one batch."""
     tangent = context.tangent(node.inputs[0])
     assert tangent is not None  # noqa: S101 - the only input
     rows = context.op(node.op_type, context.fold(tangent), attributes=node.attributes)
@@ -19,7 +19,7 @@ def average(context: Context, node: ir.Node) -> Outputs:
 
 @rule("MaxPool", name="winner")
 def max_pool(context: Context, node: ir.Node) -> Outputs:
-    """The tangent at the winner's index; the index runs over the whole tensor (N, C, …), row-major."""
+    """Give the tangent at the winner's index; the index runs over the whole tensor (N, C, …)."""
     x, y = node.inputs[0], node.outputs[0]
     tangent = context.tangent(x)
     assert tangent is not None  # noqa: S101 - the only input
@@ -33,7 +33,7 @@ def max_pool(context: Context, node: ir.Node) -> Outputs:
 
 @rule("GlobalMaxPool", name="winner")
 def global_max_pool(context: Context, node: ir.Node) -> Outputs:
-    """The tangent at the winner, the mean over equal winners."""
+    """Give the tangent at the winner, the mean over equal winners."""
     x, y = node.inputs[0], node.outputs[0]
     tangent = context.tangent(x)
     assert tangent is not None  # noqa: S101 - the only input
@@ -46,7 +46,7 @@ def global_max_pool(context: Context, node: ir.Node) -> Outputs:
     return context.stacked(context.reduce("Sum", rows, context.shift(axes, tangent.rank)), context.dims(y))
 
 
-@rule("LpPool", "GlobalLpPool", name="average", accepts=lambda c, n: _odd_or_positive(n))
+@rule("LpPool", "GlobalLpPool", name="average", accepts=lambda _c, n: _whole_windows(n))
 def lp_pool(context: Context, node: ir.Node) -> Outputs:
     """d(Σ |x|^p)^(1/p) = Σ |x|^(p−1) sign(x) dx / y^(p−1); the window sum is an average that counts its padding."""
     x, y = node.inputs[0], node.outputs[0]
@@ -74,6 +74,6 @@ def lp_pool(context: Context, node: ir.Node) -> Outputs:
     return context.scaled(summed, power, context.dims(y))
 
 
-def _odd_or_positive(node: ir.Node) -> bool:
+def _whole_windows(node: ir.Node) -> bool:
     dilations = node.attributes.get_ints("dilations", [])
     return not node.attributes.get_int("ceil_mode", 0) and all(d == 1 for d in dilations)

@@ -54,7 +54,7 @@ def _keep(context: Context, node: ir.Node, value: ir.Value, axes: list[int]) -> 
 
 @rule("ReduceSum", "ReduceMean", name="reduction", accepts=_known)
 def linear(context: Context, node: ir.Node) -> Outputs:
-    """The sum or mean of the tangent."""
+    """Give the sum or mean of the tangent."""
     axes, tangent = axes_of(context, node), context.tangent(node.inputs[0])
     assert axes is not None  # noqa: S101 - accepted only so
     assert tangent is not None  # noqa: S101
@@ -68,7 +68,7 @@ def linear(context: Context, node: ir.Node) -> Outputs:
 
 @rule("ReduceMax", "ReduceMin", name="winner", accepts=_known)
 def winner(context: Context, node: ir.Node) -> Outputs:
-    """The tangent at the winner; the mean over winners where several are equal."""
+    """Give the tangent at the winner; the mean over winners where several are equal."""
     axes, x, y = axes_of(context, node), node.inputs[0], node.outputs[0]
     assert axes is not None  # noqa: S101 - accepted only so
     assert x is not None  # noqa: S101

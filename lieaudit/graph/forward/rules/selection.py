@@ -11,7 +11,7 @@ from lieaudit.graph.forward.rules.layout import repeat_stacked
 
 @rule("TopK", name="winner", accepts=lambda c, n: c.opset >= 11 and c.active(n) == [0])
 def top_k(context: Context, node: ir.Node) -> Outputs:
-    """The tangents at the chosen indices."""
+    """Give the tangents at the chosen indices."""
     tangent = context.tangent(node.inputs[0])
     assert tangent is not None  # noqa: S101 - accepted only so
     axis = context.shift([node.attributes.get_int("axis", -1)], tangent.rank)[0]

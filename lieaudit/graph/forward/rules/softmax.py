@@ -20,7 +20,7 @@ def _axes(context: Context, node: ir.Node) -> tuple[list[int], int]:
 
 @rule("Softmax", name="softmax")
 def softmax(context: Context, node: ir.Node) -> Outputs:
-    """dp = p (dx − Σ p dx)."""
+    """Dp = p (dx − Σ p dx)."""
     axes, rank = _axes(context, node)
     tangent, p = context.tangent(node.inputs[0]), node.outputs[0]
     assert tangent is not None  # noqa: S101 - the only input
@@ -31,7 +31,7 @@ def softmax(context: Context, node: ir.Node) -> Outputs:
 
 @rule("LogSoftmax", name="softmax")
 def log_softmax(context: Context, node: ir.Node) -> Outputs:
-    """d log p = dx − Σ p dx."""
+    """D log p = dx − Σ p dx."""
     axes, rank = _axes(context, node)
     tangent, y = context.tangent(node.inputs[0]), node.outputs[0]
     assert tangent is not None  # noqa: S101 - the only input

@@ -1,0 +1,219 @@
+"""Forward mode: derivatives exact to rounding, from the rewritten ONNX graph (`lieaudit.graph.forward`)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from lieaudit.derivatives.base import Derivatives, Float32Array, Float64Array
+from lieaudit.errors import BudgetError
+from lieaudit.graph.forward.coverage import caveats
+from lieaudit.graph.forward.rewrite import Rewritten, rewrite
+from lieaudit.graph.forward.shapes import measure_shapes
+from lieaudit.runtime.session import Session
+
+if TYPE_CHECKING:
+    from lieaudit.graph.load import AuditableModel
+    from lieaudit.spec import AuditSpec
+
+_MIB = 1 << 20
+_CPU_WORKING_SET = 256 * _MIB
+"""Activations per run beyond which throughput on CPU no longer grows."""
+
+_MAX_SESSIONS = 3
+"""Unrolled graphs kept at once: one per number of directions asked for."""
+
+_CHECKED_SHARE = 16
+"""One image of so many is differentiated a second time, for the error bar."""
+
+_RESCALE = 1.7
+"""Factor of the directions in that second pass: not a power of two, so that every product rounds differently."""
+
+_COVERAGE = 3.0
+"""Error bar over the norm of the spread; tests/forward/test_differentiator.py checks it against float64."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How much goes through one run."""
+
+    images: int
+    directions: int
+
+
+class ForwardDifferentiator:
+    """Forward-mode derivatives of one model: a `Differentiator`.
+
+    N images and D directions go through the rewritten graph in one batch; the values are computed once for all
+    directions. Both are chunked so that the activations of a run stay within the memory budget. The chunks follow from
+    the budget and the graph alone, so that equal audits give equal bits.
+
+    Parameters
+    ----------
+    model, spec
+        The normalised model; provider, threads and memory budget.
+
+    Raises
+    ------
+    ModelError, UnsupportedOpError
+        The graph cannot be rewritten, or onnxruntime refuses it.
+    ProviderError
+        As `Session` does.
+    BudgetError
+        ROW_OVER_BUDGET: one image along one direction does not fit the budget.
+    """
+
+    method = "forward"
+
+    def __init__(self, model: AuditableModel, spec: AuditSpec) -> None:
+        self._model = model
+        self._spec = spec
+        measure_shapes(model.model)
+        self._unrolls = spec.provider == "cpu" and convolutional(model.model)
+        self._sessions: dict[int | None, tuple[Rewritten, Session]] = {}
+        self._rewritten: dict[int | None, Rewritten] = {}
+        self.rewritten = self._graph(1 if self._unrolls else None)
+        self.skipped = caveats(self.rewritten.applied)
+        self._plan(1)
+        self.fallback_ops: dict[str, int] = {}
+        self.rows_done = 0
+
+    def rows(self, directions: int) -> int:
+        """Give the number of session rows per image: the image and one per direction."""
+        return 1 + directions
+
+    def __call__(self, images: Float32Array, directions: Float32Array, first: int = 0) -> Derivatives:
+        """Differentiate at ``images`` (n, C, H, W) along ``directions`` (n, D, C, H, W); ``first`` plays no part."""
+        del first
+        value, tangent = self._evaluate(images, directions)
+        return Derivatives(value, tangent, (self._spread(images, directions, tangent),), _COVERAGE)
+
+    def close(self) -> None:
+        """Free the sessions."""
+        for _, session in self._sessions.values():
+            session.close()
+        self._sessions.clear()
+
+    def _evaluate(self, images: Float32Array, directions: Float32Array) -> tuple[Float32Array, Float64Array]:
+        count, lanes = directions.shape[:2]
+        plan = self._plan(lanes)
+        value = np.empty((count, *self._model.output_shape), np.float32)
+        tangent = np.empty((count, lanes, *self._model.output_shape), np.float64)
+        for d in range(0, lanes, plan.directions):
+            some = slice(d, min(d + plan.directions, lanes))
+            rewritten, session = self._session(some.stop - some.start)
+            for i in range(0, count, plan.images):
+                part = slice(i, i + plan.images)
+                feeds = {
+                    rewritten.values_in[0]: images[part],
+                    # D leads in the graph: values broadcast over leading axes without a copy
+                    rewritten.tangents_in[0]: np.ascontiguousarray(np.moveaxis(directions[part, some], 1, 0)),
+                }
+                z, dz = session.run(feeds, [*rewritten.values_out, *rewritten.tangents_out])
+                value[part] = z.reshape(value[part].shape)
+                tangent[part, some] = np.moveaxis(dz, 0, 1).reshape(tangent[part, some].shape)
+                self.rows_done += len(z) * (1 + some.stop - some.start)
+        return value, tangent
+
+    def _spread(self, images: Float32Array, directions: Float32Array, tangent: Float64Array) -> Float64Array:
+        """Measure the rounding error of the tangents on a few images, and scale it to the others.
+
+        The images are moved by one unit in the last place, up or down at random, and the directions rescaled: the
+        exact derivative moves by nothing that float32 could tell, so what changes is rounding. Images that were
+        not measured get the worst measured pattern of their direction, at their own scale.
+        """
+        count = len(images)
+        chosen = np.unique(np.linspace(0, count - 1, max(1, count // _CHECKED_SHARE)).astype(int))
+        random = np.random.default_rng(0)
+        towards = np.where(random.random(images[chosen].shape) < 0.5, -np.inf, np.inf).astype(np.float32)
+        moved = np.nextafter(images[chosen], towards)
+        again = self._evaluate(moved, directions[chosen] * np.float32(_RESCALE))[1] / np.float64(np.float32(_RESCALE))
+        difference = again - tangent[chosen]
+        axes = tuple(range(2, tangent.ndim))
+        norms = np.sqrt(np.sum(tangent**2, axis=axes))
+        errors = np.sqrt(np.sum(difference**2, axis=axes))
+        relative = errors / np.where(norms[chosen] > 0, norms[chosen], 1.0)
+        spread = np.empty_like(tangent)
+        for d in range(tangent.shape[1]):
+            worst = int(np.argmax(relative[:, d]))
+            unit = difference[worst, d] / (norms[chosen[worst], d] or 1.0)
+            spread[:, d] = unit * norms[:, d].reshape(-1, *[1] * unit.ndim)
+        spread[chosen] = difference
+        return spread
+
+    def _plan(self, directions: int) -> _Plan:
+        """Choose the chunks: all directions at once if one image fits so, else as many as fit, evenly."""
+        budget = self._spec.budget_mib * _MIB
+        one = self._peak(1, 1)
+        if one > budget:
+            raise BudgetError(
+                f"one image along one direction takes {one / _MIB:.0f} MiB, the budget is {budget / _MIB:.0f} MiB",
+                reason="ROW_OVER_BUDGET",
+                subject="budget_mib",
+                hint=f"raise --budget to {math.ceil(1.25 * one / _MIB)} or more",
+            )
+        parts = next(p for p in range(1, directions + 1) if self._peak(1, math.ceil(directions / p)) <= budget)
+        lanes = math.ceil(directions / parts)
+        if not self._model.batchable:
+            return _Plan(1, lanes)
+        each = self._peak(1, lanes)
+        working_set = min(budget, max(_CPU_WORKING_SET, each)) if self._spec.provider == "cpu" else budget
+        return _Plan(max(1, working_set // each), lanes)
+
+    def _peak(self, images: int, directions: int) -> int:
+        if self._unrolls:
+            return self._graph(directions).peak_bytes(images, 1)
+        return self.rewritten.peak_bytes(images, directions)
+
+    def _graph(self, unroll: int | None) -> Rewritten:
+        if unroll not in self._rewritten:
+            name = self._model.input_name
+            self._rewritten[unroll] = rewrite(self._model.model, active=[name], unroll=unroll)
+        return self._rewritten[unroll]
+
+    def _session(self, directions: int) -> tuple[Rewritten, Session]:
+        unroll = directions if self._unrolls else None
+        if unroll not in self._sessions:
+            if len(self._sessions) >= _MAX_SESSIONS:
+                self._sessions.pop(next(iter(self._sessions)))[1].close()
+            rewritten = self._graph(unroll)
+            session = Session(
+                rewritten.model,
+                provider=self._spec.provider,
+                threads=self._spec.threads,
+                allow_fallback=self._spec.allow_fallback,
+            )
+            self.fallback_ops = session.fallback_ops
+            self._sessions[unroll] = rewritten, session
+        return self._sessions[unroll]
+
+
+def convolutional(model: ir.Model) -> bool:
+    """Say whether convolutions do most of the multiplications, rather than matrix products.
+
+    On CPU onnxruntime computes convolutions in a blocked layout that survives only between ops it knows in it; one
+    chain of nodes per direction stays in that layout, a stacked axis of directions does not (docs/forward-mode.md).
+    """
+    convolutions = products = 0
+    for node in model.graph:
+        if node.op_type in {"Conv", "MatMul", "Gemm"} and len(node.inputs) > 1:
+            weight = node.inputs[1]
+            output = _fixed_elements(node.outputs[0])
+            if weight is None or weight.shape is None or output == 0:
+                continue
+            sizes = [d for d in weight.shape if isinstance(d, int)]
+            if node.op_type == "Conv":
+                convolutions += output * math.prod(sizes[1:])
+            elif len(sizes) >= 2:
+                products += output * (sizes[-1] if node.attributes.get_int("transB", 0) else sizes[-2])
+    return convolutions > products
+
+
+def _fixed_elements(value: ir.Value) -> int:
+    if value.shape is None:
+        return 0
+    return math.prod(d if isinstance(d, int) else 1 for d in value.shape)

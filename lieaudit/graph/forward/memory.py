@@ -1,0 +1,106 @@
+"""Peak memory of a rewritten graph.
+
+onnxruntime runs values and tangents in the order of its own topological sort, often all values first. So a tensor of
+values that a tangent needs counts as alive all the time; the rest lives from its producer to its last consumer in
+graph order.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Mapping
+
+import onnx_ir as ir
+
+from lieaudit.graph.forward.tangent import Dims
+
+_SIZE = re.compile(r"(?P<directions>D\*)?(?P<multiple>\d*)(?P<batch>N?)")
+_VIEWS = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
+"""Ops whose output shares the memory of their input."""
+
+_DEFAULT_BYTES = 4
+OVERHEAD = 1.6
+"""What onnxruntime's arena holds over what is alive (rounding, fragments, one convolution's workspace); measured on
+residual networks, transformers and dense models, see tests/forward/test_memory.py."""
+
+
+def peak_bytes(
+    model: ir.Model, extents: Mapping[str, Dims], tangents_in: Collection[str], images: int, directions: int
+) -> int:
+    """Give the most bytes of activations that are alive at once, for so many images and directions.
+
+    Parameters
+    ----------
+    extents
+        Sizes of the tensors by name, with the symbols ``N`` and ``D``; tensors that are missing are small.
+    tangents_in
+        Names of the inputs that are tangents.
+    """
+    graph = model.graph
+    root: dict[ir.Value, ir.Value] = {}
+    sizes: dict[ir.Value, int] = {}
+    last: dict[ir.Value, int] = {}
+    order = list(graph)
+    for value in graph.inputs:
+        root[value] = value
+        sizes[value] = _bytes(value, extents, images, directions)
+    for position, node in enumerate(order):
+        for read in node.inputs:
+            if read is not None and read in root:
+                last[root[read]] = position
+        for value in node.outputs:
+            source = node.inputs[0] if node.op_type in _VIEWS and node.inputs else None
+            if source is not None and source in root:
+                root[value] = root[source]
+            else:
+                root[value] = value
+                sizes[value] = _bytes(value, extents, images, directions)
+                last.setdefault(value, position)
+    for value in graph.outputs:
+        if value in root:
+            last[root[value]] = len(order)
+    for value in _kept(model, tangents_in):
+        last[root[value]] = len(order)
+    freed = [0] * (len(order) + 1)
+    for value, position in last.items():
+        freed[position] += sizes[value]
+    live = peak = sum(sizes[value] for value in graph.inputs)
+    for position, node in enumerate(order):
+        live += sum(sizes.get(value, 0) for value in node.outputs)
+        peak = max(peak, live)
+        live -= freed[position]
+    return peak
+
+
+def _kept(model: ir.Model, tangents_in: Collection[str]) -> set[ir.Value]:
+    """Give the values that nodes on the side of the tangents read."""
+    graph = model.graph
+    moving = {value for value in graph.inputs if value.name in tangents_in}
+    kept: set[ir.Value] = set()
+    for node in graph:
+        read = [value for value in node.inputs if value is not None and not value.is_initializer()]
+        if node.op_type != "Shape" and any(value in moving for value in read):
+            moving.update(node.outputs)
+            kept.update(value for value in read if value not in moving)
+    return kept
+
+
+def _bytes(value: ir.Value, extents: Mapping[str, Dims], images: int, directions: int) -> int:
+    dims = extents.get(value.name or "")
+    if dims is None:
+        return 0
+    itemsize = int(value.dtype.itemsize) if value.dtype is not None else _DEFAULT_BYTES
+    return itemsize * math.prod(size_of(size, images, directions) for size in dims)
+
+
+def size_of(size: int | str, images: int, directions: int) -> int:
+    """Give a size for so many images and directions; a symbol that follows neither counts as its first number."""
+    if isinstance(size, int):
+        return max(size, 1)
+    if size == "D":
+        return directions
+    match = _SIZE.match(size)
+    assert match is not None  # noqa: S101 - every part of the pattern may be empty
+    number = int(match["multiple"] or 1)
+    return number * (images if match["batch"] else 1) * (directions if match["directions"] else 1)
