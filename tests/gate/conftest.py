@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 from google.protobuf import json_format
 from lieaudit_api.v1 import gate_pb2, report_pb2
 from lieaudit_client.formats.outcome import Outcome
+from lieaudit_server.embedded import EmbeddedServer
 
 from lieaudit.gate import evaluate
 from lieaudit.report import (
@@ -189,3 +190,10 @@ def _layers(rng: np.random.Generator) -> Layerwise:
     return Layerwise(
         tuple(segments), 3e-6, "forward", by_kind, by_depth, cancel, (Skipped("Reshape_12", "layout unknown"),)
     )
+
+
+@pytest.fixture(scope="session")
+def service() -> Iterator[str]:
+    """Run the real service for the whole session and give its address."""
+    with EmbeddedServer() as target:
+        yield target

@@ -8,6 +8,7 @@ the tags tell how far it came, and the alias never points at a version whose ver
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -45,6 +46,7 @@ class Registry:
     """The registry of the MLflow server that ``MLFLOW_TRACKING_URI`` (or ``MLFLOW_REGISTRY_URI``) names."""
 
     def __init__(self) -> None:
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # the command shows its own progress
         try:
             import mlflow
         except ModuleNotFoundError as problem:
