@@ -53,16 +53,13 @@ class Action:
 
 
 def emit_action(emit: Emitter, value: ir.Value, layout: Layout, action: Action) -> ir.Value:
-    """Append X h for every generator of ``action``: (G, \\*shape of the tensor)."""
+    """Append X h for every generator of ``action``: (G, *shape of the tensor)."""
     atoms = [atom for axis in layout.axes for atom in axis]
     view = emit.reshape(value, map(_dim, atoms))
     tokens = next((i for i, atom in enumerate(atoms) if atom.parts), None)
-    if tokens is None:
-        rows = _grid_rows(emit, view, atoms, action)
-    else:
-        rows = _token_rows(emit, view, atoms, tokens, action)
+    act = _grid_rows(emit, view, atoms, action) if tokens is None else _token_rows(emit, view, atoms, tokens, action)
     shape = [-1 if size % BATCH == 0 else size for size in map(size_of, layout.axes)]
-    return emit.reshape(rows, [len(action.generators), *shape])
+    return emit.reshape(act, [len(action.generators), *shape])
 
 
 def _token_rows(emit: Emitter, view: ir.Value, atoms: list[Atom], at: int, action: Action) -> ir.Value:
@@ -83,7 +80,7 @@ def _token_rows(emit: Emitter, view: ir.Value, atoms: list[Atom], at: int, actio
 
 
 def _grid_rows(emit: Emitter, view: ir.Value, atoms: list[Atom], action: Action) -> ir.Value:
-    """Act on a tensor whose axes are single atoms: (G, \\*axes)."""
+    """Act on a tensor whose axes are single atoms: (G, *axes)."""
     grid = [i for i, atom in enumerate(atoms) if atom.role in GRID]
     rows_at, columns_at = (
         sorted((i for i in grid if atoms[i].role == role), key=lambda i: -atoms[i].unit) for role in (HEIGHT, WIDTH)

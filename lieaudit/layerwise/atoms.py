@@ -148,9 +148,7 @@ def pixel_shuffled(axes: Axes) -> Axes:
         return len(axis) == 2 and axis[0].whole and axis[0].role == role and axis[1].role == "channel"
 
     if any(woven(a, HEIGHT) for a in axes) and any(woven(a, WIDTH) for a in axes):
-        return tuple(
-            coordinate(a[0].role, size_of(a)) if any(woven(a, role) for role in GRID) else a for a in axes
-        )
+        return tuple(coordinate(a[0].role, size_of(a)) if any(woven(a, role) for role in GRID) else a for a in axes)
     return axes
 
 
@@ -216,9 +214,7 @@ def normalise(axes: Axes) -> Axes:
                 return atom
             if not complete:
                 return Atom("unknown", atom.size)
-            return replace(
-                atom, unit=atom.unit // base, total=atom.total // base, shift=atom.shift // base, crop=None
-            )
+            return replace(atom, unit=atom.unit // base, total=atom.total // base, shift=atom.shift // base, crop=None)
 
         axes = tuple(tuple(fix(atom) for atom in axis) for axis in axes)
     return axes
@@ -285,16 +281,33 @@ def concat(parts: Sequence[Axis], *, grid_elsewhere: bool = False) -> Axis:
 
 
 def _rejoin(parts: Sequence[Axis]) -> Axis | None:
-    """Recognise slices of one coordinate that follow each other (cyclically) and make it whole again."""
+    """Recognise pieces of one coordinate that follow each other cyclically.
+
+    Together they are the whole, a roll of it, or, with more pixels than the whole, a circularly padded grid.
+    """
     first = parts[0][0] if len(parts[0]) == 1 else None
-    if first is None or first.crop is None:
+    if first is None or first.role not in GRID:
         return None
-    total, shift, start = first.crop
+    origin = _origin(parts[0], first.role)
+    if origin is None:
+        return None
+    total, shift, start = origin
     position = start
     for part in parts:
-        if len(part) != 1 or part[0].role != first.role or part[0].crop is None:
-            return None
-        if part[0].crop[:2] != (total, shift) or part[0].crop[2] != position % total:
+        if _origin(part, first.role) != (total, shift, position % total):
             return None
         position += part[0].size
-    return coordinate(first.role, total, shift=(shift + start) % total) if position - start == total else None
+    size = position - start
+    if size == total:
+        return coordinate(first.role, total, shift=(shift + start) % total)
+    return coordinate(first.role, size) if size > total and shift == 0 else None
+
+
+def _origin(part: Axis, role: str) -> tuple[int, int, int] | None:
+    """Give (total, shift, start) of a piece of a coordinate; a whole one starts at 0."""
+    if len(part) != 1 or part[0].role != role:
+        return None
+    atom = part[0]
+    if atom.crop is not None:
+        return atom.crop
+    return (atom.total, atom.shift, 0) if atom.unit == 1 and atom.size == atom.total else None

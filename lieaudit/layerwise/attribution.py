@@ -175,7 +175,7 @@ class Attributor:
         directions
             X x, (n, G, C, H, W).
         lie
-            L F of the same images by an independent path, float64 (n, G, \\*K): what the contributions must add up to.
+            L F of the same images by an independent path, float64 (n, G, *K): what the contributions must add up to.
         progress
             Called with the number of images after each batch.
 

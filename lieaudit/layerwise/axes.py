@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
@@ -139,7 +138,7 @@ def track(model: ir.Model, *, integers: Mapping[str, npt.NDArray[Any]], declared
         coordinate(WIDTH, sizes[3]),
     )
     if image.name in declared:
-        tracker.axes[image] = declared[image.name]
+        tracker.axes[image] = declared[image.name or ""]
     tracker.dependent.add(image)
     for node in model.graph:
         _step(tracker, node, declared)

@@ -25,25 +25,33 @@ from lieaudit.layerwise.axes import Tracker, broadcast, rule
 Result = list[Axes | None]
 
 UNARY = (
-    "Abs Acos Acosh Asin Asinh Atan Atanh BiasGelu Cast CastLike Ceil Celu Clip Cos Cosh CumSum DequantizeLinear Dropout "
-    "Elu Erf Exp FastGelu Floor Gelu HardSigmoid HardSwish Hardmax Identity InstanceNormalization GroupNormalization IsInf "
-    "IsNaN LRN LayerNormalization LeakyRelu Log LogSoftmax LpNormalization MeanVarianceNormalization Mish Neg Not "
-    "QuantizeLinear QuickGelu RMSNormalization Reciprocal Relu Round Selu ScatterElements ScatterND Shrink Sigmoid Sign "
-    "SimplifiedLayerNormalization Sin Sinh Softmax Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Trilu "
-    "BatchNormalization"
-).split()
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BatchNormalization", "BiasGelu", "Cast", "CastLike",
+    "Ceil", "Celu", "Clip", "Cos", "Cosh", "CumSum", "DequantizeLinear", "Dropout", "Elu", "Erf", "Exp", "FastGelu",
+    "Floor", "Gelu", "GroupNormalization", "HardSigmoid", "HardSwish", "Hardmax", "Identity",
+    "InstanceNormalization", "IsInf", "IsNaN", "LRN", "LayerNormalization", "LeakyRelu", "Log", "LogSoftmax",
+    "LpNormalization", "MeanVarianceNormalization", "Mish", "Neg", "Not", "QuantizeLinear", "QuickGelu",
+    "RMSNormalization", "Reciprocal", "Relu", "Round", "ScatterElements", "ScatterND", "Selu", "Shrink", "Sigmoid",
+    "Sign", "SimplifiedLayerNormalization", "Sin", "Sinh", "Softmax", "Softplus", "Softsign", "Sqrt", "Swish",
+    "Tan", "Tanh", "ThresholdedRelu", "Trilu",
+)  # fmt: skip
 NARY = (
-    "Add And BitShift Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or PRelu Pow "
-    "SkipLayerNormalization SkipSimplifiedLayerNormalization Sub Sum Where Xor"
-).split()
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BatchNormalization", "BiasGelu", "Cast", "CastLike",
+    "Ceil", "Celu", "Clip", "Cos", "Cosh", "CumSum", "DequantizeLinear", "Dropout", "Elu", "Erf", "Exp", "FastGelu",
+    "Floor", "Gelu", "GroupNormalization", "HardSigmoid", "HardSwish", "Hardmax", "Identity",
+    "InstanceNormalization", "IsInf", "IsNaN", "LRN", "LayerNormalization", "LeakyRelu", "Log", "LogSoftmax",
+    "LpNormalization", "MeanVarianceNormalization", "Mish", "Neg", "Not", "QuantizeLinear", "QuickGelu",
+    "RMSNormalization", "Reciprocal", "Relu", "Round", "ScatterElements", "ScatterND", "Selu", "Shrink", "Sigmoid",
+    "Sign", "SimplifiedLayerNormalization", "Sin", "Sinh", "Softmax", "Softplus", "Softsign", "Sqrt", "Swish",
+    "Tan", "Tanh", "ThresholdedRelu", "Trilu",
+)  # fmt: skip
 REDUCTIONS = (
-    "ArgMax ArgMin ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum "
-    "ReduceSumSquare"
-).split()
+    "ArgMax", "ArgMin", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean",
+    "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
+)  # fmt: skip
 
 
 def load() -> None:
-    """Importing this module registers its rules; calling this says why it is imported."""
+    """Register the rules: importing this module did; the call says why it is imported."""
 
 
 @rule(*UNARY)
@@ -157,8 +165,8 @@ def _slice(tracker: Tracker, node: ir.Node) -> Result:
         at = list(range(len(starts or ())))
     steps = tracker.ints(node, "steps", 4) or [1] * len(at)
     out = list(axes)
-    for i, axis in enumerate(at):
-        axis %= len(axes)
+    for i, place in enumerate(at):
+        axis = place % len(axes)
         size = size_of(axes[axis])
         if sizes[axis] == size and steps[i] == 1:
             continue
@@ -183,9 +191,7 @@ def _gather(tracker: Tracker, node: ir.Node) -> Result:
     before, after = axes[:at], axes[at + 1 :]
     size = size_of(axes[at])
     if indices is None:
-        picked: Axes = tuple(
-            plain("channel" if without_position(axes[at]) else "unknown", n) for n in shape
-        )
+        picked: Axes = tuple(plain("channel" if without_position(axes[at]) else "unknown", n) for n in shape)
     elif indices.ndim == 0:
         picked = ()
     else:
@@ -243,9 +249,7 @@ def _conv(tracker: Tracker, node: ir.Node) -> Result:
         return [None]
     group = node.attributes["group"].as_int() if "group" in node.attributes else 1
     pointwise = is_pointwise(tracker, node)
-    space = tuple(
-        axis if pointwise else _window(axis, size) for axis, size in zip(axes[2:], sizes[2:], strict=True)
-    )
+    space = tuple(axis if pointwise else _window(axis, size) for axis, size in zip(axes[2:], sizes[2:], strict=True))
     if group == 1:
         return [contracted((axes[0], (), *space), axes[1], at=1, size=sizes[1])]
     channels = axes[1] if size_of(axes[1]) == sizes[1] == group else plain("channel", sizes[1])
@@ -362,7 +366,7 @@ def _matmul(tracker: Tracker, node: ir.Node) -> Result:
         return [None]
     for name, which in (("transA", 0), ("transB", 1)):
         if name in node.attributes and node.attributes[name].as_int():
-            a, b = (((*a[:-2], a[-1], a[-2]), b) if which == 0 else (a, (*b[:-2], b[-1], b[-2])))
+            a, b = ((*a[:-2], a[-1], a[-2]), b) if which == 0 else (a, (*b[:-2], b[-1], b[-2]))
     batch = broadcast([a[:-2], b[:-2]])
     if not tracker.varies(node.inputs[1]):
         return [contracted((*batch, a[-2], ()), a[-1], at=len(batch) + 1, size=sizes[-1])]
@@ -415,5 +419,3 @@ def _attention(tracker: Tracker, node: ir.Node) -> Result:
     if query is None or sizes is None or len(query) != len(sizes):
         return [None]
     return [(*query[:-1], plain("channel", sizes[-1]))]
-
-

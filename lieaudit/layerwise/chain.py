@@ -82,13 +82,9 @@ class Chain:
         self._spatial = {v.name or "": layout.spatial for v, layout in layouts.items()}
 
         def session(graph: ir.Model) -> Session:
-            return Session(
-                graph, provider=spec.provider, threads=spec.threads, allow_fallback=spec.allow_fallback
-            )
+            return Session(graph, provider=spec.provider, threads=spec.threads, allow_fallback=spec.allow_fallback)
 
-        self._sessions = [
-            session(stage_graph(prepared.model, stage, layouts, self.action)) for stage in self.stages
-        ]
+        self._sessions = [session(stage_graph(prepared.model, stage, layouts, self.action)) for stage in self.stages]
         self._capacity = _capacities(self.stages)
         self._last_use = {v.name or "": i for i, stage in enumerate(self.stages) for v in stage.inputs}
 
@@ -197,7 +193,7 @@ class Chain:
 def _squares(rows: Float32Array, n: int) -> Float64Array:
     """Give ‖·‖² per image and generator, (n, G), of rows (G, n·…, …)."""
     flat = rows.reshape(len(rows), n, -1)
-    return np.einsum("gni,gni->ng", flat, flat, dtype=np.float64)
+    return np.asarray(np.einsum("gni,gni->ng", flat, flat, dtype=np.float64))
 
 
 def _aligned(item: _Live, ids: tuple[int, ...], count: int) -> Float32Array:
@@ -229,9 +225,7 @@ def _shape(value: ir.Value, n: int) -> tuple[int, ...]:
     return tuple(size // BATCH * n if size % BATCH == 0 else size for size in sizes)
 
 
-def stage_graph(
-    model: ir.Model, stage: Stage, layouts: Mapping[ir.Value, Layout], action: Action
-) -> ir.Model:
+def stage_graph(model: ir.Model, stage: Stage, layouts: Mapping[ir.Value, Layout], action: Action) -> ir.Model:
     """Give the graph of one stage: values and rows in; values, rows and X h of its grid tensors out."""
     made = rewrite(cut_out(model, stage)).model
     emit = Emitter(made.graph, opset=made.graph.opset_imports[""])

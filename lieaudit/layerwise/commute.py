@@ -32,9 +32,7 @@ def varies_over_grid(tracker: Tracker, constant: ir.Value | None, output: ir.Val
     axes, sizes = tracker.of(output), tracker.sizes(constant)
     if axes is None or sizes is None:
         return True
-    at = [
-        i - (len(axes) - len(sizes)) for i, axis in enumerate(axes) if has_grid(axis) and i >= len(axes) - len(sizes)
-    ]
+    at = [i - (len(axes) - len(sizes)) for i, axis in enumerate(axes) if has_grid(axis) and i >= len(axes) - len(sizes)]
     if all(sizes[i] == 1 for i in at):
         return False
     array = tracker.constant(constant)
@@ -68,7 +66,7 @@ class Prover:
         test = self._tests.get(node.op_type)
         return test is not None and test(node) and self._same_grid(node)
 
-    def gain(self, node: ir.Node) -> bool:
+    def gain(self, node: ir.Node) -> bool:  # noqa: PLR0911 - one return per family of ops
         """Whether the node commutes with a gain of every grid tensor."""
         if not self._known(node):
             return False
@@ -131,7 +129,7 @@ class Prover:
         return not -len(axes) <= at < len(axes) or has_grid(axes[at])
 
     def _prefixed(self, node: ir.Node) -> bool:
-        """A Concat that puts constant prefix tokens before or after a grid."""
+        """Whether a Concat puts constant prefix tokens before or after a grid."""
         at = node.attributes["axis"].as_int()
         return self._axis_has_grid(node.outputs[0], at)
 
@@ -143,8 +141,10 @@ class Prover:
         return len(spatial) == 1 and numerator and self._constant_over_grid(node)
 
     def _convolution(self, node: ir.Node) -> bool:
-        return is_pointwise(self._tracker, node) and self._only_weights(node) and not self._axis_has_grid(
-            node.inputs[0], 1
+        return (
+            is_pointwise(self._tracker, node)
+            and self._only_weights(node)
+            and not self._axis_has_grid(node.inputs[0], 1)
         )
 
     def _matmul(self, node: ir.Node) -> bool:
@@ -160,7 +160,7 @@ class Prover:
         return len(self._tracker.sizes(first) or ()) == 2 and not self._axis_has_grid(second, -2)
 
     def _same_sizes(self, node: ir.Node) -> bool:
-        """A Pad of nothing, as exporters write it."""
+        """Whether a Pad adds nothing, as exporters write it."""
         return self._tracker.sizes(node.inputs[0]) == self._tracker.sizes(node.outputs[0])
 
     def _batch_norm(self, node: ir.Node) -> bool:
@@ -181,15 +181,17 @@ class Prover:
         before = self._tracker.of(node.inputs[0]) or ()
         whole = {(atom.role, atom.total) for axis in before for atom in axis if atom.role in GRID}
         for value in node.outputs:
-            after = {(a.role, a.total, a.crop) for axis in self._tracker.of(value) or () for a in axis if a.role in GRID}
-            if any(crop is not None for _, _, crop in after) or {(r, t) for r, t, _ in after} != whole and whole:
+            after = {
+                (a.role, a.total, a.crop) for axis in self._tracker.of(value) or () for a in axis if a.role in GRID
+            }
+            if any(crop is not None for _, _, crop in after) or ({(r, t) for r, t, _ in after} != whole and whole):
                 return False
         return True
 
     def _reduction(self, node: ir.Node) -> bool:
         axes = self._tracker.of(node.inputs[0]) or ()
         at = self._tracker.ints(node, "axes", 1)
-        gone = at if at else list(range(len(axes)))
+        gone = at or list(range(len(axes)))
         return not any(has_grid(axes[i]) for i in gone)
 
 

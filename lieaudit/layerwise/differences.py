@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from lieaudit.layerwise.action import Action, emit_action
@@ -49,7 +48,7 @@ _WORKSPACE = 4
 
 @dataclass(slots=True)
 class _Live:
-    """A tensor between stages: the base row, and the perturbed rows (sources·G·L·2, \\*shape)."""
+    """A tensor between stages: the base row, and the perturbed rows (sources·G·L·2, *shape)."""
 
     base: Float32Array
     ids: tuple[int, ...]
@@ -62,9 +61,7 @@ class DifferenceChain:
     Call `calibrate` before the first use, or set `steps`.
     """
 
-    def __init__(
-        self, model: AuditableModel, prepared: Prepared, spec: AuditSpec, generators: tuple[str, ...]
-    ) -> None:
+    def __init__(self, model: AuditableModel, prepared: Prepared, spec: AuditSpec, generators: tuple[str, ...]) -> None:
         self.generators = generators
         self.action = Action(generators, spec.interpolation, spec.padding, spec.convention)
         gain = any(self.action.gains())
@@ -79,7 +76,9 @@ class DifferenceChain:
             return Session(graph, provider=spec.provider, threads=spec.threads, allow_fallback=spec.allow_fallback)
 
         self._sessions = [session(cut_out(prepared.model, stage)) for stage in self.stages]
-        layouts = boundary_layouts(prepared.model, prepared.tracker, self.stages, spatial=model.head.spatial and not gain)
+        layouts = boundary_layouts(
+            prepared.model, prepared.tracker, self.stages, spatial=model.head.spatial and not gain
+        )
         self._actions = {
             value.name or "": session(_action_graph(prepared.model, value, layout, self.action))
             for value, layout in layouts.items()
@@ -143,7 +142,7 @@ class DifferenceChain:
         epsilons: Float64Array,
         progress: Callable[[], None] | None,
     ) -> tuple[Float32Array, Float64Array, Float64Array]:
-        """Give z (n, \\*K), D z of every C_k at every step, float64 (n, S, G, L, \\*K), and the asymmetries."""
+        """Give z (n, *K), D z of every C_k at every step, float64 (n, S, G, L, *K), and the asymmetries."""
         count, levels = epsilons.shape[1:]
         start = np.ascontiguousarray(np.moveaxis(directions, 1, 0))
         name = self._image.name or ""
@@ -169,9 +168,7 @@ class DifferenceChain:
         slope, bend = (plus - minus) / twice, (plus + minus - 2 * z.base.astype(np.float64)) / twice
         return z.base, np.moveaxis(slope, 3, 0), np.moveaxis(bend, 3, 0)
 
-    def _scales(
-        self, stage: Stage, live: Mapping[str, _Live], acted: Mapping[str, Float32Array]
-    ) -> Float64Array:
+    def _scales(self, stage: Stage, live: Mapping[str, _Live], acted: Mapping[str, Float32Array]) -> Float64Array:
         """Give ‖h‖ / ‖X h‖ of a stage's inputs for every generator, (G,); 1 where nothing moves."""
         names = [v.name or "" for v in stage.inputs]
         size = math.fsum(float(np.sum(np.square(live[n].base, dtype=np.float64))) for n in names)
@@ -212,7 +209,7 @@ class DifferenceChain:
             live[name] = _Live(base, stage.rows_out, rows[1:])
 
     def _run_rows(self, stage: Stage, session: Session, feeds: list[Float32Array]) -> list[Float32Array]:
-        """Run rows (R, \\*shape) of every input in blocks under the budget."""
+        """Run rows (R, *shape) of every input in blocks under the budget."""
         in_axes = [self._batch_axes[v] for v in stage.inputs]
         out_axes = [self._batch_axes[v] for v in stage.outputs]
         stackable = self._batchable and None not in in_axes and None not in out_axes
@@ -224,7 +221,9 @@ class DifferenceChain:
         for start in range(0, len(feeds[0]), block):
             rows = [feed[start : start + block] for feed in feeds]
             if not stackable:
-                parts.append([out[None] for out in session.run(dict(zip(names, (r[0] for r in rows), strict=True)), out_names)])
+                parts.append(
+                    [out[None] for out in session.run(dict(zip(names, (r[0] for r in rows), strict=True)), out_names)]
+                )
                 continue
             stacked = [_stack(r, int(axis or 0)) for r, axis in zip(rows, in_axes, strict=True)]
             found = session.run(dict(zip(names, stacked, strict=True)), out_names)
@@ -232,17 +231,15 @@ class DifferenceChain:
         return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
 
 
-def _perturbed(
-    base: Float32Array, acted: Float32Array | None, steps: Float64Array, sign: float
-) -> Float32Array:
-    """Give base ± sign · t X h for all generators and steps: (G·L·2, \\*shape)."""
+def _perturbed(base: Float32Array, acted: Float32Array | None, steps: Float64Array, sign: float) -> Float32Array:
+    """Give base ± sign · t X h for all generators and steps: (G·L·2, *shape)."""
     count, levels = steps.shape
     signed = sign * steps[:, :, None] * np.array([1.0, -1.0])
     if acted is None:
-        return np.broadcast_to(base, (count * levels * 2, *base.shape)).copy()
+        return np.array(np.broadcast_to(base, (count * levels * 2, *base.shape)))
     factors = signed.reshape(count, levels, 2, *[1] * base.ndim)
     rows = base + factors * acted[:, None, None].astype(np.float64)
-    return rows.reshape(-1, *base.shape).astype(np.float32)
+    return np.asarray(rows.reshape(-1, *base.shape), np.float32)
 
 
 def _aligned(item: _Live, ids: tuple[int, ...], per_source: int) -> Float32Array:
@@ -256,7 +253,7 @@ def _aligned(item: _Live, ids: tuple[int, ...], per_source: int) -> Float32Array
 
 
 def _stack(rows: Float32Array, axis: int) -> Float32Array:
-    """Put rows (R, \\*shape) into the batch: R · shape[axis] on that axis."""
+    """Put rows (R, *shape) into the batch: R · shape[axis] on that axis."""
     moved = np.moveaxis(rows, 0, axis)
     shape = rows.shape[1:]
     return np.ascontiguousarray(moved).reshape(*shape[:axis], -1, *shape[axis + 1 :])

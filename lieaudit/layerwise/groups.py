@@ -104,7 +104,7 @@ class Groups:
             ends = {self.group_of(node) for node, _ in value.uses() if node in self._index} - {start}
             if not ends:
                 continue
-            between = {start} | {end for end in ends}
+            between = {start} | ends
             for end in ends:
                 between |= self._between(start, end)
             joined.append((value, sorted(between)))

@@ -57,7 +57,9 @@ def grid_of(tracker: Tracker, value: ir.Value | None) -> tuple[tuple[str, int], 
     if value is None or not tracker.varies(value):
         return ()
     axes = tracker.of(value) or ()
-    atoms = [a for axis in axes for atom in axis for a in ((x for p in atom.parts for x in p) if atom.parts else (atom,))]
+    atoms = [
+        a for axis in axes for atom in axis for a in ((x for p in atom.parts for x in p) if atom.parts else (atom,))
+    ]
     return tuple(sorted({(a.role, a.total) for a in atoms if a.role in GRID}))
 
 
@@ -80,7 +82,7 @@ def _attention(view: View) -> bool:
     products = sum(
         n.op_type in {"MatMul", "Einsum", "FusedMatMul"} and len(_dependent(view, n.inputs)) > 1 for n in view.nodes
     )
-    return products >= 2 and "Softmax" in view.ops or products >= 1
+    return (products >= 2 and "Softmax" in view.ops) or products >= 1
 
 
 def _patch_embedding(view: View) -> bool:
@@ -133,10 +135,8 @@ def _normalisation(view: View) -> bool:
 
 
 def _mixing(view: View) -> bool:
-    """A learned combination of positions that is not a convolution: token mixing, or flatten and multiply."""
-    return any(
-        n.op_type in {"MatMul", "Gemm", "Einsum"} and _contracts_grid(view, n) for n in view.nodes
-    )
+    """Whether weights combine positions without being a convolution: token mixing, or flatten and multiply."""
+    return any(n.op_type in {"MatMul", "Gemm", "Einsum"} and _contracts_grid(view, n) for n in view.nodes)
 
 
 def _contracts_grid(view: View, node: ir.Node) -> bool:

@@ -45,7 +45,7 @@ class Layout:
         return self.kind not in {"unknown", "vector"}
 
 
-def layout_of(axes: Axes | None) -> Layout:
+def layout_of(axes: Axes | None) -> Layout:  # noqa: PLR0911 - one return per kind of layout
     """Give the layout of a tensor from its axes; None where not even its sizes are known."""
     if axes is None:
         return Layout("unknown", (), "unknown", "?")
@@ -173,7 +173,7 @@ def _declared(name: str, text: str, sizes: Mapping[str, tuple[int, ...]]) -> Axe
     return axes
 
 
-def _axes_for(text: str, shape: tuple[int, ...]) -> Axes | None:
+def _axes_for(text: str, shape: tuple[int, ...]) -> Axes | None:  # noqa: PLR0911 - one per form
     batch: Axis = (Atom("batch", BATCH),) if shape and shape[0] % BATCH == 0 else ()
     if text == "unknown":
         return tuple(plain("unknown", size) for size in shape)
@@ -183,14 +183,14 @@ def _axes_for(text: str, shape: tuple[int, ...]) -> Axes | None:
         at = {"N": batch, "C": None, "H": None, "W": None}
         roles = {"C": lambda n: plain("channel", n), "H": lambda n: coordinate(HEIGHT, n)}
         roles["W"] = lambda n: coordinate(WIDTH, n)
-        return tuple(at[letter] or roles.get(letter, lambda _n: batch)(n) for letter, n in zip(text, shape, strict=True))
+        return tuple(
+            at[letter] or roles.get(letter, lambda _n: batch)(n) for letter, n in zip(text, shape, strict=True)
+        )
     tokens = re.fullmatch(r"tokens:(?:(\d+)\+)?(\d+)x(\d+)", text)
     if tokens is not None and len(shape) == 3:
         prefix, height, width = int(tokens[1] or 0), int(tokens[2]), int(tokens[3])
         grid = coordinate(HEIGHT, height) + coordinate(WIDTH, width)
-        axis = (
-            (Atom("tokens", prefix + height * width, parts=((Atom("prefix", prefix),), grid)),) if prefix else grid
-        )
+        axis = (Atom("tokens", prefix + height * width, parts=((Atom("prefix", prefix),), grid)),) if prefix else grid
         return (batch, axis, plain("channel", shape[2]))
     windows = re.fullmatch(r"windows:(\d+)x(\d+)/(\d+)(?:-(\d+))?", text)
     if windows is not None and len(shape) == 3:

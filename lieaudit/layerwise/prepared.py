@@ -78,7 +78,7 @@ def _freeze(model: ir.Model, integers: Mapping[str, npt.NDArray[Any]]) -> None:
             if value.name not in integers or value.is_graph_output():
                 continue
             name = f"{value.name}.frozen"
-            constant = ir.Value(name=name, const_value=ir.tensor(integers[value.name], name=name))
+            constant = ir.Value(name=name, const_value=ir.tensor(integers[value.name or ""], name=name))
             constant.type, constant.shape = value.type, value.shape
             graph.register_initializer(constant)
             value.replace_all_uses_with(constant)

@@ -40,10 +40,10 @@ def reduce_rows(
     Parameters
     ----------
     lie
-        (n, G, \\*K), from an independent path.
+        (n, G, *K), from an independent path.
     action
         The symmetry on dense outputs; None where the output does not transform.
-    """  # noqa: D400, D401 - a list of what is kept follows
+    """  # noqa: D400 - a list of what is kept follows
     n, count = len(rows.value), len(generators)
     sources = list(rows.sources)
     extra = _head_rows(rows, head, generators, action)
@@ -51,9 +51,13 @@ def reduce_rows(
         sources.append(segments - 1)
     width = segments if segments <= GRAM_SEGMENTS else 0
     size = int(np.prod(rows.value.shape[1:]))
-    out = {
+    out: dict[str, npt.NDArray[np.float64]] = {
         name: np.zeros((n, count, segments)) for name in ("lee", "inner", "error", "subnetwork")
-    } | {"lie": np.zeros((n, count)), "residual": np.zeros((n, count)), "gram": np.zeros((1, count, width, width))}
+    } | {
+        "lie": np.zeros((n, count)),
+        "residual": np.zeros((n, count)),
+        "gram": np.zeros((1, count, width, width)),
+    }
     out["subnetwork"][...] = np.nan
     for g in range(count):
         vectors = head.differential(rows.value, rows.contributions[:, :, g]).reshape(n, len(rows.sources), size)
@@ -82,10 +86,8 @@ def reduce_rows(
     return out
 
 
-def _head_rows(
-    rows: Rows, head: Head, generators: Sequence[str], action: OutputAction | None
-) -> Float64Array | None:
-    """Give Dh(z)[X z] − X' h(z) of a pointwise function on a map, (n, G, \\*K): the head's own contribution."""
+def _head_rows(rows: Rows, head: Head, generators: Sequence[str], action: OutputAction | None) -> Float64Array | None:
+    """Give Dh(z)[X z] − X' h(z) of a pointwise function on a map, (n, G, *K): the head's own contribution."""
     if action is None or head.function == "identity":
         return None
     z = rows.value.astype(np.float64)

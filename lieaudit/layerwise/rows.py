@@ -18,11 +18,11 @@ class Rows:
     Attributes
     ----------
     value
-        z, float32 (n, \*K).
+        z, float32 (n, *K).
     sources
         Indices of the S segments.
     contributions
-        D z of each C_k, before the head: (n, S, G, \*K).
+        D z of each C_k, before the head: (n, S, G, *K).
     subnetwork
         ‖L h‖² / dim h at the end of each segment's stage, float64 (n, S, G); NaN where not measured.
     spreads

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from lieaudit.layerwise.atoms import Axes
 from lieaudit.layerwise.axes import Tracker
 from lieaudit.layerwise.commute import Prover
 from lieaudit.layerwise.groups import Groups
@@ -151,9 +150,7 @@ def _plan(nodes: Sequence[ir.Node], paths: Mapping[ir.Node, Path], tracker: Trac
     inputs = [
         v for n in nodes for v in n.inputs if v is not None and v in tracker.dependent and v.producer() not in inside
     ]
-    outputs = [
-        v for n in nodes for v in n.outputs if v.is_graph_output() or any(u not in inside for u, _ in v.uses())
-    ]
+    outputs = [v for n in nodes for v in n.outputs if v.is_graph_output() or any(u not in inside for u, _ in v.uses())]
     boundary = outputs[-1]
     return SegmentPlan(
         name=".".join(_common(nodes, paths)),
@@ -199,5 +196,3 @@ def _short(plan: SegmentPlan) -> str:
     """Give a word for a segment of several: its only op, or its kind."""
     ops = [op for op in plan.ops if op not in _GLUE]
     return ops[0] if len(ops) == 1 else plan.kind.replace(" ", "_")
-
-

@@ -84,10 +84,7 @@ def plan_stages(
         inputs = tuple(dict.fromkeys(v for i in part for v in segments[i].inputs if v.producer() not in inside))
         outputs = tuple(
             dict.fromkeys(
-                v
-                for node in nodes
-                for v in node.outputs
-                if v.is_graph_output() or _read_later(v, tracker, inside)
+                v for node in nodes for v in node.outputs if v.is_graph_output() or _read_later(v, tracker, inside)
             )
         )
         source = next((i for i in part if not commutes[i]), None)
