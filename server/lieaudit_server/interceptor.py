@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from lieaudit_server import identity, logs
-from lieaudit_server.errors import ServiceError, to_service_error, to_status
+from lieaudit_server.errors import ServiceError, invalid, to_service_error, to_status
 from lieaudit_server.identity import Authority
 from lieaudit_server.metrics import Metrics
 from lieaudit_server.tracing import Tracer
@@ -42,13 +43,14 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             return None
         method = handler_call_details.method
         metadata = dict(handler_call_details.invocation_metadata or ())
+        # Requests are parsed inside the call: after the caller is known, and with errors in one form.
+        parse = _parser(handler.request_deserializer, streaming=handler.request_streaming)
         if handler.response_streaming:
             inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
 
-            async def streaming(request: Any, context: Any) -> AsyncIterator[Any]:
+            async def streaming(raw: Any, context: Any) -> AsyncIterator[Any]:
                 async with _Call(self, method, metadata, context) as call:
-                    responses = inner(request, context)
-                    async for response in responses:
+                    async for response in inner(parse(raw), context):
                         yield response
                     call.code = "OK"
 
@@ -57,19 +59,19 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 if handler.request_streaming
                 else grpc.unary_stream_rpc_method_handler
             )
-            return make(streaming, handler.request_deserializer, handler.response_serializer)
+            return make(streaming, None, handler.response_serializer)
         inner = handler.stream_unary if handler.request_streaming else handler.unary_unary
 
-        async def single(request: Any, context: Any) -> Any:
+        async def single(raw: Any, context: Any) -> Any:
             async with _Call(self, method, metadata, context) as call:
-                response = await inner(request, context)
+                response = await inner(parse(raw), context)
                 call.code = "OK"
                 return response
 
         make = (
             grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
         )
-        return make(single, handler.request_deserializer, handler.response_serializer)
+        return make(single, None, handler.response_serializer)
 
     def begin(self, call: _Call) -> None:
         """Identify the caller."""
@@ -102,6 +104,20 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         level = logging.DEBUG if call.method.startswith(_UNLOGGED) else logging.INFO
         extra = {"method": call.method, "code": call.code, "seconds": round(seconds, 6), "owner": call.owner}
         _log.log(level, "call", extra=extra)
+
+
+def _parser(deserialize: Callable[[bytes], Any], *, streaming: bool) -> Callable[[Any], Any]:
+    def one(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError as problem:
+            raise invalid("request", "the request is not a message of lieaudit.v1", reason="UNREADABLE") from problem
+
+    async def many(stream: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        async for data in stream:
+            yield one(data)
+
+    return many if streaming else one
 
 
 @dataclasses.dataclass(slots=True)

@@ -166,7 +166,7 @@ def test_bad_models_are_refused_with_their_reason(service, kit, case):
 
 def test_a_truncated_model_is_refused(service, kit):
     data = kit.tiny_model(6)[:-40]
-    refused(kit, lambda: service.upload_model(data), "INVALID_ARGUMENT", "NOT_ONNX")
+    refused(kit, lambda: service.upload_model(data), "INVALID_ARGUMENT", "MODEL_TRUNCATED")
 
 
 def test_a_tar_with_external_data_is_accepted(service):
