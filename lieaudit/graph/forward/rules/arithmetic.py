@@ -137,7 +137,7 @@ def where(context: Context, node: ir.Node) -> Outputs:
         dtype=y.dtype,
     )
     assert condition is not None  # noqa: S101 - required input
-    dims = context.dims(condition)
+    dims = broadcast_dims((1,) * rank, context.dims(condition))
     for tangent in (left, right):
         dims = broadcast_dims(dims, tangent.dims if tangent is not None else ())
     # A constant branch may be larger than the condition and the moving branch.

@@ -1,0 +1,187 @@
+"""Shared by the forward-mode tests: one-op models, rewritten runs, and a float64 derivative that is not ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from lieaudit.graph.forward import Rewritten, measure_shapes, rewrite
+
+DIRECTIONS = 3
+
+
+@dataclass
+class Case:
+    """One op on random inputs. ``moving`` inputs get tangents, ``fixed`` ones are initializers."""
+
+    op: str
+    moving: dict[str, np.ndarray]
+    fixed: dict[str, np.ndarray] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict)
+    order: Sequence[str] | None = None
+    opset: int = 17
+    outputs: int = 1
+    domain: str = ""
+
+    def model(self) -> onnx.ModelProto:
+        """Give the float32 model; only the first output is one of the graph."""
+        names = list(self.order or [*self.moving, *self.fixed])
+        node = helper.make_node(
+            self.op, names, ["y", *(f"y{i}" for i in range(1, self.outputs))], domain=self.domain, **self.attributes
+        )
+        graph = helper.make_graph(
+            [node],
+            "case",
+            [
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape)
+                for name, array in self.moving.items()
+            ],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+            [numpy_helper.from_array(array, name) for name, array in self.fixed.items()],
+        )
+        imports = [helper.make_opsetid("", self.opset)]
+        if self.domain:
+            imports.append(helper.make_opsetid(self.domain, 1))
+        return helper.make_model(graph, opset_imports=imports, ir_version=8)
+
+
+def run(rewritten: Rewritten, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Run a rewritten graph on onnxruntime: values, then tangents."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        ir.to_proto(rewritten.model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return session.run([*rewritten.values_out, *rewritten.tangents_out], dict(feeds))
+
+
+def double(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Cast a float32 graph to float64: inputs, initializers, constants, casts."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for info in [*copy.graph.input, *copy.graph.output, *copy.graph.value_info]:
+        if info.type.tensor_type.elem_type == TensorProto.FLOAT:
+            info.type.tensor_type.elem_type = TensorProto.DOUBLE
+    for tensor in copy.graph.initializer:
+        _double_tensor(tensor)
+    for node in copy.graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.TENSOR:
+                _double_tensor(attribute.t)
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+                attribute.i = TensorProto.DOUBLE
+    return copy
+
+
+def _double_tensor(tensor: onnx.TensorProto) -> None:
+    if tensor.data_type == TensorProto.FLOAT:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+
+
+def derivative64(
+    proto: onnx.ModelProto, values: Mapping[str, np.ndarray], directions: Mapping[str, np.ndarray], step: float = 1e-6
+) -> np.ndarray:
+    """Differentiate in float64 by central differences on onnx's own reference evaluator: (D, *shape of output)."""
+    evaluator = ReferenceEvaluator(double(proto))
+    count = next(iter(directions.values())).shape[0]
+    rows = []
+    for d in range(count):
+        sides = [
+            np.asarray(
+                evaluator.run(
+                    None,
+                    {name: x.astype(np.float64) + sign * step * directions[name][d] for name, x in values.items()},
+                )[0],
+                np.float64,
+            )
+            for sign in (1, -1)
+        ]
+        rows.append((sides[0] - sides[1]) / (2 * step))
+    return np.stack(rows)
+
+
+def numpy_derivative(
+    function: Callable[..., np.ndarray], values: Mapping[str, np.ndarray], step: float = 1e-6
+) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
+    """Differentiate a numpy function of one input in float64, where onnx's reference lacks or misses the form."""
+    ((name, x),) = values.items()
+
+    def derivative(directions: Mapping[str, np.ndarray]) -> np.ndarray:
+        x64 = x.astype(np.float64)
+        return np.stack(
+            [(function(x64 + step * v) - function(x64 - step * v)) / (2 * step) for v in directions[name].astype(float)]
+        )
+
+    return derivative
+
+
+def error_of(case: Case, *, unroll: bool, reference: Callable[..., np.ndarray] | None = None) -> float:
+    """Give ‖dy − dy64‖ / ‖dy64‖ of the rewritten one-op graph, with all moving inputs along random directions."""
+    proto = case.model()
+    random = np.random.default_rng(7)
+    directions = {
+        name: random.standard_normal((DIRECTIONS, *array.shape)).astype(np.float32)
+        for name, array in case.moving.items()
+    }
+    model = ir.from_proto(proto)
+    measure_shapes(model, feeds=case.moving)
+    rewritten = rewrite(model, unroll=DIRECTIONS if unroll else None)
+    feeds = {**case.moving, **{f"{name}.tangent": rows for name, rows in directions.items()}}
+    _, made = run(rewritten, feeds)
+    if reference is None:
+        expected = derivative64(proto, case.moving, directions)
+    else:
+        expected = reference(directions)
+    assert made.shape == expected.shape
+    scale = np.linalg.norm(expected)
+    return float(np.linalg.norm(made - expected) / (scale if scale > 0 else 1.0))
+
+
+def exact(case: Case, reference: Callable[..., np.ndarray] | None = None, tolerance: float = 3e-6) -> None:
+    """Assert that both forms of the rewrite are exact to float32 rounding and use no inexact rule."""
+    model = ir.from_proto(case.model())
+    measure_shapes(model, feeds=case.moving)
+    rules = {(a.op, a.rule) for a in rewrite(model).applied if not a.exact}
+    assert not rules
+    for unroll in (False, True):
+        assert error_of(case, unroll=unroll, reference=reference) < tolerance
+
+
+@pytest.fixture(scope="session")
+def check_exact() -> Callable[..., None]:
+    """The whole check of one op: see `exact`."""
+    return exact
+
+
+@pytest.fixture(scope="session")
+def make_case() -> type[Case]:
+    """The description of one op."""
+    return Case
+
+
+@pytest.fixture(scope="session")
+def run_rewritten() -> Callable[[Rewritten, Mapping[str, np.ndarray]], list[np.ndarray]]:
+    """Runs a rewritten graph."""
+    return run
+
+
+@pytest.fixture(scope="session")
+def reference_derivative() -> Callable[..., np.ndarray]:
+    """Differentiates a graph in float64: see `derivative64`."""
+    return derivative64
+
+
+@pytest.fixture(scope="session")
+def of_numpy() -> Callable[..., Callable[..., np.ndarray]]:
+    """Reference derivative of a numpy function: see `numpy_derivative`."""
+    return numpy_derivative
