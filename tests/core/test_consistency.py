@@ -175,6 +175,23 @@ def test_rotation_does_not_count_frequencies_the_grid_cannot_hold():
     assert found.mse < 0.02 * np.mean(corner**2)
 
 
+def test_rotation_forgives_both_sides_what_the_grid_cannot_hold():
+    # a fixed pattern near the corner of the square: at 45° the rotated grid cannot hold it, so that nothing can be told
+    size = 48
+    x, y = pixel_grid(size, size)
+    pattern = (np.exp(-(x**2 + y**2) / 50) * np.cos(2 * np.pi * 0.42 * (x + y)))[None, None]
+
+    def at(degrees):
+        """A seed whose only angle is within 3° of so many, up to quarter turns."""
+        angles = (np.degrees(np.random.default_rng(s).uniform(0, 2 * np.pi, 1)[0]) % 90 for s in range(1000))
+        seed = next(s for s, angle in enumerate(angles) if abs(angle - degrees) < 3)
+        return eq_r(lambda _: pattern, pattern, spatial=True, dynamic_range=2, draws=1, seed=seed).mse
+
+    energy = float(np.mean(pattern**2))
+    assert at(45) < 0.05 * energy
+    assert at(8) > 0.5 * energy
+
+
 @pytest.mark.parametrize("metric", EVERY)
 def test_seeded(images, metric):
     def function(x):
