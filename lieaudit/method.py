@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lieaudit.derivatives.finite_difference import Calibration, FiniteDifference
+from lieaudit.derivatives.forward import ForwardDifferentiator
 from lieaudit.errors import UnsupportedOpError
 from lieaudit.progress import StageProgress
 from lieaudit.report import Skipped
@@ -48,8 +49,13 @@ class Method:
     checker: Differentiator | None = None
     calibration: Calibration | None = None
     skipped: tuple[Skipped, ...] = ()
-    fallback_ops: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def fallback_ops(self) -> Mapping[str, int]:
+        """Ops that ran elsewhere than on the provider asked for, and how many."""
+        checked = self.checker.fallback_ops if self.checker is not None else {}
+        return {**checked, **self.differentiator.fallback_ops}
 
     @property
     def rows_done(self) -> int:
@@ -80,29 +86,22 @@ def choose_method(
         As the sessions do.
     """
     spec = images.spec
-    skipped: tuple[Skipped, ...] = ()
     if spec.method == "torch":
         from lieaudit.torch import torch_method
 
         return torch_method(model, images, source, shards=shards, progress=progress)
-    if spec.method in {"forward", "auto"}:
-        try:
-            from lieaudit.derivatives.forward import ForwardDifferentiator
-
-            forward = ForwardDifferentiator(model, spec)
-        except (UnsupportedOpError, ModuleNotFoundError) as problem:
-            if spec.method == "forward":
-                raise
-            skipped = (Skipped("method.forward", str(problem)),)
-        else:
-            if spec.method == "forward":
-                return Method(forward, skipped=forward.skipped, fallback_ops=forward.fallback_ops)
-            checker = FiniteDifference(model, spec)
-            _calibrate(checker, images, shards, progress)
-            return Method(forward, checker, skipped=forward.skipped, fallback_ops=forward.fallback_ops)
+    if spec.method == "forward":
+        forward = ForwardDifferentiator(model, spec)
+        return Method(forward, skipped=forward.skipped)
     differences = FiniteDifference(model, spec)
     calibration = _calibrate(differences, images, shards, progress)
-    return Method(differences, calibration=calibration, skipped=skipped, fallback_ops=differences.fallback_ops)
+    if spec.method == "finite_difference":
+        return Method(differences, calibration=calibration)
+    try:
+        forward = ForwardDifferentiator(model, spec)
+    except UnsupportedOpError as problem:
+        return Method(differences, calibration=calibration, skipped=(Skipped("method.forward", str(problem)),))
+    return Method(forward, checker=differences, skipped=forward.skipped)
 
 
 def _calibrate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,12 +29,16 @@ class Derivatives:
         times `coverage`, is the error bar.
     coverage
         Factor that makes the norm of the spreads cover the true error on at least 95 % of images.
+    value_spreads
+        Estimates of the error of `value`, each shape (n, *K): behind a head that bends they are errors of its
+        differential too.
     """
 
     value: Float32Array | Float64Array
     tangent: Float64Array
     spreads: tuple[Float64Array, ...]
     coverage: float
+    value_spreads: tuple[Float64Array, ...] = ()
 
 
 class Differentiator(Protocol):
@@ -43,6 +48,11 @@ class Differentiator(Protocol):
     """
 
     method: str
+
+    @property
+    def fallback_ops(self) -> Mapping[str, int]:
+        """Ops that ran elsewhere than on the provider asked for, and how many."""
+        ...
 
     @property
     def rows_done(self) -> int:

@@ -165,7 +165,6 @@ def torch_method(
         TorchDifferentiator(function, batch=batch),
         check.differentiator,
         skipped=onnx_skipped,
-        fallback_ops=check.fallback_ops,
         notes=(note,),
     )
 
