@@ -90,7 +90,8 @@ class ForwardDifferentiator:
         """Differentiate at ``images`` (n, C, H, W) along ``directions`` (n, D, C, H, W); ``first`` plays no part."""
         del first
         value, tangent = self._evaluate(images, directions)
-        return Derivatives(value, tangent, (self._spread(images, directions, tangent),), _COVERAGE)
+        spread, value_spread = self._spread(images, directions, value, tangent)
+        return Derivatives(value, tangent, (spread,), _COVERAGE, (value_spread,))
 
     def close(self) -> None:
         """Free the sessions."""
@@ -119,8 +120,10 @@ class ForwardDifferentiator:
                 self.rows_done += len(z) * (1 + some.stop - some.start)
         return value, tangent
 
-    def _spread(self, images: Float32Array, directions: Float32Array, tangent: Float64Array) -> Float64Array:
-        """Measure the rounding error of the tangents on a few images, and scale it to the others.
+    def _spread(
+        self, images: Float32Array, directions: Float32Array, value: Float32Array, tangent: Float64Array
+    ) -> tuple[Float64Array, Float64Array]:
+        """Measure the rounding error of tangents and values on a few images, and scale it to the others.
 
         The images are moved by one unit in the last place, up or down at random, and the directions rescaled: the
         exact derivative moves by nothing that float32 could tell, so what changes is rounding. Images that were
@@ -131,8 +134,8 @@ class ForwardDifferentiator:
         random = np.random.default_rng(0)
         towards = np.where(random.random(images[chosen].shape) < 0.5, -np.inf, np.inf).astype(np.float32)
         moved = np.nextafter(images[chosen], towards)
-        again = self._evaluate(moved, directions[chosen] * np.float32(_RESCALE))[1] / np.float64(np.float32(_RESCALE))
-        difference = again - tangent[chosen]
+        value_again, again = self._evaluate(moved, directions[chosen] * np.float32(_RESCALE))
+        difference = again / np.float64(np.float32(_RESCALE)) - tangent[chosen]
         axes = tuple(range(2, tangent.ndim))
         norms = np.sqrt(np.sum(tangent**2, axis=axes))
         errors = np.sqrt(np.sum(difference**2, axis=axes))
@@ -143,7 +146,12 @@ class ForwardDifferentiator:
             unit = difference[worst, d] / (norms[chosen[worst], d] or 1.0)
             spread[:, d] = unit * norms[:, d].reshape(-1, *[1] * unit.ndim)
         spread[chosen] = difference
-        return spread
+        # Values of all images are of one size: the worst measured error stands for those not measured.
+        value_difference = value_again.astype(np.float64) - value[chosen]
+        largest = np.argmax(np.abs(value_difference).reshape(len(chosen), -1).max(axis=1))
+        value_spread = np.repeat(value_difference[largest][None], count, axis=0)
+        value_spread[chosen] = value_difference
+        return spread, value_spread
 
     def _plan(self, directions: int) -> _Plan:
         """Choose the chunks: all directions at once if one image fits so, else as many as fit, evenly."""

@@ -56,6 +56,17 @@ class Head:
             return np.asarray(p * (1.0 - p) * dz)
         return dz
 
+    def curvature(self, z: npt.NDArray[Any], dz: npt.NDArray[Any], error: npt.NDArray[Any]) -> Float64Array:
+        """Give D²h(z)[error, dz]: how an error of the raw outputs, (n, *K), moves Dh(z)[dz] of tangents (n, D, *K)."""
+        dz, error = np.asarray(dz, np.float64), np.asarray(error, np.float64)[:, None]
+        p = self.value(z)[:, None]
+        if self.function == "softmax":
+            pushed = (error - (p * error).sum(axis=2, keepdims=True)) * (dz - (p * dz).sum(axis=2, keepdims=True))
+            return np.asarray(p * (pushed - (p * pushed).sum(axis=2, keepdims=True)))
+        if self.function == "sigmoid":
+            return np.asarray(p * (1.0 - p) * (1.0 - 2.0 * p) * error * dz)
+        return np.zeros_like(dz)
+
 
 def _softmax(z: Float64Array, axis: int) -> Float64Array:
     e = np.exp(z - z.max(axis=axis, keepdims=True))

@@ -77,6 +77,9 @@ def _error(derivatives: Derivatives, head: Head) -> Float64Array:
     for spread in derivatives.spreads:
         pushed = head.differential(derivatives.value, spread)
         squares += np.sum(pushed.reshape(*squares.shape, -1) ** 2, axis=2)
+    for error in derivatives.value_spreads:
+        bent = head.curvature(derivatives.value, derivatives.tangent, error)
+        squares += np.sum(bent.reshape(*squares.shape, -1) ** 2, axis=2)
     return np.asarray(derivatives.coverage * np.sqrt(squares))
 
 

@@ -174,8 +174,8 @@ class TorchDifferentiator:
 _TINY = float(np.finfo(np.float64).tiny)
 
 _PATTERNS = 4
-"""Random directions an error of known norm is spread over. A head may look at one direction only (two classes on a
-confident image); with four of them 95 % of such errors lie within `COVERAGE` (Student's t with 4 degrees of freedom)."""
+"""Random directions an error of known norm is spread over. A head may look at one direction only (two classes of a
+confident image); with four, 95 % of such errors lie within `COVERAGE` (Student's t with 4 degrees of freedom)."""
 
 
 def _patterns(norms: Float64Array, shape: tuple[int, ...]) -> tuple[Float64Array, ...]:
