@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lieaudit.errors import ModelError
-from lieaudit.symmetries import tangents
+from lieaudit.symmetries import get_generator, tangents
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ class OutputAction:
             maps, generators, interpolation=self.interpolation, padding=self.padding, convention=self.convention
         )
         for g, generator in enumerate(generators):
-            if generator == "brightness":
+            if not get_generator(generator).spatial:
                 moved[:, g] = 0.0
         return np.asarray(moved, np.float64)
 
