@@ -97,6 +97,11 @@ def write_tokens(path: Path, tokens: list[Token]) -> None:
     aside.replace(path)
 
 
+def is_public(method: str) -> bool:
+    """Whether anybody may call ``/package.Service/Method``: health checks and reflection, which tell nothing."""
+    return method.startswith(_PUBLIC_PREFIXES)
+
+
 class Authority:
     """Finds out who calls: by bearer token, by client certificate, or the local user where neither is set up."""
 
@@ -123,8 +128,6 @@ class Authority:
 
     def authorize(self, method: str, metadata: Mapping[str, Any], auth_context: Mapping[str, Any]) -> Identity:
         """Identify the caller of ``/package.Service/Method`` and check the scope. Raises `ServiceError`."""
-        if method.startswith(_PUBLIC_PREFIXES):
-            return Identity("", "read")
         identity = self.identify(metadata, auth_context)
         name = method.rpartition("/")[2]
         if name in _NEEDS_AUDIT and SCOPES.index(identity.scope) < SCOPES.index("audit"):

@@ -1,4 +1,4 @@
-"""Around every call: a request id, the caller's identity, the log line, the metrics, and errors in one form."""
+"""Around every call of ours: a request id, the caller's identity, the log line, the metrics, and errors in one form."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from lieaudit_server.tracing import Tracer
 
 _log = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
-_UNLOGGED = "/grpc.health.v1."
 
 
 class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
@@ -39,9 +38,9 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
         """Give the wrapped handler."""
         handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
         method = handler_call_details.method
+        if handler is None or identity.is_public(method):
+            return handler
         metadata = dict(handler_call_details.invocation_metadata or ())
         # Requests are parsed inside the call: after the caller is known, and with errors in one form.
         parse = _parser(handler.request_deserializer, streaming=handler.request_streaming)
@@ -101,9 +100,8 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self._metrics.rpcs.labels(name, call.code).inc()
         self._metrics.rpc_seconds.labels(name).observe(seconds)
         self._tracer.end(call.span, call.code)
-        level = logging.DEBUG if call.method.startswith(_UNLOGGED) else logging.INFO
         extra = {"method": call.method, "code": call.code, "seconds": round(seconds, 6), "owner": call.owner}
-        _log.log(level, "call", extra=extra)
+        _log.info("call", extra=extra)
 
 
 def _parser(deserialize: Callable[[bytes], Any], *, streaming: bool) -> Callable[[Any], Any]:
