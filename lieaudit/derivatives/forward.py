@@ -127,7 +127,8 @@ class ForwardDifferentiator:
 
         The images are moved by one unit in the last place, up or down at random, and the directions rescaled: the
         exact derivative moves by nothing that float32 could tell, so what changes is rounding. Images that were
-        not measured get the worst measured pattern of their direction, at their own scale.
+        not measured get the worst measured pattern of their direction, at their own scale or, where a small
+        derivative is what a cancellation left over, at the typical one.
         """
         count = len(images)
         chosen = np.unique(np.linspace(0, count - 1, max(1, count // _CHECKED_SHARE)).astype(int))
@@ -140,11 +141,12 @@ class ForwardDifferentiator:
         norms = np.sqrt(np.sum(tangent**2, axis=axes))
         errors = np.sqrt(np.sum(difference**2, axis=axes))
         relative = errors / np.where(norms[chosen] > 0, norms[chosen], 1.0)
+        scales = np.maximum(norms, np.median(norms, axis=0))
         spread = np.empty_like(tangent)
         for d in range(tangent.shape[1]):
             worst = int(np.argmax(relative[:, d]))
             unit = difference[worst, d] / (norms[chosen[worst], d] or 1.0)
-            spread[:, d] = unit * norms[:, d].reshape(-1, *[1] * unit.ndim)
+            spread[:, d] = unit * scales[:, d].reshape(-1, *[1] * unit.ndim)
         spread[chosen] = difference
         # Values of all images are of one size: the worst measured error stands for those not measured.
         value_difference = value_again.astype(np.float64) - value[chosen]
