@@ -72,7 +72,9 @@ def test_the_reports_agree_with_a_float64_jacobian_vector_product(demo, digits_d
     net.load_state_dict({key: arrays[key] for key in net.state_dict()})
 
     raw = np.load(digits_dir / "digits.npz")["x"][..., 0].astype(np.float64) / 255
-    image = (raw - train.MEAN) / train.STD
+    # Rounded to float32 as the audited images are: forward mode's error bars are smaller than this rounding's effect.
+    image = ((raw - train.MEAN) / train.STD).astype(np.float32).astype(np.float64)
+    black = float(np.float32(-train.MEAN / train.STD))
     # The margin is black, so that a circular difference is the one at the border too.
     dx = (np.roll(image, -1, 2) - np.roll(image, 1, 2)) / 2
     dy = (np.roll(image, -1, 1) - np.roll(image, 1, 1)) / 2
@@ -87,17 +89,19 @@ def test_the_reports_agree_with_a_float64_jacobian_vector_product(demo, digits_d
         "stretch_x": x * dx,
         "stretch_y": y * dy,
         "hyperbolic_rotation": y * dx + x * dy,
-        "brightness": raw / train.STD,
+        "brightness": image - black,
     }
     primal = torch.from_numpy(image[:, None])
+    inside: list[bool] = []
     for generator, tangent in tangents.items():
         result = demo[1][name]["results"][generator]
         _, derivative = torch.func.jvp(
             lambda images: net(images).softmax(1), (primal,), (torch.from_numpy(tangent[:, None]),)
         )
         exact = derivative.square().mean(1).detach().numpy()
-        # The report's own bars: of the mean always, of single images at least 95 % of the time.
+        # The report's own bars: of every mean, and of at least 95 % of the single images' results.
         assert abs(result["lee"] - exact.mean()) <= result["error_bar"], generator
-        inside = np.abs(np.array(result["per_image"]) - exact) <= result["per_image_error"]
-        assert inside.mean() >= 0.95, generator
-        assert abs(result["lee"] / exact.mean() - 1) < 0.02, generator
+        inside += list(np.abs(np.array(result["per_image"]) - exact) <= result["per_image_error"])
+        # A bar that covers because it is wide says nothing: float32 rounding, 6e-8, grows by less than this in 8 nodes.
+        assert result["error_bar"] <= 1e-5 * result["lee"], generator
+    assert np.mean(inside) >= 0.95
