@@ -68,6 +68,7 @@ class Proxy:
         self.target = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.sent = 0  # bytes from clients that were passed on
         self.connections = 0
+        self.breaks = 0
         self.cut_after: int | None = None  # break the connection once so many more bytes were passed on
         self.silent = False  # take everything, pass nothing on
         self._lock = threading.Lock()
@@ -75,6 +76,7 @@ class Proxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def break_connections(self) -> None:
+        self.breaks += 1
         with self._lock:
             for one in self._open:
                 with contextlib.suppress(OSError):

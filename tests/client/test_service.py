@@ -22,9 +22,20 @@ SPEC = {"generators": ["rotation", "scale"], "method": "finite_difference", "boo
 LONG = SPEC | {"bootstrap": 100_000, "generators": []}
 
 
-def test_an_audit_end_to_end(client, files):
+@pytest.fixture(scope="module")
+def audited(server, tmp_path_factory, make_model, make_images):
+    """One audit: paths of model and images, the steps that were shown, the report."""
+    folder = tmp_path_factory.mktemp("audited")
+    files = folder / "tiny.onnx", folder / "noise.npz"
+    files[0].write_bytes(make_model())
+    files[1].write_bytes(make_images())
     steps = []
-    report = client.audit(*files, SPEC, progress=steps.append)
+    with Client(server.target) as client:
+        return files, steps, client.audit(*files, SPEC, progress=steps.append)
+
+
+def test_an_audit_end_to_end(client, audited):
+    files, steps, report = audited
     assert list(report.spec.generators) == SPEC["generators"]
     assert set(report.results) == set(SPEC["generators"])
     assert report.model.sha256 == hashlib.sha256(files[0].read_bytes()).hexdigest()
@@ -42,8 +53,8 @@ def test_an_audit_end_to_end(client, files):
     assert Report.from_dict(plain).to_dict() == plain
 
 
-def test_asyncio_gives_the_same_numbers(client, server, files):
-    expected = client.audit(*files, SPEC)
+def test_asyncio_gives_the_same_numbers(server, audited):
+    files, _, expected = audited
 
     async def main():
         steps = []
@@ -112,9 +123,8 @@ def test_upload_progress_is_told_byte_by_byte(client, tmp_path, make_images):
     assert len(done) >= 4
 
 
-def test_watching_from_the_middle_and_after_the_end(client, files):
-    model, data = client.upload_model(files[0]), client.upload_dataset(files[1])
-    audit = client.create_audit(model.sha256, data.sha256, SPEC)
+def test_watching_from_the_middle_and_after_the_end(client, audited):
+    audit = client.get_audit(audited[1][-1].audit_id)
     events = list(client.watch(audit.id))
     assert events[-1].state == "succeeded"
     middle = events[len(events) // 2].sequence
@@ -210,8 +220,8 @@ def test_what_is_not_there(client):
 
 
 def test_lists_go_through_all_pages(client, make_model, monkeypatch):
-    monkeypatch.setattr(requests, "_PAGE", 2)
-    names = {client.upload_model(make_model(seed)).sha256 for seed in range(100, 103)}
+    monkeypatch.setattr(requests, "_PAGE", 1)
+    names = {client.upload_model(make_model(seed)).sha256 for seed in range(100, 102)}
     assert names <= {model.sha256 for model in client.models()}
     assert len(list(client.audits("succeeded"))) <= len(list(client.audits()))
 
@@ -266,8 +276,8 @@ def test_a_message_as_specification(client, files):
     assert set(client.audit(*files, spec).results) == {"brightness"}
 
 
-def test_policies_are_judged_by_the_service(client, files):
-    report = client.audit(*files, SPEC)
+def test_policies_are_judged_by_the_service(client, audited):
+    report = audited[2]
     with pytest.raises(InvalidInputError):
         client.evaluate(
             gate_pb2.EvaluateRequest(candidate=gate_pb2.ReportSource(report=report), policy_yaml="not: a policy")
