@@ -71,6 +71,7 @@ class Proxy:
         self.breaks = 0
         self.cut_after: int | None = None  # break the connection once so many more bytes were passed on
         self.silent = False  # take everything, pass nothing on
+        self.pause = 0.0  # seconds between pieces of 64 KiB: a line that is slower than the server
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         threading.Thread(target=self._accept, daemon=True).start()
@@ -114,6 +115,7 @@ class Proxy:
                     data = data[: self.cut_after]
                     self.cut_after -= len(data)
                 target.sendall(data)
+                time.sleep(self.pause if counted else 0)
                 self.sent += len(data) if counted else 0
                 if counted and self.cut_after == 0:
                     self.cut_after = None
