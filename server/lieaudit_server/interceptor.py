@@ -17,9 +17,10 @@ from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from lieaudit_server import identity, logs
-from lieaudit_server.errors import ServiceError, invalid, to_service_error, to_status
+from lieaudit_server.errors import ServiceError, invalid
 from lieaudit_server.identity import Authority
 from lieaudit_server.metrics import Metrics
+from lieaudit_server.status import to_service_error, to_status
 from lieaudit_server.tracing import Tracer
 
 _log = logging.getLogger(__name__)

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from lieaudit_server.config import Config
-from lieaudit_server.errors import ServiceError, scrubbed
+from lieaudit_server.errors import ServiceError
 from lieaudit_server.metrics import Metrics
 from lieaudit_server.scheduling import jobs
 from lieaudit_server.scheduling.fairness import order
 from lieaudit_server.scheduling.journal import Journal
 from lieaudit_server.scheduling.process import Outcome, Worker
 from lieaudit_server.scheduling.slots import Slot, Slots
+from lieaudit_server.status import scrubbed
 from lieaudit_server.store import audits, resources
 from lieaudit_server.store.audits import Audit, Failure
 from lieaudit_server.store.database import Database
