@@ -79,6 +79,7 @@ class Fields:
         self.path = path
         self.problems = problems
         self.entries: dict[str, yaml.Node] = {}
+        self._misspelt: set[str] = set()
         if not isinstance(node, yaml.MappingNode):
             self._add(node, path, "must be a mapping (`name: value` lines)")
             return
@@ -89,6 +90,7 @@ class Fields:
                 self._add(key, where, "is given twice", "keep one")
             elif name not in known:
                 self._add(key, where, "no such field", suggestion(name, known))
+                self._misspelt.update(_close(name, known))
             else:
                 self.entries[name] = value
 
@@ -107,9 +109,9 @@ class Fields:
         return line_of(self.entries.get(name, self.node))
 
     def require(self, *names: str) -> None:
-        """Add a problem for each field that is absent."""
+        """Add a problem for each field that is absent, unless a misspelt one was told already."""
         for name in names:
-            if name not in self.entries:
+            if name not in self.entries and name not in self._misspelt:
                 self._add(self.node, self._where(name), "is missing")
 
     def text(self, name: str, default: str = "", pattern: str = "", rule: str = "") -> str:
@@ -215,10 +217,14 @@ class Fields:
 def suggestion(name: str, known: Iterable[str], *, listed: bool = True) -> str:
     """Say which known name was probably meant, or list them."""
     names = list(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    close = _close(name, names)
     if close:
         return f"did you mean {close[0]!r}?"
     return f"known: {', '.join(names)}" if listed else ""
+
+
+def _close(name: str, known: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
 
 
 def _scalar(node: yaml.Node) -> object:
