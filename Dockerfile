@@ -31,7 +31,8 @@ LABEL org.opencontainers.image.title="lieaudit-server" \
       org.opencontainers.image.description="Audits image models for equivariance, over gRPC" \
       org.opencontainers.image.licenses="Apache-2.0"
 RUN useradd --uid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin lieaudit \
- && install -d -o 10001 -g 10001 -m 0700 /data
+ && install -d -o 10001 -g 10001 -m 0700 /data \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /usr/share/doc/* /usr/share/man/* /usr/share/locale/*
 COPY --from=build /opt/lieaudit /opt/lieaudit
 ENV PATH=/opt/lieaudit/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
