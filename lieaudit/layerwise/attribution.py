@@ -175,7 +175,7 @@ class Attributor:
         directions
             X x, (n, G, C, H, W).
         lie
-            L F of the same images by an independent path, float64 (n, G, *K): what the contributions must add up to.
+            L F of the same images as the audit measured it, float64 (n, G, *K).
         progress
             Called with the number of images after each batch.
 
@@ -226,7 +226,7 @@ def attribute_layers(
     images
         Its images and spec; ``spec.layerwise`` gives the level.
     differentiator
-        The audit's own method: its L F is what the contributions have to add up to.
+        The audit's own method; its L F is compared with what was decomposed.
     shards, progress
         As of `lieaudit.audit`; progress counts images, once per pass.
 

@@ -135,6 +135,7 @@ class Chain:
             value=z.value,
             sources=sources,
             contributions=by_image[:, 2 : 2 + len(sources)],
+            total=by_image[:, 0],
             subnetwork=np.stack([subnetwork[s] for s in sources], axis=1)
             if sources
             else np.zeros((len(images), 0, count)),

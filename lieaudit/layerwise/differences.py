@@ -130,6 +130,7 @@ class DifferenceChain:
             value=value,
             sources=self.sources,
             contributions=contributions,
+            total=None,
             subnetwork=np.full((len(images), len(self.sources), len(self.generators)), np.nan),
             spreads=(contributions - found[:, :, :, 1], 2 * asymmetry[:, :, :, 1] - asymmetry[:, :, :, 0]),
             coverage=_COVERAGE,

@@ -33,20 +33,26 @@ def reduce_rows(
 
     ``lee`` (n, G, S) ‖C_k‖²/K; ``inner`` (n, G, S) ⟨C_k, L F⟩; ``error`` (n, G, S) bound on the error of ``lee``;
     ``subnetwork`` (n, G, S), NaN where not measured; ``lie`` (n, G) ‖L F‖²; ``residual`` (n, G) ‖Σ C_k − L F‖²;
-    ``gram`` (1, G, S, S) Σ over images of ⟨C_a, C_b⟩, empty beyond `GRAM_SEGMENTS`; ``size`` (n,) K.
+    ``drift`` (n, G) ‖L F − L F of the audit‖²; ``gram`` (1, G, S, S) Σ over images of ⟨C_a, C_b⟩, empty beyond
+    `GRAM_SEGMENTS`; ``size`` (n,) K.
 
-    Without an error estimate of its own, every contribution is taken to be as wrong as their sum: ‖Σ C_k − L F‖.
+    L F is the derivative that went through the same sessions uncut, where there is one, else the audit's. The audit's
+    own may differ by more than rounding, without a fault in either: where a unit of a ReLU lies within rounding of its
+    kink, two sessions with another order of sums may take different sides.
+
+    Without an error estimate of its own, every contribution is taken to be as wrong as their sum and as the drift.
 
     Parameters
     ----------
     lie
-        (n, G, *K), from an independent path.
+        The audit's L F, (n, G, *K).
     action
         The symmetry on dense outputs; None where the output does not transform.
     """  # noqa: D400 - a list of what is kept follows
     n, count = len(rows.value), len(generators)
     sources = list(rows.sources)
     extra = _head_rows(rows, head, generators, action)
+    own = None if rows.total is None else _lie(rows.value, rows.total, head, generators, action)
     if extra is not None:
         sources.append(segments - 1)
     width = segments if segments <= GRAM_SEGMENTS else 0
@@ -56,6 +62,7 @@ def reduce_rows(
     } | {
         "lie": np.zeros((n, count)),
         "residual": np.zeros((n, count)),
+        "drift": np.zeros((n, count)),
         "gram": np.zeros((1, count, width, width)),
     }
     out["subnetwork"][...] = np.nan
@@ -63,7 +70,9 @@ def reduce_rows(
         vectors = head.differential(rows.value, rows.contributions[:, :, g]).reshape(n, len(rows.sources), size)
         if extra is not None:
             vectors = np.concatenate([vectors, extra[:, g].reshape(n, 1, size)], axis=1)
-        target = lie[:, g].reshape(n, size)
+        audited = lie[:, g].reshape(n, size)
+        target = audited if own is None else own[:, g].reshape(n, size)
+        out["drift"][:, g] = np.square(target - audited).sum(axis=1)
         squares = np.einsum("nsk,nsk->ns", vectors, vectors)
         residual = vectors.sum(axis=1) - target
         out["residual"][:, g] = np.einsum("nk,nk->n", residual, residual)
@@ -73,7 +82,8 @@ def reduce_rows(
         out["subnetwork"][:, g, list(rows.sources)] = rows.subnetwork[:, :, g]
         if width:
             out["gram"][np.ix_([0], [g], sources, sources)] = np.einsum("nak,nbk->ab", vectors, vectors, optimize=True)
-        wrong = np.broadcast_to(np.sqrt(out["residual"][:, g])[:, None], squares.shape).copy()
+        rounding = np.sqrt(out["residual"][:, g] + out["drift"][:, g])
+        wrong = np.broadcast_to(rounding[:, None], squares.shape).copy()
         if rows.spreads:
             parts = [
                 head.differential(rows.value, spread[:, :, g]).reshape(n, len(rows.sources), size)
@@ -92,6 +102,18 @@ def _head_rows(rows: Rows, head: Head, generators: Sequence[str], action: Output
         return None
     z = rows.value.astype(np.float64)
     return head.differential(z, action.tangents(z, generators)) - action.tangents(head.value(z), generators)
+
+
+def _lie(
+    value: npt.NDArray[np.float32],
+    total: npt.NDArray[np.float32],
+    head: Head,
+    generators: Sequence[str],
+    action: OutputAction | None,
+) -> Float64Array:
+    """Give L F = Dh(z)[D z[X x]] − X' F, float64 (n, G, *K)."""
+    pushed = head.differential(value, total)
+    return pushed if action is None else pushed - action.tangents(head.value(value), generators)
 
 
 def join(parts: Sequence[Arrays]) -> dict[str, npt.NDArray[np.generic]]:

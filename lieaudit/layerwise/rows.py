@@ -23,6 +23,9 @@ class Rows:
         Indices of the S segments.
     contributions
         D z of each C_k, before the head: (n, S, G, *K).
+    total
+        D z[X x] carried through the same sessions, (n, G, *K): what the contributions add up to, the action on the
+        output aside. None where it was not carried.
     subnetwork
         ‖L h‖² / dim h at the end of each segment's stage, float64 (n, S, G); NaN where not measured.
     spreads
@@ -34,6 +37,7 @@ class Rows:
     value: Float32Array
     sources: tuple[int, ...]
     contributions: Float32Array | Float64Array
+    total: Float32Array | None
     subnetwork: Float64Array
     spreads: tuple[Float64Array, ...] = ()
     coverage: float = 1.0

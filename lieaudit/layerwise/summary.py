@@ -24,6 +24,9 @@ Float64Array = npt.NDArray[np.float64]
 COMPLETE = {"forward": 1e-4, "finite_difference": 0.05}
 """Up to this ‖Σ C_k − L F‖ / ‖L F‖ a decomposition is complete: rounding, or the error of differences."""
 
+_DRIFT = 0.05
+"""Beyond this the sessions of the decomposition and of the audit do not measure the same derivative."""
+
 _DEPTHS = 10
 _CANCELLATIONS = 5
 
@@ -87,7 +90,8 @@ def _one(
                 subnetwork=None if math.isnan(subnetwork[k]) else float(subnetwork[k]),
             )
         )
-    reasons = _reasons(lie, residual, method, generator, error, lee)
+    drift = float(np.mean(arrays["drift"][:, g]))
+    reasons = _reasons(lie, residual, drift, method, generator, error, lee)
     return Layerwise(
         segments=tuple(segments),
         completeness=_ratio(residual, lie),
@@ -107,7 +111,13 @@ def _ratio(residual: float, lie: float) -> float:
 
 
 def _reasons(
-    lie: float, residual: float, method: str, generator: str, error: Float64Array, lee: Float64Array
+    lie: float,
+    residual: float,
+    drift: float,
+    method: str,
+    generator: str,
+    error: Float64Array,
+    lee: Float64Array,
 ) -> tuple[str, ...]:
     if lie == 0:
         return (f"L F of {generator} is zero on these images: shares are not defined",)
@@ -117,6 +127,8 @@ def _reasons(
         reasons.append(
             f"the contributions add up to L F only within {complete:.2g} of its norm (limit {COMPLETE[method]:.0e})"
         )
+    if _ratio(drift, lie) > _DRIFT:
+        reasons.append(f"the L F that was decomposed differs from the audit's by {_ratio(drift, lie):.2g} of its norm")
     if method == "finite_difference" and error.mean(axis=0).sum() > lee.mean(axis=0).sum():
         reasons.append("the contributions' error bars are wider than the contributions")
     return tuple(reasons)
