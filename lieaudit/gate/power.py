@@ -53,8 +53,9 @@ def sample_size(deviation: float, distance: float, tail: float, power: float = P
     """Give the images n for which an effect ``distance`` beyond the limit is found with probability ``power``.
 
     ``deviation`` is the standard deviation of one image's contribution (the standard error times √n), on the same
-    scale; ``tail`` the one-sided level: n = ((z_{1−tail} + z_power)·deviation / distance)².
+    scale; ``tail`` the one-sided level: n = ((z_{1−tail} + z_power)·deviation / distance)² + z²_{1−tail} / 2, where the
+    last term is Guenther's (1981) for a spread that is estimated from the same images.
     """
     normal = NormalDist()
-    level = normal.inv_cdf(1 - tail) + normal.inv_cdf(power)
-    return math.ceil((level * deviation / distance) ** 2)
+    z = normal.inv_cdf(1 - tail)
+    return math.ceil(((z + normal.inv_cdf(power)) * deviation / distance) ** 2 + z**2 / 2)
