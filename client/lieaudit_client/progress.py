@@ -16,7 +16,7 @@ class Progress:
         ``upload`` while a file is sent, then what the service reports: ``queued``, ``load``, ``calibrate``, ``audit``,
         ``layerwise``, ``crosscheck``, ``statistics``, at last ``succeeded``, ``failed`` or ``cancelled``.
     done, total
-        Bytes in stage ``upload``, else images (segments in stage ``layerwise``); total is 0 where it is not known.
+        Bytes in stage ``upload``, else images; total is 0 where it is not known.
     rate
         Images per second; 0 where it is not known.
     message

@@ -106,6 +106,5 @@ def _amount(step: Progress) -> str:
         return ""
     if step.stage == "upload":
         return f"{step.done / 2**20:.1f}/{step.total / 2**20:.1f} MiB"
-    unit = "segments" if step.stage == "layerwise" else "images"
     rate = f", {step.rate:.3g}/s" if step.rate else ""
-    return f"{step.done}/{step.total} {unit}{rate}"
+    return f"{step.done}/{step.total} images{rate}"

@@ -33,8 +33,8 @@ def report_view(report: report_pb2.Report) -> Iterable[RenderableType]:
     """Give the whole text view of a report."""
     yield from _head(report)
     yield _generators(report)
-    for generator, layers in report.layerwise.items():
-        yield _layers(generator, layers)
+    for generator in _in_order(report, report.layerwise):
+        yield from _layers(generator, report.layerwise[generator])
     missing = _Missing(report)
     if missing.reasons:
         yield _bullets("not measured", missing.lines())
@@ -63,8 +63,11 @@ def inspection_view(inspection: model_pb2.Inspection, *, layers: bool) -> Iterab
     yield facts
     if inspection.notes:
         yield _bullets("notes", inspection.notes)
+    exact = percent(inspection.exact_share)
+    yield Text(f"\nforward mode: {exact} of the nodes that carry a tangent are differentiated exactly")
     yield _coverage(inspection)
     if layers:
+        yield Text("modules")
         yield _module_tree(inspection.layers)
 
 
@@ -115,8 +118,7 @@ def _generators(report: report_pb2.Report) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("method")
     table.add_column("status")
-    asked = [*report.spec.generators, *sorted(set(report.results) - set(report.spec.generators))]
-    for name in asked:
+    for name in dict.fromkeys([*report.spec.generators, *_in_order(report, report.results)]):
         path = f"results.{name}"
         if name not in report.results:
             table.add_row(name, missing.cell(path))
@@ -144,10 +146,16 @@ def _method(result: report_pb2.GeneratorResult) -> str:
     return f"{name}, {word} {result.agreement.method.replace('_', ' ')}"
 
 
-def _layers(generator: str, layers: report_pb2.Layerwise) -> Table:
+def _in_order(report: report_pb2.Report, names: Iterable[str]) -> list[str]:
+    order = list(report.spec.generators)
+    return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
+
+
+def _layers(generator: str, layers: report_pb2.Layerwise) -> Iterable[RenderableType]:
     shown = sorted(layers.segments, key=lambda segment: -abs(segment.share))[:_LAYERS_SHOWN]
     title = f"{generator}, {layers.method}: {len(shown)} of {len(layers.segments)} segments by share of the error"
-    table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    yield Text(f"\n{title}")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("segment")
     table.add_column("kind")
     for name in ("share", "LEE", "norm", "error bar"):
@@ -162,15 +170,12 @@ def _layers(generator: str, layers: report_pb2.Layerwise) -> Table:
             f"±{number(segment.error_bar)}",
         )
     caption = f"completeness {number(layers.completeness)} (0: the contributions add up to the whole); {layers.status}"
-    table.caption = Text("; ".join([caption, *layers.reasons]))
-    table.caption_justify = "left"
-    return table
+    yield table
+    yield Text("; ".join([caption, *layers.reasons]))
 
 
 def _coverage(inspection: model_pb2.Inspection) -> Table:
-    exact = percent(inspection.exact_share)
-    title = Text(f"forward mode: {exact} of the nodes that carry a tangent are differentiated exactly")
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("op")
     table.add_column("count", justify="right")
     table.add_column("rule")
@@ -182,13 +187,13 @@ def _coverage(inspection: model_pb2.Inspection) -> Table:
 
 
 def _module_tree(layers: Sequence[model_pb2.LayerInfo]) -> Table:
-    table = Table(title="modules", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("module", "kind", "ops", "ends at", "layout"):
         table.add_column(name)
     for layer in layers:
         ops = ", ".join(layer.ops[:6]) + (", …" if len(layer.ops) > 6 else "")
         table.add_row(
-            Text("  " * max(0, layer.depth - 1) + layer.name),
+            Text(layer.name),
             layer.kind,
             Text(ops),
             Text(layer.boundary),
