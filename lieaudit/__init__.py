@@ -5,6 +5,7 @@
 ('translation_x', 'translation_y')
 """
 
+from lieaudit import _telemetry as _telemetry
 from lieaudit.audit import audit
 from lieaudit.errors import LieauditError
 from lieaudit.report import Report
