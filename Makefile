@@ -1,6 +1,7 @@
 # make demo   set everything up and run a real audit end to end (no torch)
 # make test   the whole test suite
 # make check  format, lint, types, drift of generated files
+# make torture  the long variants: 1000 kills of the server, 20 times the fuzzing
 # make proto  regenerate the gRPC code       make bench  timings, as ratios measured in one run
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 EDITABLE := -e './proto' -e '.[cpu]' -e './server[cpu]' -e './client'
 
-.PHONY: demo test check proto bench clean
+.PHONY: demo test check torture proto bench clean
 
 $(VENV)/.demo: pyproject.toml proto/pyproject.toml server/pyproject.toml client/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -30,6 +31,9 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+torture: $(VENV)/.test
+	LIEAUDIT_KILLS=1000 LIEAUDIT_FUZZ=20 $(BIN)/python -m pytest tests/server/test_kills.py tests/server/test_fuzz.py
 
 check: $(VENV)/.test $(VENV)-proto/.done
 	$(BIN)/ruff format --check .

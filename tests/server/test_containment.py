@@ -157,7 +157,7 @@ def test_a_worker_killed_once_is_started_again(hostile, kit, images):
 def test_no_secret_of_the_server_reaches_a_worker(hostile, kit, images):
     model = hostile.upload_model(kit.tiny_model(2), name="environment.onnx").sha256
     assert audit(hostile, kit, images, model).state == "failed"
-    assert "environment: []" in hostile.log()
+    assert "environment: [], telemetry 1" in hostile.log()
     assert "s3cret" not in hostile.log()
 
 

@@ -208,6 +208,7 @@ def environment(scratch: Path, threads: int) -> dict[str, str]:
         "MKL_NUM_THREADS": count,
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic sums on a GPU
         "PYTHONDONTWRITEBYTECODE": "1",
+        "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime would send usage data
     }
 
 

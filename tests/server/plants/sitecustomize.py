@@ -36,7 +36,7 @@ def _killed():
 
 def _leak_environment():
     secrets = [name for name in os.environ if "SECRET" in name or "TOKEN" in name]
-    raise OSError(f"environment: {secrets}")
+    raise OSError(f"environment: {secrets}, telemetry {os.environ.get('ORT_DISABLE_TELEMETRY')}")
 
 
 def _lie():
