@@ -73,6 +73,14 @@ class Images:
         """N, the number of images audited."""
         return min(self.dataset.count, self.spec.max_images or self.dataset.count)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the report's reader should know about the images."""
+        notes = self.dataset.notes
+        if self.dataset.dtype != "uint8" and "brightness" in self.spec.generators:
+            notes += ("brightness scales the float32 images as given: how they were normalised is not known",)
+        return notes
+
     def load(self, indices: Sequence[int]) -> Float32Array:
         """Give images (n, C, H, W)."""
         target, preprocessing = self.target, self.spec.preprocessing

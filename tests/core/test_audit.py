@@ -195,5 +195,11 @@ def test_brightness_acts_on_raw_intensities():
     report = lieaudit.audit(network(POOLED, 4), raw, spec)
     unnormalised = raw.mean(axis=(1, 2)) / 255 / np.array([0.2, 0.25, 0.3])
     exact = np.mean((unnormalised @ WEIGHT) ** 2, axis=1)
+    assert not any("brightness" in note for note in report.model.notes)
     # float32 images and weights
     assert np.allclose(report.results["brightness"].per_image, exact, rtol=1e-4)
+
+
+def test_brightness_of_normalised_images_is_said_to_act_on_them_as_given():
+    report = lieaudit.audit(network(CNN, 5), images(4), AuditSpec(generators=("brightness", "rotation")))
+    assert any("brightness" in note for note in report.model.notes)
