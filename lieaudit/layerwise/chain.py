@@ -25,7 +25,7 @@ from lieaudit.layerwise.emitter import Emitter
 from lieaudit.layerwise.layouts import Layout
 from lieaudit.layerwise.prepared import Prepared
 from lieaudit.layerwise.rows import Rows
-from lieaudit.layerwise.stages import Stage, boundary_layouts, cut_out, peak_bytes
+from lieaudit.layerwise.stages import Stage, boundary_layouts, cut_out, image_bytes, peak_bytes
 from lieaudit.runtime.session import Session
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
+
+_WORKSPACE = 4
+"""Tensors of a stage's widest size that a session holds at once, for each row."""
 
 _TOTAL, _ACTION = -2, -1
 """Row ids beside the indices of the segments that contribute."""
@@ -141,6 +144,20 @@ class Chain:
             else np.zeros((len(images), 0, count)),
         )
 
+    def _buffers(self, value: ir.Value, stage: Stage, ids: tuple[int, ...], n: int) -> _Live:
+        """Give room for an output and its rows, and for the zero rows that later readers will want behind them."""
+        shape = _shape(value, n)
+        own = len(stage.rows_out) + 2
+        capacity = max(own, self._capacity.get(value.name or "", 0))
+        make = np.zeros if capacity > own else np.empty
+        buffer = make((capacity * len(self.generators), *shape), np.float32)
+        return _Live(np.empty(shape, np.float32), ids, buffer)
+
+    def _rows_per_run(self, stage: Stage, n: int) -> int:
+        """How many rows a session takes at once, so that its own memory stays within half of the budget."""
+        widest = max(image_bytes(v) for v in (*stage.inputs, *stage.outputs)) * n
+        return max(1, self._budget // 2 // (_WORKSPACE * widest))
+
     def _run_stage(
         self,
         stage: Stage,
@@ -150,26 +167,19 @@ class Chain:
     ) -> Float64Array:
         count = len(self.generators)
         ids = (_TOTAL, _ACTION, *stage.rows_in)
-        feeds: dict[str, Float32Array] = {}
-        for value in stage.inputs:
-            name = value.name or ""
-            feeds[name] = live[name].value
-            feeds[f"{name}.tangent"] = _aligned(live[name], ids, count)
-        made: dict[str, _Live] = {}
-        targets: dict[str, npt.NDArray[np.float32]] = {}
-        for value in stage.outputs:
-            name = value.name or ""
-            shape = _shape(value, n)
-            own = len(stage.rows_out) + 2
-            capacity = max(own, self._capacity.get(name, 0))
-            make = np.zeros if capacity > own else np.empty
-            item = _Live(np.empty(shape, np.float32), (*ids,), make((capacity * count, *shape), np.float32))
-            made[name] = item
-            targets[name] = item.value
-            targets[f"{name}.tangent"] = item.buffer[: len(ids) * count]
-            if self._spatial[name]:
-                targets[f"{name}.action"] = np.empty((count, *shape), np.float32)
-        session.run_into(feeds, targets)
+        held = [live[v.name or ""] for v in stage.inputs]
+        rows_in = {f"{v.name}.tangent": _aligned(item, ids, count) for v, item in zip(stage.inputs, held, strict=True)}
+        values: dict[str, Float32Array] = {v.name or "": item.value for v, item in zip(stage.inputs, held, strict=True)}
+        made = {v.name or "": self._buffers(v, stage, ids, n) for v in stage.outputs}
+        targets = {name: item.value for name, item in made.items()}
+        for name in [name for name in made if self._spatial[name]]:
+            targets[f"{name}.action"] = np.empty((count, *made[name].value.shape), np.float32)
+        block = self._rows_per_run(stage, n)
+        for start in range(0, len(ids) * count, block):
+            stop = min(start + block, len(ids) * count)
+            feeds = values | {name: rows[start:stop] for name, rows in rows_in.items()}
+            wanted = {f"{name}.tangent": item.buffer[start:stop] for name, item in made.items()}
+            session.run_into(feeds, wanted | (targets if start == 0 else {}))
         measured = np.zeros((n, count))
         dims = 0
         for name, item in made.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import click
 from lieaudit_api.v1 import model_pb2, report_pb2
@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from lieaudit_client.formats.numbers import interval, number, percent, short
+from lieaudit_client.layerwise_view import layer_tree, layerwise_view
 
 _FILE_WIDTH = 160  # without a terminal nothing says how wide lines may be; a table row must not wrap
-_LAYERS_SHOWN = 10
 _PATHS_SHOWN = 3
 
 
@@ -34,7 +34,7 @@ def report_view(report: report_pb2.Report) -> Iterable[RenderableType]:
     yield from _head(report)
     yield _generators(report)
     for generator in _in_order(report, report.layerwise):
-        yield from _layers(generator, report.layerwise[generator])
+        yield from layerwise_view(generator, report.layerwise[generator])
     missing = _Missing(report)
     if missing.reasons:
         yield _bullets("not measured", missing.lines())
@@ -68,7 +68,7 @@ def inspection_view(inspection: model_pb2.Inspection, *, layers: bool) -> Iterab
     yield _coverage(inspection)
     if layers:
         yield Text("modules")
-        yield _module_tree(inspection.layers)
+        yield layer_tree(inspection.layers)
 
 
 def _head(report: report_pb2.Report) -> Iterable[RenderableType]:
@@ -151,29 +151,6 @@ def _in_order(report: report_pb2.Report, names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
-def _layers(generator: str, layers: report_pb2.Layerwise) -> Iterable[RenderableType]:
-    shown = sorted(layers.segments, key=lambda segment: -abs(segment.share))[:_LAYERS_SHOWN]
-    title = f"{generator}, {layers.method}: {len(shown)} of {len(layers.segments)} segments by share of the error"
-    yield Text(f"\n{title}")
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("segment")
-    table.add_column("kind")
-    for name in ("share", "LEE", "norm", "error bar"):
-        table.add_column(name, justify="right")
-    for segment in shown:
-        table.add_row(
-            Text(segment.name),
-            segment.kind,
-            percent(segment.share),
-            number(segment.lee),
-            number(segment.norm),
-            f"±{number(segment.error_bar)}",
-        )
-    caption = f"completeness {number(layers.completeness)} (0: the contributions add up to the whole); {layers.status}"
-    yield table
-    yield Text("; ".join([caption, *layers.reasons]))
-
-
 def _coverage(inspection: model_pb2.Inspection) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("op")
@@ -183,22 +160,6 @@ def _coverage(inspection: model_pb2.Inspection) -> Table:
     table.add_column("note")
     for op in sorted(inspection.ops, key=lambda entry: (entry.exact, -entry.count, entry.op)):
         table.add_row(op.op, str(op.count), Text(op.rule), "yes" if op.exact else "no", Text(op.note))
-    return table
-
-
-def _module_tree(layers: Sequence[model_pb2.LayerInfo]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("module", "kind", "ops", "ends at", "layout"):
-        table.add_column(name)
-    for layer in layers:
-        ops = ", ".join(layer.ops[:6]) + (", …" if len(layer.ops) > 6 else "")
-        table.add_row(
-            Text(layer.name),
-            layer.kind,
-            Text(ops),
-            Text(layer.boundary),
-            Text(layer.layout),
-        )
     return table
 
 
