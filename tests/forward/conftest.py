@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -185,3 +187,21 @@ def reference_derivative() -> Callable[..., np.ndarray]:
 def of_numpy() -> Callable[..., Callable[..., np.ndarray]]:
     """Reference derivative of a numpy function: see `numpy_derivative`."""
     return numpy_derivative
+
+
+def _zoo() -> Any:
+    path = Path(__file__).resolve().parents[2] / "bench" / "forward_zoo.py"
+    spec = importlib.util.spec_from_file_location("forward_zoo", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def zoo() -> Any:
+    """bench/forward_zoo.py: random-weight models of every family."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    return _zoo()
