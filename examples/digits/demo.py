@@ -1,7 +1,8 @@
 """Audit both digit classifiers through a real server, and show them side by side: what ``make demo`` runs.
 
 Starts the service in a process of its own, uploads both models and the images with the client library, audits all ten
-generators, prints one table and writes the reports to ``out/demo/``. Needs neither torch nor the network::
+generators, prints one table and writes the reports to ``out/demo/``. Then the gate: the augmented model may replace the
+plain one, and not the other way round. Needs neither torch nor the network::
 
     python examples/digits/demo.py [FOLDER FOR THE REPORTS]
 """
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from lieaudit_api.v1 import report_pb2
 from lieaudit_client import Client, Progress, dump_report
+from lieaudit_client.command import run
 from lieaudit_server.embedded import EmbeddedServer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -21,6 +23,7 @@ from rich.text import Text
 
 HERE = Path(__file__).resolve().parent
 DATA = HERE / "digits.npz"
+POLICY = HERE / "policy.yaml"
 MODELS = {"plain": HERE / "plain.onnx", "augmented": HERE / "augmented.onnx"}
 SPEC = {"preprocessing": "mean=0.15,std=0.3"}
 
@@ -101,6 +104,17 @@ def write_reports(reports: Reports, folder: Path) -> list[Path]:
     return paths
 
 
+def gate_both(target: str, folder: Path, console: Console) -> None:
+    """May one model replace the other? Each way, as a CI job would ask."""
+    for candidate, baseline in (("augmented", "plain"), ("plain", "augmented")):
+        page = folder / f"gate-{candidate}.html"
+        arguments = ["gate", str(folder / f"{candidate}.json"), "--baseline", str(folder / f"{baseline}.json")]
+        arguments += ["--policy", str(POLICY), "--server", target, "--html", str(page)]
+        console.print(f"\nmay {candidate} replace {baseline}? lieaudit {' '.join(arguments[:4])} …", soft_wrap=True)
+        code = run(arguments)
+        console.print(f"exit code {code}; page: {page}", soft_wrap=True)
+
+
 def main() -> None:
     """Run the demo."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("out/demo")
@@ -108,11 +122,12 @@ def main() -> None:
     with EmbeddedServer() as target, Client(target) as client:
         console.print(f"lieaudit server {client.server_info().version} is up, in a process of its own")
         reports = audit_both(client, console)
-    count = reports["plain"].data.count
-    console.print(f"\naccuracy on {count} held-out digits: {accuracies(reports)}. And when the digits move?\n")
-    console.print(side_by_side(reports))
-    for path in write_reports(reports, folder):
-        console.print(f"report: {path}")
+        count = reports["plain"].data.count
+        console.print(f"\naccuracy on {count} held-out digits: {accuracies(reports)}. And when the digits move?\n")
+        console.print(side_by_side(reports))
+        for path in write_reports(reports, folder):
+            console.print(f"report: {path}")
+        gate_both(target, folder, console)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,19 @@ def test_it_says_what_it_did_and_where_the_reports_are(demo):
         assert f"{reports['plain']['results'][generator]['lee']:.3g}" in output
 
 
+def test_the_gate_lets_the_augmented_model_replace_the_plain_one_and_not_the_reverse(demo):
+    output, _, folder = demo
+    forth, back = output.split("may plain replace augmented?")
+    assert "PASS: every rule is met" in forth
+    assert f"exit code 0; page: {folder / 'gate-augmented.html'}" in forth
+    assert "FAIL: at least one rule is broken" in back
+    assert f"exit code 1; page: {folder / 'gate-plain.html'}" in back
+    said = " ".join(back.split())
+    assert "no-worse: rotation: mean LEE is" in said
+    assert "which it exceeds" in said
+    assert "plain.onnx against augmented.onnx" in (folder / "gate-plain.html").read_text(encoding="utf-8")
+
+
 def test_training_on_moved_digits_lowers_what_it_was_trained_on(demo):
     """Separated intervals, not only smaller means."""
     _, reports, _ = demo
