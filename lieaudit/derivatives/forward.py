@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lieaudit.derivatives.base import Derivatives, Float32Array, Float64Array
+from lieaudit.derivatives.rounding import COVERAGE, patterns
 from lieaudit.errors import BudgetError
 from lieaudit.graph.forward.coverage import caveats
 from lieaudit.graph.forward.rewrite import Rewritten, rewrite
@@ -33,8 +34,8 @@ _CHECKED_SHARE = 16
 _RESCALE = 1.7
 """Factor of the directions in that second pass: not a power of two, so that every product rounds differently."""
 
-_COVERAGE = 3.0
-"""Error bar over the norm of the spread; tests/forward/test_differentiator.py checks it against float64."""
+_COVERAGE = 2 * COVERAGE
+"""Twice that of a method which redraws every image: one in `_CHECKED_SHARE` stands for all, which differ by factors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +91,10 @@ class ForwardDifferentiator:
         """Differentiate at ``images`` (n, C, H, W) along ``directions`` (n, D, C, H, W); ``first`` plays no part."""
         del first
         value, tangent = self._evaluate(images, directions)
-        spread, value_spread = self._spread(images, directions, value, tangent)
-        return Derivatives(value, tangent, (spread,), _COVERAGE, (value_spread,))
+        value_errors, errors = self._errors(images, directions, value, tangent)
+        return Derivatives(
+            value, tangent, patterns(errors, tangent.shape), _COVERAGE, patterns(value_errors, value.shape)
+        )
 
     def close(self) -> None:
         """Free the sessions."""
@@ -120,15 +123,15 @@ class ForwardDifferentiator:
                 self.rows_done += len(z) * (1 + some.stop - some.start)
         return value, tangent
 
-    def _spread(
+    def _errors(
         self, images: Float32Array, directions: Float32Array, value: Float32Array, tangent: Float64Array
     ) -> tuple[Float64Array, Float64Array]:
-        """Measure the rounding error of tangents and values on a few images, and scale it to the others.
+        """Measure the rounding error of values (n,) and tangents (n, D) on a few images, and scale it to the others.
 
         The images are moved by one unit in the last place, up or down at random, and the directions rescaled: the
-        exact derivative moves by nothing that float32 could tell, so what changes is rounding. Images that were
-        not measured get the worst measured pattern of their direction, at their own scale or, where a small
-        derivative is what a cancellation left over, at the typical one.
+        exact derivative moves by nothing that float32 could tell, so what changes is rounding. Images that were not
+        measured get the worst measured relative error of their direction, of their own derivative or, where a small
+        one is what a cancellation left over, of the typical one.
         """
         count = len(images)
         chosen = np.unique(np.linspace(0, count - 1, max(1, count // _CHECKED_SHARE)).astype(int))
@@ -137,23 +140,15 @@ class ForwardDifferentiator:
         moved = np.nextafter(images[chosen], towards)
         value_again, again = self._evaluate(moved, directions[chosen] * np.float32(_RESCALE))
         difference = again / np.float64(np.float32(_RESCALE)) - tangent[chosen]
-        axes = tuple(range(2, tangent.ndim))
-        norms = np.sqrt(np.sum(tangent**2, axis=axes))
-        errors = np.sqrt(np.sum(difference**2, axis=axes))
-        relative = errors / np.where(norms[chosen] > 0, norms[chosen], 1.0)
-        scales = np.maximum(norms, np.median(norms, axis=0))
-        spread = np.empty_like(tangent)
-        for d in range(tangent.shape[1]):
-            worst = int(np.argmax(relative[:, d]))
-            unit = difference[worst, d] / (norms[chosen[worst], d] or 1.0)
-            spread[:, d] = unit * scales[:, d].reshape(-1, *[1] * unit.ndim)
-        spread[chosen] = difference
-        # Values of all images are of one size: the worst measured error stands for those not measured.
-        value_difference = value_again.astype(np.float64) - value[chosen]
-        largest = np.argmax(np.abs(value_difference).reshape(len(chosen), -1).max(axis=1))
-        value_spread = np.repeat(value_difference[largest][None], count, axis=0)
-        value_spread[chosen] = value_difference
-        return spread, value_spread
+        norms = np.linalg.norm(tangent.reshape(*tangent.shape[:2], -1), axis=2)
+        measured = np.linalg.norm(difference.reshape(*difference.shape[:2], -1), axis=2)
+        relative = measured / np.where(norms[chosen] > 0, norms[chosen], 1.0)
+        errors = np.maximum(norms, np.median(norms, axis=0)) * relative.max(axis=0)
+        errors[chosen] = measured
+        # Values of all images are of one size: their mean square knows more than each alone.
+        value_difference = (value_again.astype(np.float64) - value[chosen]).reshape(len(chosen), -1)
+        pooled = np.sqrt(np.mean(np.sum(value_difference**2, axis=1)))
+        return np.full(count, pooled), errors
 
     def _plan(self, directions: int) -> _Plan:
         """Choose the chunks: all directions at once if one image fits so, else as many as fit, evenly."""

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lieaudit.derivatives.rounding import COVERAGE
 from lieaudit.errors import DataError, SourceError
 from lieaudit.metrics.head import Float64Array, Head
 from lieaudit.metrics.lee import OutputAction
@@ -27,7 +28,7 @@ from lieaudit.torch.action import Action
 from lieaudit.torch.conjugation import Conjugation, ModuleMap, map_modules
 from lieaudit.torch.function import SourceFunction
 from lieaudit.torch.head import module_head
-from lieaudit.torch.jvp import COVERAGE, Pushforward, jittered
+from lieaudit.torch.jvp import Pushforward, jittered
 from lieaudit.torch.layouts import feature_map
 
 OWN = "own operations"

@@ -13,11 +13,9 @@ import numpy as np
 import torch
 
 from lieaudit.derivatives.base import Derivatives, Float32Array, Float64Array
+from lieaudit.derivatives.rounding import COVERAGE, patterns
 from lieaudit.errors import LieauditError, SourceError
 from lieaudit.torch.function import SourceFunction, batches, first_line
-
-COVERAGE = 3.0
-"""Ratio of the error bar to the root mean square of redrawn rounding errors."""
 
 _DIRECTION = float(np.finfo(np.float32).eps) / 2
 """Directions arrive in float32, rounded to so much, whatever the module is differentiated in."""
@@ -137,9 +135,9 @@ class TorchDifferentiator:
         return Derivatives(
             value=value.cpu().numpy(),
             tangent=tangent.double().cpu().numpy(),
-            spreads=_patterns(error, tuple(tangent.shape)),
+            spreads=patterns(error, tuple(tangent.shape)),
             coverage=COVERAGE,
-            value_spreads=_patterns(value_error, tuple(value.shape)),
+            value_spreads=patterns(value_error, tuple(value.shape)),
         )
 
     def _differentiate(self, x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -172,22 +170,6 @@ class TorchDifferentiator:
 
 
 _TINY = float(np.finfo(np.float64).tiny)
-
-_PATTERNS = 4
-"""Random directions an error of known norm is spread over. A head may look at one direction only (two classes of a
-confident image); with four, 95 % of such errors lie within `COVERAGE` (Student's t with 4 degrees of freedom)."""
-
-
-def _patterns(norms: Float64Array, shape: tuple[int, ...]) -> tuple[Float64Array, ...]:
-    """Spread errors of given norms (n,) or (n, D) evenly over random directions of the outputs: arrays of ``shape``."""
-    random = np.random.default_rng(0)
-    found = []
-    for _ in range(_PATTERNS):
-        pattern = random.standard_normal(shape)
-        size = np.sqrt(np.mean(pattern.reshape(*norms.shape, -1) ** 2, axis=-1) * np.prod(shape[norms.ndim :]))
-        scale = norms / (size * np.sqrt(_PATTERNS))
-        found.append(pattern * scale.reshape(*norms.shape, *[1] * (len(shape) - norms.ndim)))
-    return tuple(found)
 
 
 def _norms(values: torch.Tensor, lead: int) -> Float64Array:
