@@ -153,6 +153,12 @@ def no_settings_from_outside(monkeypatch):
         monkeypatch.delenv(name)
 
 
+@pytest.fixture(scope="session")
+def new_server():
+    """Make a server of one's own, for longer than a test."""
+    return Server
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """A server with the default settings, shared by the tests of a module."""

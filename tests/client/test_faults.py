@@ -5,6 +5,7 @@ import http.server
 import itertools
 import threading
 import time
+import zlib
 from concurrent import futures
 
 import grpc
@@ -27,15 +28,15 @@ SIZE = 12_000_000
 
 
 @pytest.fixture
-def big(tmp_path, make_images):
+def big(tmp_path, make_images, request):
+    """Images in a large file, another one for every test: the shared server has none of it."""
     path = tmp_path / "big.npz"
-    path.write_bytes(make_images(7, pad=SIZE))
+    path.write_bytes(make_images(zlib.crc32(request.node.name.encode()), pad=SIZE))
     return path
 
 
 @pytest.mark.parametrize("aio", [False, True])
-def test_an_upload_cut_again_and_again_goes_on_where_it_was(start, proxy, big, aio):
-    server = start()
+def test_an_upload_cut_again_and_again_goes_on_where_it_was(server, proxy, big, aio):
     patient = Retry(first=0.5, longest=1.0)  # the service notices the broken line first
     between = proxy(server.target)
     between.pause = 0.004  # 16 MB/s
@@ -120,8 +121,7 @@ def test_a_watch_survives_a_killed_server(start, tmp_path, make_model, make_imag
         assert report.results == undisturbed.results
 
 
-def test_a_broken_watch_gives_every_event_once(start, proxy, files, quick):
-    server = start()
+def test_a_broken_watch_gives_every_event_once(server, proxy, files, quick):
     between = proxy(server.target)
     with Client(server.target) as direct:
         audit = direct.create_audit(direct.upload_model(files[0]).sha256, direct.upload_dataset(files[1]).sha256, SPEC)
@@ -150,9 +150,9 @@ def test_nothing_there(quick):
         asyncio.run(main())
 
 
-def test_a_call_is_tried_as_often_as_said_and_no_more(start, proxy):
+def test_a_call_is_tried_as_often_as_said_and_no_more(server, proxy):
     """The line breaks at every byte; the number of tries is the policy's."""
-    between = proxy(start().target)
+    between = proxy(server.target)
     tries = []
 
     class Counted(Retry):
@@ -168,8 +168,8 @@ def test_a_call_is_tried_as_often_as_said_and_no_more(start, proxy):
     assert tries == ["UNAVAILABLE"] * 4
 
 
-def test_silence_ends_with_the_time_limit(start, proxy, quick):
-    between = proxy(start().target)
+def test_silence_ends_with_the_time_limit(server, proxy, quick):
+    between = proxy(server.target)
     with Client(between.target, retry=quick, check_version=False) as client:
         client.server_info()
         between.silent = True
@@ -263,15 +263,15 @@ def test_what_is_no_grpc_service_is_said(quick):
         server.server_close()
 
 
-def test_leaving_an_upload_stops_it(start, big):
+def test_leaving_an_upload_stops_it(server, big):
     """An exception of the caller's own, in the middle: it comes through, and the call is cancelled."""
-    with Client(start().target) as client:
+    with Client(server.target) as client:
         with pytest.raises(ZeroDivisionError):
             client.upload_dataset(big, progress=lambda step: 1 // (step.done < 2_000_000))
         assert client.upload_dataset(big).size_bytes == big.stat().st_size
 
 
-def test_cancelling_a_task_stops_an_upload(start, big):
+def test_cancelling_a_task_stops_an_upload(server, big):
     async def main():
         async with AsyncClient(server.target) as client:
             begun = asyncio.Event()
@@ -282,18 +282,17 @@ def test_cancelling_a_task_stops_an_upload(start, big):
                 await task
             return await client.upload_dataset(big)
 
-    server = start()
     assert asyncio.run(main()).size_bytes == big.stat().st_size
 
 
-def test_a_file_that_changes_while_it_is_sent(start, big):
+def test_a_file_that_changes_while_it_is_sent(server, big):
     """It is noticed; the error is the file's, not the line's."""
 
     def shrink(step):
         if step.done == 0:
             big.write_bytes(big.read_bytes()[: SIZE // 2])
 
-    with Client(start().target) as client, pytest.raises(ClientError) as caught:
+    with Client(server.target) as client, pytest.raises(ClientError) as caught:
         client.upload_dataset(big, progress=shrink)
     assert caught.value.reason == "FILE_CHANGED"
 

@@ -82,7 +82,7 @@ def token(tmp_path):
     return make
 
 
-def test_tokens(start, tmp_path, token, files):
+def test_tokens(start, tmp_path, token, files, monkeypatch):
     auditor, reader, expired = token("audit"), token("read"), token("audit", "--days", "0.0000001")
     server = start(tokens_file=str(tmp_path / "tokens.json"))
     for wrong, said in ((None, "a bearer token is needed"), ("lieaudit_no", "not known"), (expired, "has expired")):
@@ -101,47 +101,46 @@ def test_tokens(start, tmp_path, token, files):
         assert caught.value.request_id
     with Client(server.target, token=auditor) as client:
         assert client.upload_model(files[0]).owner == "auditer"
-
-
-def test_a_token_comes_from_the_environment(start, tmp_path, token, monkeypatch):
-    monkeypatch.setenv("LIEAUDIT_TOKEN", token("read"))
-    server = start(tokens_file=str(tmp_path / "tokens.json"))
+    monkeypatch.setenv("LIEAUDIT_TOKEN", reader)
     monkeypatch.setenv("LIEAUDIT_SERVER", server.target)
     with Client() as client:
-        assert list(client.models()) == []
+        assert client.server_info().slots
 
 
-def test_tls(start, authority):
-    cert, key = authority.issue(
-        "server", [x509.DNSName("audits.example"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    )
-    server = start(tls_cert=str(cert), tls_key=str(key))
-    with Client(server.target, ca_file=authority.file) as client:
+@pytest.fixture(scope="module")
+def tls_server(tmp_path_factory, authority, new_server):
+    names = [x509.DNSName("audits.example"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    cert, key = authority.issue("server", names)
+    running = new_server(tmp_path_factory.mktemp("tls") / "data", tls_cert=str(cert), tls_key=str(key)).start()
+    yield running
+    running.kill()
+
+
+def test_tls(tls_server, authority):
+    with Client(tls_server.target, ca_file=authority.file) as client:
         assert client.server_info().slots
     # by another name than the certificate's
-    name = server.target.replace("127.0.0.1", "localhost")
+    name = tls_server.target.replace("127.0.0.1", "localhost")
     with Client(name, ca_file=authority.file) as client, pytest.raises(UnreachableError) as caught:
         client.server_info()
     assert caught.value.reason == "CERTIFICATE_OF_ANOTHER"
     with Client(name, ca_file=authority.file, tls_name="audits.example") as client:
         assert client.server_info().slots
     # plain text to a TLS port
-    with Client(server.target) as client, pytest.raises(UnreachableError, match="does it want TLS"):
+    with Client(tls_server.target) as client, pytest.raises(UnreachableError, match="does it want TLS"):
         client.server_info(timeout=3.0)
 
 
-def test_tls_to_a_plain_port(start, authority):
-    with Client(start().target, ca_file=authority.file) as client, pytest.raises(UnreachableError) as caught:
+def test_tls_to_a_plain_port(server, authority):
+    with Client(server.target, ca_file=authority.file) as client, pytest.raises(UnreachableError) as caught:
         client.server_info()
     assert caught.value.reason == "NO_TLS_THERE"
 
 
-def test_an_untrusted_certificate_is_said_at_once(start, authority, tmp_path):
-    cert, key = authority.issue("server", [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    server = start(tls_cert=str(cert), tls_key=str(key))
+def test_an_untrusted_certificate_is_said_at_once(tls_server, tmp_path):
     (tmp_path / "other").mkdir()
     other = Authority(tmp_path / "other")
-    with Client(server.target, ca_file=other.file) as client, pytest.raises(UnreachableError) as caught:
+    with Client(tls_server.target, ca_file=other.file) as client, pytest.raises(UnreachableError) as caught:
         client.server_info()
     assert caught.value.reason == "CERTIFICATE_NOT_TRUSTED"
     assert "--ca-file" in caught.value.hint
