@@ -199,7 +199,7 @@ def test_a_report_alone_and_many_reports_make_pages(outcome: Outcome) -> None:
     for tree in (alone, many):
         _no_requests(tree)
     figures = _figures(many)
-    assert figures["accuracy-rotation"]["data"][0]["text"] == ["v8", "v7"]
+    assert figures["accuracy-rotation"]["data"][0]["text"] == ["  v8", "  v7"]
 
 
 def test_the_charts_hold_the_report_s_numbers(outcome: Outcome) -> None:

@@ -252,8 +252,8 @@ def against_accuracy(reports: Sequence[tuple[str, report_pb2.Report]], generator
             "mode": "markers+text",
             "x": [rounded(r.data.top1) for _, r, _ in points],
             "y": [rounded(g.lee) for _, _, g in points],
-            "text": [_plain(label) for label, _, _ in points],
-            "textposition": "top center",
+            "text": [f"  {_plain(label)}" for label, _, _ in points],  # beside the error bar, not on it
+            "textposition": "middle right",
             "cliponaxis": False,
             "marker": {"color": "@candidate", "size": 11},
             "error_y": {

@@ -85,7 +85,8 @@ def _tree(part: report_pb2.Layerwise) -> str:
         '<p class="noprint"><button type="button" data-open="true">open all</button> '
         '<button type="button" data-open="false">close all</button></p>'
     )
-    return f'{buttons}<div class="tree">{rows}</div>'
+    nested = any(child.children for child in root.children.values())
+    return f'{buttons if nested else ""}<div class="tree">{rows}</div>'
 
 
 def _node(node: Node, scale: float, depth: int) -> str:
