@@ -6,12 +6,12 @@ import numpy as np
 
 from lieaudit.derivatives.base import Float64Array
 
-COVERAGE = 3.0
+COVERAGE = 4.0
 """Ratio of the error bar to the root mean square of redrawn rounding errors."""
 
 _PATTERNS = 4
 """Random directions an error of known norm is spread over. A head may look at one direction only (two classes of a
-confident image); with four, 95 % of such errors lie within `COVERAGE` (Student's t with 4 degrees of freedom)."""
+confident image); with four, 98 % of such errors lie within `COVERAGE` (Student's t with 4 degrees of freedom)."""
 
 
 def patterns(norms: Float64Array, shape: tuple[int, ...]) -> tuple[Float64Array, ...]:
