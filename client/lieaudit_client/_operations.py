@@ -155,6 +155,7 @@ class Operations:
         idempotency_key: str | None,
         deadline: float | None,
         timeout: float | None,
+        waiting: Callable[[ClientError], Any] | None = None,
     ) -> Operation[audit_pb2.Audit]:
         """Create an audit; waits while the queue is full, as long as ``timeout`` allows (None: without end)."""
         request = audit_pb2.CreateAuditRequest(
@@ -165,7 +166,7 @@ class Operations:
             deadline_seconds=deadline or 0.0,
         )
         yield from self.check()
-        return (yield from self._repeated(requests.create_audit(request), timeout))
+        return (yield from self._repeated(requests.create_audit(request), timeout, waiting=waiting))
 
     def watch(
         self, audit_id: str, after: int = 0, show: Callable[[audit_pb2.AuditEvent], Any] = lambda event: event
@@ -240,6 +241,7 @@ class Operations:
             idempotency_key=idempotency_key,
             deadline=deadline,
             timeout=None,
+            waiting=lambda error: Progress("waiting", message=error.message),
         )
         yield Emit(Progress(audit.state, audit_id=audit.id))
         return (yield from self.finish(audit.id))
@@ -255,7 +257,14 @@ class Operations:
             hint="install the lieaudit-client of the service's version",
         )
 
-    def _repeated(self, request: Unary[R], timeout: float | None, *, gone_is_done: bool = False) -> Operation[R]:
+    def _repeated(
+        self,
+        request: Unary[R],
+        timeout: float | None,
+        *,
+        gone_is_done: bool = False,
+        waiting: Callable[[ClientError], Any] | None = None,
+    ) -> Operation[R]:
         end = until(timeout)
         attempts = Attempts(self._retry, until=end)
         failed = False
@@ -268,6 +277,8 @@ class Operations:
                 raise
             except (UnreachableError, BusyError) as error:
                 failed = True
+                if waiting is not None and isinstance(error, BusyError):
+                    yield Emit(waiting(error))
                 yield from attempts.after(error)
             else:
                 return found

@@ -7,34 +7,31 @@ refuses the upload or because the line broke, grpc.aio overwrites the status tha
 
 from __future__ import annotations
 
-import queue
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from lieaudit_client._steps import Send
 from lieaudit_client.exceptions import ClientError
 
+News = int | ClientError | None
+"""The number of bytes sent so far; what reading a file raised; None once the call has ended."""
+
 
 class Sending:
     """Sends the chunks of a step from a thread of gRPC's, and tells how far it is.
 
-    gRPC swallows what an iterator of requests raises; here it comes back through the same queue as the progress.
+    gRPC swallows what an iterator of requests raises; here ``tell`` is given it, in the same thread.
     """
 
-    def __init__(self, step: Send, method: Any, metadata: tuple[tuple[str, str], ...]) -> None:
-        self._news: queue.SimpleQueue[int | ClientError | None] = queue.SimpleQueue()
+    def __init__(
+        self, step: Send, method: Any, metadata: tuple[tuple[str, str], ...], tell: Callable[[News], None]
+    ) -> None:
+        self._tell = tell
         self._call = method.future(self._watched(step), metadata=metadata)
-        self._call.add_done_callback(lambda _: self._news.put(None))
-
-    def news(self) -> int | None:
-        """Wait for the next number of bytes sent; None once the call has ended. Raises what reading a file raised."""
-        item = self._news.get()
-        if isinstance(item, ClientError):
-            raise item
-        return item
+        self._call.add_done_callback(lambda _: tell(None))
 
     def result(self) -> Any:
-        """Give the response, or raise the call's error."""
+        """Give the response of the ended call, or raise its error."""
         return self._call.result()
 
     def cancel(self) -> None:
@@ -47,7 +44,7 @@ class Sending:
             for request in step.requests:
                 yield request
                 sent += len(request.chunk)
-                self._news.put(sent)
+                self._tell(sent)
         except ClientError as problem:
-            self._news.put(problem)
+            self._tell(problem)
             raise

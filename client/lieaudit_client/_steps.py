@@ -142,13 +142,13 @@ class Attempts:
     def _worth(self, error: ClientError, then: float) -> bool:
         if self._until is not None and then >= self._until:
             return False
-        if isinstance(error, BusyError):
-            return error.retry_after is not None  # without a delay, waiting does not help
-        if not isinstance(error, UnreachableError) or is_final(error):
+        busy = isinstance(error, BusyError) and error.retry_after is not None  # without a delay, waiting does not help
+        broken = isinstance(error, UnreachableError) and not is_final(error)
+        if not (busy or broken):
             return False
         if self._patient:
             return then - (self._since or 0.0) < self._retry.patience
-        return self._failures < self._retry.attempts
+        return busy or self._failures < self._retry.attempts
 
 
 def until(timeout: float | None) -> float | None:

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -18,7 +18,7 @@ from lieaudit_client._channel import SERVICES, Stubs
 from lieaudit_client._connection import Connection
 from lieaudit_client._operations import Operations
 from lieaudit_client._requests import Unary
-from lieaudit_client._sending import Sending
+from lieaudit_client._sending import News, Sending
 from lieaudit_client._status import translate
 from lieaudit_client._steps import Call, Emit, Next, Open, Operation, Retry, Run, Send, Sleep
 from lieaudit_client.exceptions import ClientError
@@ -33,6 +33,17 @@ class _End:
     """The last thing a performed operation gives: its result."""
 
     value: Any
+
+
+def _teller(news: asyncio.Queue[News]) -> Callable[[News], None]:
+    """Give what puts into a queue of the running event loop from another thread."""
+    loop = asyncio.get_running_loop()
+
+    def tell(item: News) -> None:
+        with suppress(RuntimeError):  # the loop has ended, nobody waits any more
+            loop.call_soon_threadsafe(news.put_nowait, item)
+
+    return tell
 
 
 class AsyncClient:
@@ -254,9 +265,13 @@ class AsyncClient:
                     if isinstance(step, Emit):
                         yield step.item
                     elif isinstance(step, Send):
-                        sending = Sending(step, getattr(self._uploads[step.service], step.method), self._metadata)
+                        news: asyncio.Queue[News] = asyncio.Queue()
+                        method = getattr(self._uploads[step.service], step.method)
+                        sending = Sending(step, method, self._metadata, _teller(news))
                         streams[:] = [sending]
-                        while (sent := await asyncio.to_thread(sending.news)) is not None:
+                        while (sent := await news.get()) is not None:
+                            if isinstance(sent, ClientError):
+                                raise sent
                             yield step.show(sent)
                         result = sending.result()
                     else:

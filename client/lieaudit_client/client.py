@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from lieaudit_client._channel import SERVICES, Stubs
 from lieaudit_client._connection import Connection
 from lieaudit_client._operations import Operations
 from lieaudit_client._requests import Unary
-from lieaudit_client._sending import Sending
+from lieaudit_client._sending import News, Sending
 from lieaudit_client._status import translate
 from lieaudit_client._steps import Call, Emit, Next, Open, Operation, Retry, Run, Send, Sleep
 from lieaudit_client.exceptions import ClientError
@@ -293,9 +294,13 @@ class Client:
                     if isinstance(step, Emit):
                         yield step.item
                     elif isinstance(step, Send):
-                        sending = Sending(step, getattr(self._stubs[step.service], step.method), self._metadata)
+                        news: queue.SimpleQueue[News] = queue.SimpleQueue()
+                        method = getattr(self._stubs[step.service], step.method)
+                        sending = Sending(step, method, self._metadata, news.put)
                         streams[:] = [sending]
-                        while (sent := sending.news()) is not None:
+                        while (sent := news.get()) is not None:
+                            if isinstance(sent, ClientError):
+                                raise sent
                             yield step.show(sent)
                         result = sending.result()
                     else:

@@ -13,8 +13,9 @@ class Progress:
     Attributes
     ----------
     stage
-        ``upload`` while a file is sent, then what the service reports: ``queued``, ``load``, ``calibrate``, ``audit``,
-        ``layerwise``, ``crosscheck``, ``statistics``, at last ``succeeded``, ``failed`` or ``cancelled``.
+        ``upload`` while a file is sent, ``waiting`` while the service takes no further audits, then what the service
+        reports: ``queued``, ``load``, ``calibrate``, ``audit``, ``layerwise``, ``crosscheck``, ``statistics``, at last
+        ``succeeded``, ``failed`` or ``cancelled``.
     done, total
         Bytes in stage ``upload``, else images; total is 0 where it is not known.
     rate

@@ -203,11 +203,18 @@ def test_a_full_queue_is_waited_for_as_long_as_allowed(start, tmp_path, make_mod
             client.create_audit(model, data, SPEC, timeout=0.2)
         assert caught.value.reason == "QUEUE_FULL"
         assert caught.value.retry_after > 0
-        # Somebody makes room; who was told to come back is served.
-        timer = threading.Timer(0.5, lambda: [client.cancel(one.id) for one in (queued, running)])
-        timer.start()
-        assert client.wait(client.create_audit(model, data, SPEC, timeout=60).id).results
-        timer.join()
+        # Somebody makes room; who was told to come back says that it waits, and is served.
+        steps = []
+
+        def progress(step):
+            if step.stage == "waiting" and "waiting" not in steps:
+                client.cancel(queued.id)
+                client.cancel(running.id)
+            steps.append(step.stage)
+
+        with Client(server.target, retry=quick) as other:
+            assert other.audit(*files, SPEC, progress=progress).results
+        assert "waiting" in steps
 
 
 def test_delays_grow_differ_and_honour_the_service():

@@ -17,6 +17,7 @@ from lieaudit_client.progress import Progress
 
 _LABELS = {
     "upload": "upload",
+    "waiting": "the service is busy, waiting",
     "queued": "waiting in the queue",
     "load": "loading the model",
     "calibrate": "choosing the step",
@@ -25,6 +26,7 @@ _LABELS = {
     "crosscheck": "cross-checking",
     "statistics": "statistics",
 }
+_NAMED = {"upload", "waiting"}
 _LINE_SECONDS = 5.0
 
 
@@ -98,13 +100,14 @@ def _bars() -> Bars:
 
 def _label(step: Progress) -> str:
     label = _LABELS[step.stage]
-    return f"{label} {step.message}" if step.stage == "upload" and step.message else label
+    return f"{label} {step.message}" if step.stage in _NAMED and step.message else label
 
 
 def _amount(step: Progress) -> str:
     if step.total <= 1:
         return ""
     if step.stage == "upload":
-        return f"{step.done / 2**20:.1f}/{step.total / 2**20:.1f} MiB"
+        unit, size = ("MiB", 2**20) if step.total >= 2**20 else ("KiB", 2**10)
+        return f"{step.done / size:.1f}/{step.total / size:.1f} {unit}"
     rate = f", {step.rate:.3g}/s" if step.rate else ""
     return f"{step.done}/{step.total} images{rate}"

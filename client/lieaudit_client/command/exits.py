@@ -29,7 +29,7 @@ _SERVICE_FAULTS = frozenset(
         "UNKNOWN",
     }
 )
-_MISSING_THERE = frozenset({"NO_SUCH_DEVICE", "ONNXRUNTIME_MISSING", "TORCH_NOT_INSTALLED", "UNKNOWN_FACTORY"})
+_MISSING_THERE = frozenset({"NO_SUCH_DEVICE", "ONNXRUNTIME_MISSING", "TORCH_NOT_INSTALLED"})
 
 
 def exit_code(error: ClientError) -> int:
