@@ -5,12 +5,43 @@
 ('translation_x', 'translation_y')
 """
 
+import importlib
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
 from lieaudit import _telemetry as _telemetry
-from lieaudit.audit import audit
 from lieaudit.errors import LieauditError
 from lieaudit.report import Report
 from lieaudit.spec import GENERATORS, AuditSpec, Preprocessing
 
+if TYPE_CHECKING:
+    from lieaudit.audit import audit
+    from lieaudit.inspection import inspect
+
 __version__ = "0.1.0"
 
-__all__ = ["GENERATORS", "AuditSpec", "LieauditError", "Preprocessing", "Report", "audit"]
+__all__ = ["GENERATORS", "AuditSpec", "LieauditError", "Preprocessing", "Report", "audit", "inspect"]
+
+# These two bring onnx and onnxruntime with them; who only needs errors, specs and reports (the server's control plane)
+# does not wait for those.
+_HOMES = {"audit": "lieaudit.audit", "inspect": "lieaudit.inspection"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lieaudit' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    setattr(sys.modules[__name__], name, value)
+    return value
+
+
+class _Package(types.ModuleType):
+    # Importing the module lieaudit.audit would put it in the place of the function of that name.
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "audit" and isinstance(value, types.ModuleType):
+            value = value.audit
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
