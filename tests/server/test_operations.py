@@ -34,16 +34,20 @@ def test_metrics_count_what_happened(start, kit):
     server.finish(server.create(*digests, kit.FAST).id)
     with pytest.raises(grpc.RpcError):
         server.get("nothing")
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
-    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+
+    def scraped():
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        return dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+
+    kit.wait_for(lambda: scraped()["lieaudit_running_audits"] == "0.0")  # the slot is free once the worker is reaped
+    values = scraped()
     assert float(values['lieaudit_uploaded_bytes_total{kind="model"}']) == len(model)
     assert float(values['lieaudit_uploaded_bytes_total{kind="dataset"}']) == len(images)
     assert float(values['lieaudit_audits_total{state="succeeded"}']) == 1
     assert float(values["lieaudit_audit_seconds_count"]) == 1
     assert float(values["lieaudit_rows_per_second_count"]) == 1
     assert float(values['lieaudit_rpcs_total{code="NOT_FOUND",method="GetAudit"}']) == 1
-    assert float(values["lieaudit_running_audits"]) == 0
 
 
 def test_logs_are_json_lines_with_the_request_id_that_the_client_sees(start, kit):
@@ -52,8 +56,12 @@ def test_logs_are_json_lines_with_the_request_id_that_the_client_sees(start, kit
     with pytest.raises(grpc.RpcError) as caught:
         server.audits.GetAudit(request, metadata=(("x-request-id", "my-request-0001"),))
     assert kit.reason_of(caught.value).metadata["request_id"] == "my-request-0001"
-    lines = [json.loads(line) for line in server.log().splitlines()]
-    call = next(line for line in lines if line.get("request_id") == "my-request-0001" and line["message"] == "call")
+
+    def logged():  # the line is written after the answer
+        lines = [json.loads(line) for line in server.log().splitlines()]
+        return [line for line in lines if line.get("request_id") == "my-request-0001" and line["message"] == "call"]
+
+    (call,) = kit.wait_for(logged)
     assert (call["code"], call["owner"], call["method"]) == ("NOT_FOUND", "local", "/lieaudit.v1.AuditService/GetAudit")
     with pytest.raises(grpc.RpcError) as caught:
         server.audits.GetAudit(request, metadata=(("x-request-id", '"}, {"forged": "line'),))
