@@ -123,9 +123,9 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):  # type: ignore[misc]
         self, request: audit_pb2.GetReportRequest, _context: Any
     ) -> AsyncIterator[audit_pb2.ReportChunk]:
         path = report_path(self._context, await self._context.audit(request.id))
-        data = await asyncio.to_thread(path.read_bytes)
-        for start in range(0, len(data), _REPORT_CHUNK):
-            yield audit_pb2.ReportChunk(data=data[start : start + _REPORT_CHUNK])
+        with await asyncio.to_thread(path.open, "rb") as file:
+            while data := await asyncio.to_thread(file.read, _REPORT_CHUNK):
+                yield audit_pb2.ReportChunk(data=data)
 
     async def Evaluate(self, request: gate_pb2.EvaluateRequest, _context: Any) -> gate_pb2.Decision:  # noqa: N802, D102
         return await evaluate(self._context, request)

@@ -11,6 +11,7 @@ from typing import Any
 
 UNFINISHED = ("queued", "running")
 FINISHED = ("succeeded", "failed", "cancelled")
+_PROGRESS_KEPT = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,10 +207,14 @@ def add_event(
 
 
 def progress(db: sqlite3.Connection, audit_id: str, stage: str, done: int, total: int, rate: float) -> None:
-    """Append a progress event, if the audit still runs."""
-    row = db.execute("SELECT state FROM audits WHERE id = ?", (audit_id,)).fetchone()
+    """Append a progress event, if the audit still runs; only the latest of them are kept."""
+    row = db.execute("SELECT state, sequence FROM audits WHERE id = ?", (audit_id,)).fetchone()
     if row is not None and row["state"] == "running":
         add_event(db, audit_id, state="running", stage=stage, done=done, total=total, rate=rate)
+        db.execute(
+            "DELETE FROM events WHERE audit_id = ? AND sequence < ? AND state = 'running' AND stage <> 'load'",
+            (audit_id, row["sequence"] - _PROGRESS_KEPT),
+        )
 
 
 def events(db: sqlite3.Connection, audit_id: str, after: int) -> list[Event]:
