@@ -334,18 +334,18 @@ def test_what_was_not_measured_is_said_with_its_reason(report, capfd):
     assert "inconclusive, because" in out
 
 
-def test_layers_are_shown_by_share(report, capfd):
-    for number in range(12):
-        report.layerwise["rotation"].segments.add(
-            name=f"layer{number}", kind="conv", share=(-1) ** number * number / 10
-        )
-    report.layerwise["rotation"].completeness = 1e-5
-    report.layerwise["rotation"].status = "ok"
+def test_layers_follow_the_generators(report, capfd):
+    for generator, share in (("scale", 0.75), ("rotation", -0.25)):
+        layers = report.layerwise[generator]
+        layers.segments.add(name=f"{generator}.conv", kind="convolution", share=share, norm=1.0, lee=0.5)
+        layers.completeness, layers.status = 1e-5, "ok"
     tables.show(tables.report_view(report), to_stderr=False)
     out = capfd.readouterr().out
-    assert [int(n) for n in re.findall(r"layer(\d+)", out)] == list(range(11, 1, -1))
-    assert "10 of 12 segments" in out
-    assert "completeness 1.00e-05" in out
+    assert out.index("rotation by layer") < out.index("scale by layer")  # as they were asked for
+    rows = [line for line in out.splitlines() if "convolution" in line and ".conv" in line]
+    assert "-25.0 %" in rows[0]
+    assert "75.0 %" in rows[1]
+    assert out.count("completeness 1.00e-05") == 2
 
 
 @pytest.mark.parametrize(
