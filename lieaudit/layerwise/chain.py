@@ -85,7 +85,13 @@ class Chain:
         self._spatial = {v.name or "": layout.spatial for v, layout in layouts.items()}
 
         def session(graph: ir.Model) -> Session:
-            return Session(graph, provider=spec.provider, threads=spec.threads, allow_fallback=spec.allow_fallback)
+            return Session(
+                graph,
+                provider=spec.provider,
+                threads=spec.threads,
+                allow_fallback=spec.allow_fallback,
+                shared_arena=True,
+            )
 
         self._sessions = [session(stage_graph(prepared.model, stage, layouts, self.action)) for stage in self.stages]
         self._capacity = _capacities(self.stages)

@@ -73,7 +73,13 @@ class DifferenceChain:
         self._budget = spec.budget_mib << 20
 
         def session(graph: ir.Model) -> Session:
-            return Session(graph, provider=spec.provider, threads=spec.threads, allow_fallback=spec.allow_fallback)
+            return Session(
+                graph,
+                provider=spec.provider,
+                threads=spec.threads,
+                allow_fallback=spec.allow_fallback,
+                shared_arena=True,
+            )
 
         self._sessions = [session(cut_out(prepared.model, stage)) for stage in self.stages]
         layouts = boundary_layouts(

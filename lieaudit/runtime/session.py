@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -37,6 +38,9 @@ class Session:
         Intra-op threads; 0: every core this process may use.
     allow_fallback
         Let nodes run on CPU that the provider does not take; they are counted in `fallback_ops`.
+    shared_arena
+        Take CPU memory from one arena of the process that sessions which run in turn share: many small sessions then
+        hold the memory of the largest, not of all.
 
     Raises
     ------
@@ -53,10 +57,11 @@ class Session:
         provider: str = "cpu",
         threads: int = 0,
         allow_fallback: bool = False,
+        shared_arena: bool = False,
     ) -> None:
         self.provider: Provider = find_provider(provider)
         self.threads = threads or usable_cores()
-        self._session = _create(model, self.provider, self.threads)
+        self._session = _create(model, self.provider, self.threads, shared_arena=shared_arena)
         self.input_names: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
         self.output_names: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
         self.fallback_ops: dict[str, int] = self._fallback(model) if self.provider.device != "cpu" else {}
@@ -147,7 +152,7 @@ class Session:
         return dict(counts)
 
 
-def _create(model: ir.Model | bytes, provider: Provider, threads: int) -> Any:
+def _create(model: ir.Model | bytes, provider: Provider, threads: int, *, shared_arena: bool) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -155,6 +160,9 @@ def _create(model: ir.Model | bytes, provider: Provider, threads: int) -> Any:
     options.inter_op_num_threads = 1
     # With memory patterns onnxruntime keeps the arena of the first run and allocates a second one beside it.
     options.enable_mem_pattern = False
+    if shared_arena:
+        _register_arena()
+        options.add_session_config_entry("session.use_env_allocators", "1")
     options.log_severity_level = 4
     options.use_deterministic_compute = True
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -168,6 +176,18 @@ def _create(model: ir.Model | bytes, provider: Provider, threads: int) -> Any:
             return onnxruntime.InferenceSession(str(path), options, providers=provider.chain())
     except Exception as problem:
         raise _load_error(problem) from problem
+
+
+@cache
+def _register_arena() -> None:
+    """Give the process its one shared CPU arena."""
+    import onnxruntime
+
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    # extended by what is asked for, not doubled
+    onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg({"arena_extend_strategy": 1}))
 
 
 def _weight_bytes(model: ir.Model) -> int:
