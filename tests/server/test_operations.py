@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from concurrent import futures
 from pathlib import Path
 
 import grpc
@@ -18,6 +19,7 @@ from lieaudit_server.conversions import parse_report
 from lieaudit_server.embedded import EmbeddedServer
 from lieaudit_server.errors import ConfigError
 from lieaudit_server.tracing import Tracer
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 
 def free_port():
@@ -163,3 +165,37 @@ def test_traces_are_refused_where_the_packages_are_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     with pytest.raises(ConfigError, match="otel"):
         Tracer(enabled=True, version="0")
+
+
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    """Takes OpenTelemetry spans, as a collector does."""
+
+    def __init__(self):
+        self.spans = []
+
+    def Export(self, request, context):  # noqa: N802
+        for resource in request.resource_spans:
+            for scope in resource.scope_spans:
+                self.spans.extend(scope.spans)
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+def test_calls_are_spans_of_the_callers_trace(start, kit):
+    collector = Collector()
+    sink = grpc.server(futures.ThreadPoolExecutor(2))
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, sink)
+    port = sink.add_insecure_port("127.0.0.1:0")
+    sink.start()
+    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}", "OTEL_BSP_SCHEDULE_DELAY": "100"}
+    server = start(environment=environment, otel="true")
+    trace = "0123456789abcdef0123456789abcdef"
+    with pytest.raises(grpc.RpcError):
+        server.audits.GetAudit(
+            audit_pb2.GetAuditRequest(id="nothing"), metadata=(("traceparent", f"00-{trace}-0123456789abcdef-01"),)
+        )
+    span = kit.wait_for(lambda: collector.spans)[0]
+    assert span.name == "lieaudit.v1.AuditService/GetAudit"
+    assert span.trace_id.hex() == trace
+    values = {attribute.key: attribute.value.string_value for attribute in span.attributes}
+    assert values["rpc.grpc.status_code"] == "NOT_FOUND"
+    sink.stop(0)
