@@ -21,6 +21,8 @@ _QUIET = 0.005
 _KINDS_SHOWN = 6
 _PAIRS_SHOWN = 3
 _MERGED_SHOWN = 3
+_DEEPEST = 50
+_NAME_WIDTH = 60
 
 
 @dataclass(slots=True)
@@ -61,7 +63,7 @@ def layerwise_view(generator: str, found: report_pb2.Layerwise) -> Iterable[Rend
     total = sum(segment.norm for segment in found.segments)
     widest = max((abs(segment.share) for segment in found.segments), default=0.0)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("segment", no_wrap=True)
+    table.add_column("segment", no_wrap=True, max_width=_NAME_WIDTH)
     table.add_column("kind")
     table.add_column("share", justify="right")
     table.add_column("", no_wrap=True)
@@ -88,7 +90,7 @@ def layer_tree(layers: Iterable[model_pb2.LayerInfo]) -> Table:
     for layer in layers:
         root.child(_path(layer.name)).layers.append(layer)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("module", no_wrap=True)
+    table.add_column("module", no_wrap=True, max_width=_NAME_WIDTH)
     for name in ("kind", "ops", "layout", "ends at"):
         table.add_column(name)
     for guide, node in _walk(root, ""):
@@ -96,13 +98,16 @@ def layer_tree(layers: Iterable[model_pb2.LayerInfo]) -> Table:
             table.add_row(Text(guide + node.name), "", "", "", "")
         for layer in node.layers:
             ops = ", ".join(layer.ops[:6]) + (", …" if len(layer.ops) > 6 else "")
-            table.add_row(Text(guide + node.name), layer.kind, Text(ops), Text(layer.layout), Text(layer.boundary))
+            table.add_row(
+                Text(guide + node.name), Text(layer.kind), Text(ops), Text(layer.layout), Text(layer.boundary)
+            )
     return table
 
 
 def _path(name: str) -> list[str]:
-    """Split ``layer1.0:Relu`` into layer1, 0 and :Relu."""
-    return [part for part in re.split(r"\.|(?=:)", name) if part]
+    """Split ``layer1.0:Relu`` into layer1, 0 and :Relu; what is nested deeper than any module is left in one piece."""
+    parts = [part for part in re.split(r"\.|(?=:)", name) if part]
+    return parts if len(parts) <= _DEEPEST else [*parts[:_DEEPEST], ".".join(parts[_DEEPEST:])]
 
 
 def _walk(node: _Node, indent: str) -> Iterator[tuple[str, _Node]]:
@@ -126,7 +131,7 @@ def _rows(node: _Node, indent: str, total: float, widest: float) -> Iterator[tup
         alone = len(own) == 1
         yield (
             Text(indent + lead + child.name, style="" if alone else "bold"),
-            own[0].kind if alone else "",
+            Text(own[0].kind if alone else ""),
             percent(share),
             _bar(share, widest) if alone else Text(""),
             number(lee) if alone else "",

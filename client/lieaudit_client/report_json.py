@@ -110,9 +110,9 @@ def _check_required(schema: Mapping[str, Any], values: Any, path: str) -> None:
             inner = properties.get(name, others)
             if isinstance(inner, Mapping):
                 _check_required(inner, item, f"{path}{name}.")
-    elif isinstance(values, list):
+    elif isinstance(values, list) and "items" in schema:
         for position, item in enumerate(values):
-            _check_required(schema.get("items", {}), item, f"{path}{position}.")
+            _check_required(schema["items"], item, f"{path}{position}.")
 
 
 @functools.cache

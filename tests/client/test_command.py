@@ -16,6 +16,7 @@ from lieaudit_api.v1 import report_pb2
 from lieaudit_client import Client, exceptions, read_report, report_from_json, report_to_json
 from lieaudit_client.command import COMMANDS, run, tables
 from lieaudit_client.command.exits import exit_code
+from lieaudit_client.printable import printable_copy
 from lieaudit_client.report_json import SCHEMA_FILE
 
 LEAN = ["--generators", "rotation,scale", "--method", "finite_difference", "--bootstrap", "100", "--threads", "1"]
@@ -332,6 +333,40 @@ def test_what_was_not_measured_is_said_with_its_reason(report, capfd):
     assert "layerwise.rotation: no modules" in out
     assert "Conv ×3" in out
     assert "inconclusive, because" in out
+
+
+def test_a_hostile_report_is_shown_too(report, capfd, tmp_path):
+    """Names of any length and depth, control characters, markup: shown, not obeyed, and no crash."""
+    report.model.name = "\x1b[31m" + "n" * 10_000
+    report.layerwise["rotation"].segments.add(name="a." * 100_000, kind="[bold]", share=1.0, norm=1.0)
+    report.skipped.add(what="x" * 100_000, why="\x1b]0;title\x07")
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(report_to_json(report)))
+    assert run(["report", str(path)]) == 3
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert "\x1b" not in out
+    assert "[bold]" in out
+
+
+def test_texts_of_any_message_become_printable():
+    """Every kind of field that holds text, and the numbers as they were."""
+    bad = "a\x1b[2J\r\u202eb"
+    report = report_pb2.Report(status=bad, reasons=[bad, "fine ü"], timing=report_pb2.Timing(rows=2.5))
+    report.environment.fallback_ops[bad] = 3
+    report.spec.layouts[bad] = bad
+    report.results[bad].per_image.extend([0.1, 0.2])
+    report.results[bad].quantiles[bad] = 0.5
+    safe = printable_copy(report)
+    text = "a\ufffd[2J\ufffd\ufffdb"
+    assert (safe.status, list(safe.reasons)) == (text, [text, "fine ü"])
+    assert dict(safe.environment.fallback_ops) == {text: 3}
+    assert dict(safe.spec.layouts) == {text: text}
+    assert list(safe.results) == [text]
+    assert list(safe.results[text].per_image) == [0.1, 0.2]
+    assert dict(safe.results[text].quantiles) == {text: 0.5}
+    assert safe.timing.rows == 2.5
+    assert report.status == bad
 
 
 def test_layers_follow_the_generators(report, capfd):

@@ -229,6 +229,22 @@ def test_what_is_no_report_is_said(text, tmp_path):
         read_report(file)
 
 
+@pytest.mark.parametrize("depth", [500, 900, 5000])
+@pytest.mark.parametrize("pair", ["[]", "{}"])
+def test_deep_nesting_in_a_known_field_is_refused(plain, depth, pair):
+    deep = "[" * depth + "]" * depth if pair == "[]" else '{"a":' * depth + "1" + "}" * depth
+    text = json.dumps(plain)[:-1]
+    with pytest.raises(ReportError) as caught:
+        report_from_json(f'{text}, "results": {deep}}}')
+    assert caught.value.reason == "NOT_A_REPORT"
+
+
+@pytest.mark.parametrize("pair", ["[]", "{}"])
+def test_deep_nesting_in_an_unknown_field_is_ignored(plain, pair):
+    deep = "[" * 500 + "]" * 500 if pair == "[]" else '{"a":' * 500 + "1" + "}" * 500
+    assert report_to_json(report_from_json(f'{json.dumps(plain)[:-1]}, "new": {deep}}}')) == plain
+
+
 def test_a_wrong_type_is_said(plain):
     plain["results"]["key"]["lee"] = "much"
     with pytest.raises(ReportError, match="malformed"):

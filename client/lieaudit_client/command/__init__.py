@@ -72,10 +72,11 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         from lieaudit_client.command.exits import exit_code
         from lieaudit_client.exceptions import ClientError
+        from lieaudit_client.printable import printable
 
         if not isinstance(error, ClientError):
             raise
-        click.echo(f"lieaudit: {error.reason}: {error}", err=True)
+        click.echo(printable(f"lieaudit: {error.reason}: {error}"), err=True)
         return exit_code(error)
     return result if isinstance(result, int) else 0
 

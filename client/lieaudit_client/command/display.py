@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from lieaudit_client.printable import printable
 from lieaudit_client.progress import Progress
 
 _LABELS = {
@@ -100,7 +101,7 @@ def _bars() -> Bars:
 
 def _label(step: Progress) -> str:
     label = _LABELS[step.stage]
-    return f"{label} {step.message}" if step.stage in _NAMED and step.message else label
+    return printable(f"{label} {step.message}") if step.stage in _NAMED and step.message else label
 
 
 def _amount(step: Progress) -> str:

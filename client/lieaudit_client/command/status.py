@@ -17,6 +17,7 @@ from lieaudit_client.client import Client
 from lieaudit_client.command import exits, service, tables
 from lieaudit_client.command.health import DEFAULT_SERVER
 from lieaudit_client.command.options import server_options
+from lieaudit_client.printable import printable_copy
 
 
 @click.command()
@@ -33,13 +34,14 @@ def status(last: int, **options: Any) -> int:
 
 
 def _view(server: str, info: audit_pb2.ServerInfo, audits: list[audit_pb2.Audit]) -> Iterable[RenderableType]:
+    info = printable_copy(info)
     yield Text(f"lieaudit {info.version} at {server}, interface {info.api_version}")
     yield Text(f"providers {', '.join(info.providers) or 'none'}")
     yield Text(f"{info.running} running, {info.queued} queued, {info.slots} slots")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("audit", "state", "stage", "model", "images", "created", "owner"):
         table.add_column(name)
-    for audit in audits:
+    for audit in map(printable_copy, audits):
         step = audit.progress
         amount = f"{step.stage} {step.done}/{step.total}" if step.total else step.stage
         said = f"{audit.failure.reason}: {audit.failure.message}" if audit.state == "failed" else amount

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from lieaudit_client.formats.numbers import interval, number, percent, short
 from lieaudit_client.layerwise_view import layer_tree, layerwise_view
+from lieaudit_client.printable import printable_copy
 
 _FILE_WIDTH = 160  # without a terminal nothing says how wide lines may be; a table row must not wrap
 _PATHS_SHOWN = 3
@@ -31,6 +32,7 @@ def show(view: Iterable[RenderableType], *, to_stderr: bool) -> None:
 
 def report_view(report: report_pb2.Report) -> Iterable[RenderableType]:
     """Give the whole text view of a report."""
+    report = printable_copy(report)
     yield from _head(report)
     yield _generators(report)
     for generator in _in_order(report, report.layerwise):
@@ -44,6 +46,7 @@ def report_view(report: report_pb2.Report) -> Iterable[RenderableType]:
 
 def inspection_view(inspection: model_pb2.Inspection, *, layers: bool) -> Iterable[RenderableType]:
     """Give the text view of an inspection."""
+    inspection = printable_copy(inspection)
     facts = _facts()
     opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in sorted(inspection.opsets.items()))
     facts.add_row("model", Text(f"{inspection.name}  {short(inspection.sha256)}"))
@@ -113,7 +116,7 @@ class _Missing:
 def _generators(report: report_pb2.Report) -> Table:
     missing = _Missing(report)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("generator", no_wrap=True)
+    table.add_column("generator", no_wrap=True, max_width=40)
     for name in ("LEE", "95 % interval", "median", "relative", "error bar"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("method")
@@ -121,18 +124,18 @@ def _generators(report: report_pb2.Report) -> Table:
     for name in dict.fromkeys([*report.spec.generators, *_in_order(report, report.results)]):
         path = f"results.{name}"
         if name not in report.results:
-            table.add_row(name, missing.cell(path))
+            table.add_row(Text(name), missing.cell(path))
             continue
         result = report.results[name]
         lacks_interval = any(entry.what == f"{path}.ci95" for entry in report.skipped)
         table.add_row(
-            name,
+            Text(name),
             number(result.lee),
             Text(missing.cell(f"{path}.ci95") if lacks_interval else interval(result.ci95)),
             number(result.median),
             number(result.relative) if result.HasField("relative") else missing.cell(f"{path}.relative"),
             f"±{number(result.error_bar)}",
-            _method(result),
+            Text(_method(result)),
             Text(result.status, style="" if result.status == "ok" else "bold yellow"),
         )
     return table
@@ -159,7 +162,7 @@ def _coverage(inspection: model_pb2.Inspection) -> Table:
     table.add_column("exact")
     table.add_column("note")
     for op in sorted(inspection.ops, key=lambda entry: (entry.exact, -entry.count, entry.op)):
-        table.add_row(op.op, str(op.count), Text(op.rule), "yes" if op.exact else "no", Text(op.note))
+        table.add_row(Text(op.op), str(op.count), Text(op.rule), "yes" if op.exact else "no", Text(op.note))
     return table
 
 

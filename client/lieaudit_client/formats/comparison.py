@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lieaudit_client.formats.numbers import interval, number, percent
+from lieaudit_client.printable import printable, printable_copy
 
 _FILE_WIDTH = 160
 
@@ -29,7 +30,7 @@ def show(reports: Sequence[tuple[str, report_pb2.Report]], *, to_stderr: bool = 
     console = Console(file=stream, width=None if stream.isatty() else _FILE_WIDTH, highlight=False)
     if len({report.data.sha256 for _, report in reports}) > 1:
         console.print(Text("The reports were measured on different images.", style="bold yellow"))
-    console.print(table(reports))
+    console.print(table([(printable(label), printable_copy(report)) for label, report in reports]))
 
 
 def table(reports: Sequence[tuple[str, report_pb2.Report]]) -> Table:
