@@ -36,6 +36,18 @@ def mobilenet_v2() -> Path:
     return _cached("mobilenet_v2", build)
 
 
+def vit_small() -> Path:
+    """ViT-S/16: 12 blocks of width 384, 22 million parameters, 4.6 G multiply-adds."""
+
+    def build() -> Any:
+        from transformers import ViTConfig, ViTForImageClassification
+
+        small: dict[str, Any] = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
+        return ViTForImageClassification(ViTConfig(**small, **CLASSES))
+
+    return _cached("vit_small", build)
+
+
 def smooth_images(count: int, seed: int = 0) -> npt.NDArray[np.float32]:
     """Give (count, 3, 224, 224) float32 images with the falling spectrum of photographs, mean 0 and variance 1."""
     rng = np.random.default_rng(seed)

@@ -6,10 +6,11 @@ conjugated, to first order in t; half the difference of the outputs over t is C_
 
 Steps are relative: t = ε ‖h‖ / ‖X h‖. For each contribution and generator ε is the one of a ladder whose result
 changes least towards the next one on calibration images: rounding grows below it, curvature and kinks above.
-Every contribution is computed at two steps, t and t/2. Its error estimate has two parts: their difference, which sees
+Every contribution is computed at two steps, t and t/2. Its error estimate has three parts: their difference, which sees
 rounding and curvature; and a(0) = 2 a(t/2) − a(t) of the asymmetry a(t) = (z₊ + z₋ − 2 z)/2t, which vanishes for a
 differentiable function but not at a kink that the base row sits on, such as a maximum over pixels that a ReLU has set
-to the same zero: there the derivative depends on the direction, and forward mode takes that of one branch.
+to the same zero: there the derivative depends on the direction, and forward mode takes that of one branch. A third part
+is the resolution of the float32 output, |z| 2⁻²⁴ / t: below it two steps agree on zero.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ LADDER = (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4)
 """Relative perturbations tried on the calibration images."""
 
 _COVERAGE = 3.0
-"""The norm of the two estimates times this covers the error on at least 95 % of images (tests/layerwise)."""
+"""The norm of the estimates times this covers the error on at least 95 % of images (tests/layerwise)."""
 
 _STEPS = 2
 _WORKSPACE = 4
@@ -115,7 +116,7 @@ class DifferenceChain:
         ladder = np.broadcast_to(np.array(LADDER), (*self.steps.shape, len(LADDER)))
         changes = []
         for i in range(len(images)):
-            _, found, _ = self._pass(images[i : i + 1], directions[i : i + 1], ladder, None)
+            _, found, _, _ = self._pass(images[i : i + 1], directions[i : i + 1], ladder, None)
             flat = found.reshape(*found.shape[1:4], -1)
             changes.append(np.linalg.norm(np.diff(flat, axis=2), axis=-1))
         # a change is charged to both of its steps: a good one is calm on either side
@@ -130,7 +131,7 @@ class DifferenceChain:
     ) -> Rows:
         """Run images (n, C, H, W) with the tangents X x (n, G, C, H, W)."""
         steps = np.stack([self.steps, self.steps / 2], axis=-1)
-        value, found, asymmetry = self._pass(images, directions, steps, progress)
+        value, found, asymmetry, resolution = self._pass(images, directions, steps, progress)
         contributions = found[:, :, :, 0]
         return Rows(
             value=value,
@@ -138,7 +139,11 @@ class DifferenceChain:
             contributions=contributions,
             total=None,
             subnetwork=np.full((len(images), len(self.sources), len(self.generators)), np.nan),
-            spreads=(contributions - found[:, :, :, 1], 2 * asymmetry[:, :, :, 1] - asymmetry[:, :, :, 0]),
+            spreads=(
+                contributions - found[:, :, :, 1],
+                2 * asymmetry[:, :, :, 1] - asymmetry[:, :, :, 0],
+                resolution[:, :, :, 0],
+            ),
             coverage=_COVERAGE,
         )
 
@@ -148,8 +153,8 @@ class DifferenceChain:
         directions: Float32Array,
         epsilons: Float64Array,
         progress: Callable[[], None] | None,
-    ) -> tuple[Float32Array, Float64Array, Float64Array]:
-        """Give z (n, *K), D z of every C_k at every step, float64 (n, S, G, L, *K), and the asymmetries."""
+    ) -> tuple[Float32Array, Float64Array, Float64Array, Float64Array]:
+        """Give z (n, *K), D z of every C_k at every step, float64 (n, S, G, L, *K), asymmetries and resolutions."""
         count, levels = epsilons.shape[1:]
         start = np.ascontiguousarray(np.moveaxis(directions, 1, 0))
         name = self._image.name or ""
@@ -173,7 +178,8 @@ class DifferenceChain:
         twice = 2 * used.reshape(*used.shape, *[1] * z.base.ndim)
         plus, minus = rows[:, :, :, 0], rows[:, :, :, 1]
         slope, bend = (plus - minus) / twice, (plus + minus - 2 * z.base.astype(np.float64)) / twice
-        return z.base, np.moveaxis(slope, 3, 0), np.moveaxis(bend, 3, 0)
+        resolution = 2.0**-23 * np.abs(z.base.astype(np.float64)) / twice
+        return z.base, np.moveaxis(slope, 3, 0), np.moveaxis(bend, 3, 0), np.moveaxis(resolution, 3, 0)
 
     def _scales(self, stage: Stage, live: Mapping[str, _Live], acted: Mapping[str, Float32Array]) -> Float64Array:
         """Give ‖h‖ / ‖X h‖ of a stage's inputs for every generator, (G,); 1 where nothing moves."""

@@ -106,12 +106,12 @@ def _is_image(view: View, grid: tuple[tuple[str, int], ...]) -> bool:
 
 
 def _positional(view: View) -> bool:
-    adds = [n for n in view.nodes if n.op_type in {"Add", "Concat"}]
     return any(
         n.op_type == "Add"
+        and layout_of(view.tracker.of(n.outputs[0])).spatial
         and len(_dependent(view, n.inputs)) == 1
         and any(varies_over_grid(view.tracker, v, n.outputs[0]) for v in n.inputs if not view.tracker.varies(v))
-        for n in adds
+        for n in view.nodes
     )
 
 
@@ -152,13 +152,13 @@ KINDS: tuple[tuple[str, Test], ...] = (
     ("head", _head),
     ("attention", _attention),
     ("patch embedding", _patch_embedding),
+    ("position mixing", _mixing),
     ("positional embedding", _positional),
     ("normalisation", _normalisation),
     ("pooling", _pooling),
     ("upsampling", lambda v: bool(v.ops & {"Resize", "Upsample", "ConvTranspose", "DepthToSpace"})),
     ("downsampling", _downsampling),
     ("convolution", lambda v: any(not is_pointwise(v.tracker, n) for n in v.convolutions())),
-    ("position mixing", _mixing),
     ("pointwise linear", lambda v: bool(v.ops & ({"MatMul", "Gemm", "Einsum", "FusedMatMul"} | _CONVOLUTIONS))),
     ("nonlinearity", lambda v: bool(v.ops & _NONLINEARITIES)),
     ("residual", lambda v: bool(v.ops & {"Add", "Sum"}) and any(len(_dependent(v, n.inputs)) > 1 for n in v.nodes)),
