@@ -159,6 +159,7 @@ class ProgramModule(torch.nn.Module):
                 subject="schema_version",
                 hint="export with torch 2.9 to 2.13",
             )
+        _check_payloads(archive)
         graph = archive.program["graph_module"]["graph"]
         signature = archive.program["graph_module"]["signature"]
         self._held: dict[str, str] = {}
@@ -202,6 +203,29 @@ class ProgramModule(torch.nn.Module):
         _run(self._graph, values)
         outputs = tuple(_resolve(output, values) for output in self._outputs)
         return outputs[0] if len(outputs) == 1 else outputs
+
+
+def _check_payloads(archive: Pt2Archive) -> None:
+    """Refuse payloads that hold more or fewer bytes than the tensors in them need: they are something else."""
+    needed: dict[str, int] = {}
+    for folder, config in (("data/weights/", archive.weights), ("data/constants/", archive.constants)):
+        for entry in config.values():
+            meta = entry["tensor_meta"]
+            reach = int(meta["storage_offset"]["as_int"]) + 1
+            for size, stride in zip(meta["sizes"], meta["strides"], strict=True):
+                reach += (int(size["as_int"]) - 1) * int(stride["as_int"])
+            empty = any(int(size["as_int"]) == 0 for size in meta["sizes"])
+            path = folder + entry["path_name"]
+            count = 0 if empty else reach * _DTYPES[meta["dtype"]].itemsize
+            needed[path] = max(needed.get(path, 0), count)
+    for path, count in needed.items():
+        if len(archive.payloads[path]) != count:
+            raise SourceError(
+                f"{path} has {len(archive.payloads[path])} bytes where its tensors take {count}",
+                reason="NOT_PT2",
+                subject=path,
+                hint="clone weights that are views of larger tensors before the export",
+            )
 
 
 def _tensor(data: bytes, meta: Mapping[str, Any]) -> torch.Tensor:

@@ -108,6 +108,7 @@ def test_reads_what_torch_writes(archive, module):
 def test_a_pickle_in_any_member_never_runs(archive, tmp_path, place, form):
     mark = tmp_path / "mark"
     harm = pickle.dumps(Planted(mark)) if form == "bare" else saved(Planted(mark))
+    harm += b"." * (-len(harm) % 4)  # a length that tensors of float32 could have
     parts = members(archive)
     path = tmp_path / "model.pt2"
     path.write_bytes(packed(parts | {part(parts, place): harm}))
