@@ -96,8 +96,8 @@ def _one(
         segments=tuple(segments),
         completeness=_ratio(residual, lie),
         method=method,
-        by_kind=_by_kind(segments),
-        by_depth=_by_depth(segments),
+        by_kind=kind_totals(segments),
+        by_depth=depth_totals(segments),
         cancellations=_cancellations(np.asarray(arrays["gram"])[0, g] / len(lee), lie, names),
         merged=(*segmentation.merged, *skipped),
         status="inconclusive" if reasons else "ok",
@@ -145,7 +145,7 @@ def _intervals(lee: Float64Array, spec: AuditSpec) -> Float64Array:
     return out
 
 
-def _by_kind(segments: Sequence[Segment]) -> tuple[KindTotal, ...]:
+def kind_totals(segments: Sequence[Segment]) -> tuple[KindTotal, ...]:
     """Add up the segments of each kind, the largest total LEE first."""
     totals = [
         KindTotal(
@@ -161,7 +161,7 @@ def _by_kind(segments: Sequence[Segment]) -> tuple[KindTotal, ...]:
     return tuple(sorted(totals, key=lambda total: -total.lee))
 
 
-def _by_depth(segments: Sequence[Segment]) -> tuple[DepthTotal, ...]:
+def depth_totals(segments: Sequence[Segment]) -> tuple[DepthTotal, ...]:
     """Add up the segments up to each tenth of the network (Gruver et al. 2023, Figure 4)."""
     points = min(_DEPTHS, len(segments))
     ends = sorted({math.ceil(len(segments) * i / points) for i in range(1, points + 1)})
