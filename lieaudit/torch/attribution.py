@@ -18,6 +18,7 @@ import torch
 
 from lieaudit.derivatives.rounding import COVERAGE
 from lieaudit.errors import DataError, SourceError
+from lieaudit.layerwise.summary import depth_totals, kind_totals
 from lieaudit.metrics.head import Float64Array, Head
 from lieaudit.metrics.lee import OutputAction
 from lieaudit.report import Layerwise, Segment
@@ -145,7 +146,14 @@ def _attribution(
     total = np.sum(list(parts.values()), axis=0)
     completeness = float(np.linalg.norm(total - lie)) / norm if norm > 0 else 0.0
     segments = tuple(_segment(network, spec, label, rows, lie, change[label]) for label, rows in parts.items())
-    layerwise = Layerwise(segments, completeness, "torch", merged=network.modules.merged)
+    layerwise = Layerwise(
+        segments,
+        completeness,
+        "torch",
+        by_kind=kind_totals(segments),
+        by_depth=depth_totals(segments),
+        merged=network.modules.merged,
+    )
     return Attribution(lie, inclusive, parts, completeness, layerwise)
 
 

@@ -19,8 +19,9 @@ from lieaudit.measure import Images
 from lieaudit.method import Method, choose_method
 from lieaudit.metrics.head import Head
 from lieaudit.progress import StageProgress
-from lieaudit.report import Report, ReportModel, ReportTensor, Skipped
+from lieaudit.report import Layerwise, Report, ReportModel, ReportTensor, Skipped
 from lieaudit.spec import AuditSpec
+from lieaudit.torch.attribution import attribute
 from lieaudit.torch.files import TorchFiles
 from lieaudit.torch.function import SourceFunction
 from lieaudit.torch.head import module_head
@@ -70,7 +71,7 @@ def audit(
         Any module; it is not changed.
     images, spec, labels, name, progress, shards
         As `lieaudit.audit`; ``spec.input`` and ``spec.output`` name an argument and an output of ``forward``.
-        ``spec.method`` is not looked at, ``spec.layerwise`` is `lieaudit.torch.attribute`'s.
+        ``spec.method`` is not looked at; ``spec.layerwise`` adds `lieaudit.torch.attribute`.
     precision, device, others
         See `lieaudit.torch.SourceFunction`.
 
@@ -91,7 +92,7 @@ def audit(
     stage.advance(1)
     method = Method(
         TorchDifferentiator(function, batch=_batch(module)),
-        skipped=() if spec.layerwise == "none" else (Skipped("layerwise", "use lieaudit.torch.attribute on a module"),),
+        skipped=(Skipped("layerwise.op", "a torch module is attributed by modules"),) if spec.layerwise == "op" else (),
     )
     info = ReportModel(
         sha256=_digest(function),
@@ -109,7 +110,28 @@ def audit(
         notes=tuple(notes),
     )
     pictured = Images(dataset, target, replace(spec, method="torch"))
-    return run(info, pictured, method, shards=shards, progress=progress, started=started)
+
+    def layerwise() -> dict[str, Layerwise]:
+        found = attribute(
+            module,
+            pictured.load(range(pictured.count)),
+            spec,
+            precision=precision,
+            device=device,
+            others=others,
+            zero_point=dataset.zero_point(spec.preprocessing, target.channels),
+        )
+        return {generator: attribution.layerwise for generator, attribution in found.items()}
+
+    return run(
+        info,
+        pictured,
+        method,
+        attribute=None if spec.layerwise == "none" else layerwise,
+        shards=shards,
+        progress=progress,
+        started=started,
+    )
 
 
 def torch_method(

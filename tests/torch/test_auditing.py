@@ -61,6 +61,19 @@ def test_float32_lies_within_its_error_bars(resnet20, cifar):
         assert (error <= np.array(a.per_image_error) + np.array(b.per_image_error)).mean() >= 0.95
 
 
+def test_layerwise_is_part_of_the_report(transformers_models, noise):
+    from dataclasses import replace
+
+    model, size = transformers_models["convnext"]
+    report = audit(model, noise(3, 3, size), replace(SPEC, layerwise="module", generators=("rotation",)))
+    layers = report.layerwise["rotation"]
+    assert layers.method == "torch"
+    assert sum(segment.share for segment in layers.segments) == pytest.approx(1, abs=1e-10)
+    assert sum(total.share for total in layers.by_kind) == pytest.approx(1, abs=1e-10)
+    assert layers.by_depth[-1].depth == 1
+    assert lieaudit.Report.from_json(report.to_json()) == report
+
+
 def test_dense_outputs_transform(transformers_models, noise):
     model, size = transformers_models["segformer"]
     report = audit(model, noise(3, 3, size), SPEC)
