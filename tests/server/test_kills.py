@@ -129,6 +129,7 @@ class Client:
         while not gone.is_set():
             with contextlib.suppress(grpc.RpcError):  # killed in the middle, or refused: no promise was made
                 self.random.choice(work)()
+            time.sleep(self.random.uniform(0.0, 0.01))  # leave the CPUs to the server and its workers
 
     def model(self):
         return self.kit.tiny_model(self.random.randrange(20), pad=2**21)
@@ -182,8 +183,8 @@ class Client:
         self.book.check("idempotency", not known or known == [audit.id], key)
 
     def cancel(self):
-        audit_id = self._any(set(self.book.audits) - set(self.book.ended))
-        if audit_id is None or self.random.random() < 0.9:
+        audit_id = self._any(i for i, (k, _) in self.book.audits.items() if k != "first" and i not in self.book.ended)
+        if audit_id is None or self.random.random() < 0.95:
             return
         answer = self.server.audits.CancelAudit(audit_pb2.CancelAuditRequest(id=audit_id), timeout=5)
         with self.book.lock:
@@ -215,7 +216,7 @@ class Client:
             self.book.check("final state stays", audit.state == ended, f"{audit_id}: {ended} became {audit.state}")
 
     def report(self):
-        audit_id = self._any([i for i, state in self.book.ended.items() if state == "succeeded"])
+        audit_id = self._any(i for i, state in self.book.ended.items() if state == "succeeded")
         if audit_id is None:
             return
         data = self.server.report(audit_id)
@@ -286,6 +287,8 @@ def test_every_promise_holds_after_kills_at_random_points(service_class, kit, tm
         nursery = Nursery(service_class, data_dir, log)
         server = nursery.start()
         base = (server.upload_model(kit.tiny_model(99)).sha256, server.upload_dataset(images).sha256)
+        first = server.create(*base, {**kit.FAST, "seed": 0}, idempotency_key="first")  # nobody cancels this one
+        book.audits[first.id], book.keys["first"] = ("first", 0), 0
         for cycle in range(KILLS):
             gone = threading.Event()
             clients = [Client(server, book, kit, nursery, base, f"{cycle}-{n}") for n in range(CLIENTS)]

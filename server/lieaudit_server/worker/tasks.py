@@ -13,7 +13,6 @@ from lieaudit.spec import AuditSpec
 from lieaudit.torch.containers import check_pt2, check_safetensors
 from lieaudit.torch.files import TorchFiles
 from lieaudit_server.worker.channel import Channel
-from lieaudit_server.worker.graph_limits import GraphLimits, check
 from lieaudit_server.worker.sources import Blob, model_file, place
 
 if TYPE_CHECKING:
@@ -172,6 +171,8 @@ def _blob(values: dict[str, str]) -> Blob:
 
 
 def _model_path(job: Job, blob: Blob) -> Path:
+    from lieaudit_server.worker.graph_limits import GraphLimits, check
+
     limits = job["limits"]
     path = model_file(blob, Path(job["scratch"]) / "model", limits["unpacked_bytes"], limits["archive_members"])
     if path.suffix == ".onnx":
