@@ -181,7 +181,7 @@ def torch_method(
         function = SourceFunction(module, device=device, undo=model.head.function)
     note = (
         f"the torch source is the function of the ONNX model: largest deviation {verified.deviation:.2e} of the largest"
-        f" output on {verified.images} images"
+        f" output on {verified.images} images; the derivatives are the source's, in {function.precision}"
     )
     return Method(
         TorchDifferentiator(function, batch=batch),
