@@ -85,6 +85,7 @@ def inspect(
     dataset = as_dataset(images, labels) if images is not None else None
     size = dataset.size_after(spec.preprocessing) if dataset is not None else None
     loaded = load_model(model, spec, image_size=size, name=name)
+    pictured = Images(dataset, loaded, spec) if dataset is not None else None
     covered = coverage(loaded.model)
     info = loaded.info
     return Inspection(
@@ -105,8 +106,8 @@ def inspect(
         exact_share=exact_share(covered),
         layers=tuple(layer_tree(loaded, spec)) if layers else (),
         notes=info.notes,
-        top1=_top1(loaded, Images(dataset, loaded, spec)) if dataset is not None else None,
-        image_count=dataset.count if dataset is not None else 0,
+        top1=_top1(loaded, pictured) if pictured is not None else None,
+        image_count=pictured.count if pictured is not None else 0,
     )
 
 
