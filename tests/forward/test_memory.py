@@ -1,0 +1,103 @@
+"""The memory budget is kept by the process, on a transformer with wide attention and on a dense model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
+
+_SCRIPT = """
+import io, resource, sys, warnings
+import numpy as np, torch
+warnings.simplefilter("ignore")
+torch.manual_seed(0); torch.set_num_threads(1)
+from torch import nn
+from lieaudit.derivatives.forward import ForwardDifferentiator
+from lieaudit.graph.load import load_model
+from lieaudit.spec import AuditSpec
+
+class Block(nn.Module):
+    def __init__(self, d, heads):
+        super().__init__()
+        self.heads, self.n1, self.n2 = heads, nn.LayerNorm(d), nn.LayerNorm(d)
+        self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
+        self.up, self.down = nn.Linear(d, 4 * d), nn.Linear(4 * d, d)
+    def forward(self, x):
+        b, s, d = x.shape
+        q, k, v = self.qkv(self.n1(x)).reshape(b, s, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        p = (q @ k.transpose(-1, -2) / (d // self.heads) ** 0.5).softmax(-1)
+        x = x + self.out((p @ v).transpose(1, 2).reshape(b, s, d))
+        return x + self.down(nn.functional.gelu(self.up(self.n2(x))))
+
+class Transformer(nn.Module):
+    # ViT-B/16 at 224 squared: 197 tokens, width 768, 12 heads; two blocks have the activations of any number
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 768, 16, 16)
+        self.token = nn.Parameter(torch.randn(1, 1, 768))
+        self.blocks = nn.Sequential(Block(768, 12), Block(768, 12))
+        self.head = nn.Linear(768, 1000)
+    def forward(self, x):
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
+        return self.head(self.blocks(x)[:, 0])
+
+class Dense(nn.Module):
+    def __init__(self):
+        super().__init__()
+        def layer(i, o, s=1):
+            return nn.Sequential(nn.Conv2d(i, o, 3, s, 1), nn.BatchNorm2d(o), nn.ReLU())
+        self.a, self.b, self.c = layer(3, 8), layer(8, 16, 2), layer(16, 16)
+        self.up = nn.Upsample(scale_factor=2, mode="bilinear")
+        self.d, self.out = layer(24, 8), nn.Conv2d(8, 2, 1)
+    def forward(self, x):
+        a = self.a(x)
+        return self.out(self.d(torch.cat([self.up(self.c(self.b(a))), a], 1)))
+
+def status(key):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
+
+kind, budget, count, lanes = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+module, size = (Transformer(), 224) if kind == "transformer" else (Dense(), 512)
+buffer = io.BytesIO()
+torch.onnx.export(module.eval(), (torch.randn(2, 3, size, size),), buffer, dynamo=False, opset_version=17,
+    input_names=["x"], output_names=["z"], dynamic_axes={"x": {0: "N"}, "z": {0: "N"}})
+spec = AuditSpec(threads=1, budget_mib=budget)
+model = load_model(buffer.getvalue(), spec)
+differentiator = ForwardDifferentiator(model, spec)
+random = np.random.default_rng(0)
+x = random.standard_normal((count, 3, size, size), dtype=np.float32)
+v = random.standard_normal((count, lanes, 3, size, size), dtype=np.float32)
+# the session exists and its weights are packed
+differentiator._session(differentiator._plan(lanes).directions)
+results = 8 * count * lanes * model.output_size + 4 * count * model.output_size
+with open("/proc/self/clear_refs", "w") as reset:
+    reset.write("5")
+before = status("VmRSS")
+plan = differentiator._plan(lanes)
+differentiator._evaluate(x, v)
+print("PEAK", status("VmHWM") - before - results / 2**20, plan.images, plan.directions, differentiator._peak(1, lanes) / 2**20)
+"""
+
+
+@pytest.mark.parametrize(("kind", "count", "lanes", "budget"), [("transformer", 4, 8, 128), ("dense", 2, 6, 160)])
+def test_activations_stay_within_the_budget(kind, count, lanes, budget):
+    if sys.platform != "linux":
+        pytest.skip("peak memory is read from /proc")
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(_SCRIPT), kind, str(budget), str(count), str(lanes)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    peak = float(next(line for line in done.stdout.splitlines() if line.startswith("PEAK")).split()[1])
+    assert peak < 1.2 * budget
+    # a budget that is not used would only make it slow
+    assert peak > 0.4 * budget
