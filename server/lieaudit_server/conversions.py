@@ -37,6 +37,11 @@ def report_from_proto(message: report_pb2.Report) -> Report:
     values = json_format.MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
+    # A protobuf map has no order; the report's is that of the spec.
+    order = {name: position for position, name in enumerate(values.get("spec", {}).get("generators", ()))}
+    for name in ("results", "layerwise"):
+        kept = values.get(name, {})
+        values[name] = {generator: kept[generator] for generator in sorted(kept, key=lambda g: (order.get(g, 99), g))}
     return Report.from_dict(values)
 
 

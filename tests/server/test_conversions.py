@@ -132,6 +132,15 @@ def test_every_field_of_an_inspection_has_a_place(optional):
     assert set(plain) == set(inspection.to_dict())
 
 
+def test_the_results_keep_the_order_of_the_spec():
+    report = full_report(optional=True)
+    result = next(iter(report.results.values()))
+    names = ("scale", "brightness", "rotation", "shear_x", "translation_x", "stretch_y")
+    spec = {**report.spec, "generators": list(names)}
+    report = dataclasses.replace(report, spec=spec, results=dict.fromkeys(names, result))
+    assert tuple(parse_report(report_to_proto(report).SerializeToString()).results) == names
+
+
 def test_what_is_no_report_is_said_so():
     for data in (b"\xff\xff\xff", b"", report_pb2.Report(schema="other").SerializeToString()):
         with pytest.raises(DataError) as caught:
