@@ -9,7 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from lieaudit_client import Client
 from lieaudit_client.command import run
 
 PREPROCESS = ("--preprocess", "mean=0.15,std=0.3")
@@ -92,6 +94,30 @@ def test_models_are_audited_for_what_the_rules_need_and_no_more(
     )  # fmt: skip
     assert code == 0
     assert list(json.loads(report.read_text())["results"]) == ["translation_x", "rotation"]
+
+
+def test_an_earlier_audit_of_the_service_is_a_baseline(digits: Digits, gate: Callable[..., int], service: str) -> None:
+    with Client(service) as client:
+        sha256 = client.upload_model(digits.plain).sha256
+        asked = ["rotation", "translation_x"]
+        mine = (a for a in client.audits("succeeded") if (a.model_sha256, list(a.spec.generators)) == (sha256, asked))
+        audit = next(mine)
+    for baseline in (f"audit:{audit.id}", audit.id):
+        assert gate(digits.augmented_report, NO_WORSE.format(""), "--baseline", baseline) == 0
+
+
+def test_a_gap_is_measured_between_two_datasets(
+    digits: Digits, gate: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Upright digits against the same turned by a quarter: another dataset for a model that never saw such."""
+    policy = "version: 1\nrules:\n  - {kind: gap, generators: rotation, dataset: turned, margin: 9}\n"
+    with np.load(digits.data) as found:
+        np.savez(tmp_path / "turned.npz", x=np.rot90(found["x"], axes=(1, 2)), y=found["y"])
+    turned = f"turned={tmp_path / 'turned.npz'}"
+    assert gate(digits.plain, policy, "--data", digits.data, "--dataset", turned, *PREPROCESS) == 0
+    assert "the one on 'turned'" not in capsys.readouterr().out, "what passes needs no words"
+    assert gate(digits.plain_report, policy, "--dataset", turned) == 2
+    assert "the candidate is a report" in capsys.readouterr().err
 
 
 def test_one_model_is_no_worse_than_itself(digits: Digits, gate: Callable[..., int]) -> None:

@@ -160,15 +160,16 @@ def test_pass_moves_the_alias_and_fail_does_not(
     mlflow.set_alias(name, "champion", plain)
     baseline = ("--baseline", f"mlflow:models:/{name}@champion", "--promote", "champion")
 
-    done = gate(f"models:/{name}/{augmented}", *baseline)
+    done = gate(f"models:/{name}/{augmented}", *baseline, "--json", "-")
     assert done.returncode == 0, done.stderr + done.stdout
+    assert json.loads(done.stdout)["verdict"] == "pass", "nothing but JSON, whatever MLflow prints"
     assert mlflow.alias(name, "champion") == augmented
     tags = mlflow.tags(name, augmented)
     assert (tags["verdict"], tags["promotion"]) == ("pass", "done: champion")
     artefacts = mlflow.artefacts(tags["run_id"])
     assert set(artefacts) == {"decision.json", "report.json", "baseline.json", "page.html"}
     assert min(artefacts.values()) > 1000
-    assert f"{name} version {augmented} against {name} version {plain}" in done.stdout
+    assert f"{name} version {augmented} against {name} version {plain}" in done.stderr
 
     done = gate(f"mlflow:models:/{name}/{plain}", *baseline)
     assert done.returncode == 1, done.stderr + done.stdout

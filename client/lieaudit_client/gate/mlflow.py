@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -147,11 +148,12 @@ def _onnx_files(folder: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def _translated(subject: str) -> Iterator[None]:
-    """Turn MLflow's exceptions into the client's."""
+    """Turn MLflow's exceptions into the client's, and keep its messages off standard output, which may be JSON."""
     from mlflow.exceptions import MlflowException
 
     try:
-        yield
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
     except MlflowException as problem:
         said = str(problem.message).splitlines()[0][:400]
         if problem.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
