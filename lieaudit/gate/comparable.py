@@ -9,7 +9,8 @@ from lieaudit.errors import ComparisonError
 from lieaudit.report import Report
 from lieaudit.spec import AuditSpec
 
-_SAME_SPEC = ("convention", "interpolation", "padding", "head", "seed", "max_images", "preprocessing", "step")
+# `max_images` is not here: the number of images measured is compared, however it was asked for.
+_SAME_SPEC = ("convention", "interpolation", "padding", "head", "seed", "preprocessing", "step")
 _DEFAULTS = AuditSpec().to_dict()
 
 
@@ -22,7 +23,7 @@ def require_paired(candidate: Report, baseline: Report) -> None:
         Naming every difference: metric version, images, specification or head.
     """
     differences = [*_versions(candidate, baseline, "baseline"), *_images(candidate, baseline)]
-    differences += _specs(candidate, baseline, _SAME_SPEC, "baseline")
+    differences += _specs(candidate, baseline, "baseline")
     if differences:
         raise ComparisonError(
             f"the baseline cannot be compared with the candidate: {'; '.join(differences)}",
@@ -47,7 +48,7 @@ def require_same_model(candidate: Report, other: Report, name: str) -> None:
         )
     if candidate.data.sha256 == other.data.sha256:
         differences.append("its images are the candidate's own, so there is no gap to measure")
-    differences += _specs(candidate, other, tuple(n for n in _SAME_SPEC if n != "max_images"), f"dataset {name!r}")
+    differences += _specs(candidate, other, f"dataset {name!r}")
     if differences:
         raise ComparisonError(
             f"the report of dataset {name!r} does not fit: {'; '.join(differences)}",
@@ -69,11 +70,14 @@ def _images(candidate: Report, baseline: Report) -> Iterator[str]:
     if candidate.data.sha256 != baseline.data.sha256:
         yield (f"other images: baseline {_named(baseline)}, candidate {_named(candidate)}")
     elif candidate.data.count != baseline.data.count:
-        yield f"baseline: {baseline.data.count} images, candidate: {candidate.data.count}"
+        yield (
+            f"the baseline was measured on the first {baseline.data.count} images, the candidate on "
+            f"{candidate.data.count} (max_images)"
+        )
 
 
-def _specs(candidate: Report, other: Report, names: tuple[str, ...], who: str) -> Iterator[str]:
-    for name in names:
+def _specs(candidate: Report, other: Report, who: str) -> Iterator[str]:
+    for name in _SAME_SPEC:
         if name == "head":  # what `auto` chose counts, not how it was asked for
             mine, theirs = candidate.model.head, other.model.head
         else:

@@ -96,6 +96,21 @@ def test_models_are_audited_for_what_the_rules_need_and_no_more(
     assert list(json.loads(report.read_text())["results"]) == ["translation_x", "rotation"]
 
 
+def test_a_model_is_measured_on_the_images_of_its_baseline(
+    digits: Digits, gate: Callable[..., int], service: str, tmp_path: Path
+) -> None:
+    baseline, report = tmp_path / "baseline.json", tmp_path / "report.json"
+    arguments = ["--data", str(digits.data), "--server", service, *PREPROCESS, "--generators", "rotation"]
+    assert run(["audit", str(digits.plain), *arguments, "--max-images", "100", "--json", str(baseline)]) == 0
+    policy = NO_WORSE.format("").replace("[rotation, translation_x]", "rotation")
+    for text in (policy, policy + "on_inconclusive: more_images\nimages: {min: 50, max: 200}\n"):
+        code = gate(
+            digits.augmented, text, "--baseline", baseline, "--data", digits.data, *PREPROCESS, "--report", report
+        )
+        assert code in {0, 3}, "decided or not, but comparable: a report that is fixed does not grow"
+        assert json.loads(report.read_text())["data"]["count"] == 100
+
+
 def test_an_earlier_audit_of_the_service_is_a_baseline(digits: Digits, gate: Callable[..., int], service: str) -> None:
     with Client(service) as client:
         sha256 = client.upload_model(digits.plain).sha256

@@ -227,7 +227,7 @@ def test_the_gap_between_two_datasets(make_report: Maker, lognormal: Draw) -> No
         ({"spec": {"interpolation": "bicubic"}}, "spec.interpolation: baseline bicubic, candidate bilinear"),
         ({"spec": {"padding": "circular"}}, "spec.padding: baseline circular, candidate reflect"),
         ({"spec": {"convention": "reference"}}, "spec.convention"),
-        ({"spec": {"max_images": 10}}, "spec.max_images: baseline 10, candidate none"),
+        ({"spec": {"step": 0.01}}, "spec.step: baseline 0.01, candidate none"),
         ({"spec": {"preprocessing": {"scale": 1.0, "name": "none"}}}, "spec.preprocessing"),
     ],
 )
@@ -240,6 +240,16 @@ def test_a_baseline_measured_on_other_terms_is_refused_by_name(
         evaluate(candidate, make_report(values, **BASELINE, **fields), policy(NO_WORSE))
     assert caught.value.reason == "BASELINE_NOT_COMPARABLE"
     assert named in str(caught.value)
+
+
+def test_images_are_counted_however_they_were_asked_for(make_report: Maker, lognormal: Draw) -> None:
+    values = lognormal(60, 1)
+    candidate = make_report({"rotation": values})
+    same = make_report({"rotation": values}, spec={"max_images": 60}, **BASELINE)
+    assert evaluate(candidate, same, policy(NO_WORSE)).verdict == "pass"
+    fewer = make_report({"rotation": values[:50]}, spec={"max_images": 50}, **BASELINE)
+    with pytest.raises(ComparisonError, match="measured on the first 50 images, the candidate on 60"):
+        evaluate(candidate, fewer, policy(NO_WORSE))
 
 
 def test_another_head_is_refused_and_the_name_of_a_preset_is_not(make_report: Maker, lognormal: Draw) -> None:

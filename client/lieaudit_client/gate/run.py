@@ -83,6 +83,8 @@ def run(client: Client, resolver: Resolver, request: Request, measure: Measure, 
     candidate = resolver.resolve(request.model, "candidate")
     baseline = resolver.resolve(request.baseline, "baseline") if request.baseline is not None else None
     spec = _spec(check, request.spec)
+    if baseline is not None and baseline.report is not None and not request.spec.HasField("max_images"):
+        spec.max_images = max(1, baseline.report.data.count)  # only those images can be compared
     while True:
         outcome = _decide(client, request, policy, spec, candidate, baseline, measure)
         more = outcome.decision.next_images if outcome.decision.HasField("next_images") else 0
