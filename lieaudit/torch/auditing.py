@@ -91,7 +91,7 @@ def audit(
     target, shape = _target(function, dataset, spec, notes)
     stage.advance(1)
     method = Method(
-        TorchDifferentiator(function, batch=_batch(module)),
+        TorchDifferentiator(function, batch=_batch(module), budget_mib=spec.budget_mib),
         skipped=(Skipped("layerwise.op", "a torch module is attributed by modules"),) if spec.layerwise == "op" else (),
     )
     info = ReportModel(
@@ -184,7 +184,7 @@ def torch_method(
         f" output on {verified.images} images; the derivatives are the source's, in {function.precision}"
     )
     return Method(
-        TorchDifferentiator(function, batch=batch),
+        TorchDifferentiator(function, batch=batch, budget_mib=spec.budget_mib),
         check.differentiator,
         skipped=onnx_skipped,
         notes=(note,),

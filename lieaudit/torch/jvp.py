@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lieaudit.derivatives.base import Derivatives, Float32Array, Float64Array
 from lieaudit.derivatives.rounding import COVERAGE, patterns
@@ -101,13 +104,17 @@ class TorchDifferentiator:
         The module as a function of images.
     batch
         The only batch size the module takes (an exported program of static shape); None: any.
+    budget_mib
+        Memory for activations in MiB: images and directions go through in pieces that fit.
     """
 
     method = "torch"
 
-    def __init__(self, function: SourceFunction, *, batch: int | None = None) -> None:
+    def __init__(self, function: SourceFunction, *, batch: int | None = None, budget_mib: int = 2048) -> None:
         self.function = function
         self.batch = batch
+        self._budget = budget_mib * 2**20
+        self._row_bytes = 0
         self._pushforward = Pushforward(function.module)
         self.rows_done = 0
         self.fallback_ops: dict[str, int] = {}
@@ -141,14 +148,29 @@ class TorchDifferentiator:
         )
 
     def _differentiate(self, x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        count, batch = x.shape[0], self.batch or x.shape[0]
+        count, lanes = v.shape[:2]
+        images, at_once = self._plan(x, lanes)
         parts = []
-        for piece in batches(count, batch):
-            value, tangent = self._pushforward(self.function, x[piece], v[piece].transpose(0, 1))
-            parts.append((value, tangent.transpose(0, 1)))
-            self.rows_done += batch * (1 + v.shape[1])
-        values, tangents = (torch.cat(tensors)[:count] for tensors in zip(*parts, strict=True))
-        return values, tangents
+        for piece in batches(count, images):
+            tangents = []
+            for start in range(0, lanes, at_once):
+                some = v[piece, start : start + at_once].transpose(0, 1)
+                value, tangent = self._pushforward(self.function, x[piece], some)
+                tangents.append(tangent.transpose(0, 1))
+                self.rows_done += images * (1 + len(some))
+            parts.append((value, torch.cat(tangents, dim=1)))
+        values, joined = (torch.cat(tensors)[:count] for tensors in zip(*parts, strict=True))
+        return values, joined
+
+    def _plan(self, x: torch.Tensor, lanes: int) -> tuple[int, int]:
+        """Give how many images and directions go through at once; at least one of each."""
+        batch = self.batch or 1
+        if self._row_bytes == 0:
+            sample = x[next(batches(len(x), batch))]
+            self._row_bytes = max(1, _LIVE * _largest(self.function, sample) * x.element_size() // batch)
+        rows = max(2, self._budget // self._row_bytes)
+        at_once = max(1, min(lanes, rows // batch - 1))
+        return self.batch or max(1, min(len(x), rows // (1 + at_once))), at_once
 
     def _errors(
         self, x: torch.Tensor, v: torch.Tensor, value: torch.Tensor, tangent: torch.Tensor
@@ -169,7 +191,31 @@ class TorchDifferentiator:
         return sizes[0] * self._rounding[0], sizes[1] * self._rounding[1]
 
 
+_LIVE = 8
+"""How many tensors as large as the largest a row is taken to hold at a time: value and tangent, in and out, and those
+that skip connections keep."""
+
 _TINY = float(np.finfo(np.float64).tiny)
+
+
+class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Finds the largest tensor that any operator makes while it is active."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.elements: int = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        self.elements = max([self.elements, *(tensor.numel() for tensor in tensors)])
+        return result
+
+
+def _largest(function: SourceFunction, x: torch.Tensor) -> int:
+    with torch.no_grad(), _Largest() as mode:
+        function(x)
+    return int(mode.elements)
 
 
 def _norms(values: torch.Tensor, lead: int) -> Float64Array:

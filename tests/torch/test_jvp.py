@@ -302,6 +302,32 @@ def test_fixed_batch_sizes_are_filled_up(noise):
     assert relative(result.tangent, (2 * x[:, None].astype(np.float64) * v).reshape(6, 2, -1)) < 1e-14
 
 
+def test_a_memory_budget_cuts_images_and_directions(noise):
+    torch.manual_seed(0)
+    seen = []
+
+    class Wide(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 64, 3, padding=1)
+
+        def forward(self, x):
+            seen.append(len(x))
+            return torch.tanh(self.conv(x)).mean((2, 3))
+
+    function = SourceFunction(Wide())
+    x = noise(4, 3, 32)
+    v = directions(x, 6)
+    whole = TorchDifferentiator(function)(x, v)
+    # a row of 64 × 32 × 32 float64 in eight tensors takes 4 MiB: four rows fit 16 MiB
+    seen.clear()
+    pieces = TorchDifferentiator(function, budget_mib=16)(x, v)
+    assert set(seen) == {1}
+    # one image and three directions at a time: two passes for each image, twice for the error bar
+    assert len(seen) == 1 + 2 * 4 * 2
+    assert relative(pieces.tangent, whole.tangent) < 1e-14
+
+
 def test_unknown_precision_and_device_are_spec_errors():
     with pytest.raises(SpecError, match="precision"):
         SourceFunction(torch.nn.Identity(), precision="float16")
