@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from lieaudit.errors import BudgetError, UnsupportedOpError
+from lieaudit.errors import BudgetError, ModelError
 from lieaudit.layerwise.chain import Chain
 from lieaudit.layerwise.differences import DifferenceChain
 from lieaudit.layerwise.prepared import prepare
@@ -100,7 +100,7 @@ class Attributor:
         if spec.method in {"auto", "torch"}:
             try:
                 self.sessions(self.parts[0])
-            except UnsupportedOpError as problem:
+            except ModelError as problem:
                 self.method = "finite_difference"
                 self.skipped = (Skipped("layerwise.forward", str(problem)),)
                 self.parts = self._parts()

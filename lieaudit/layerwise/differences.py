@@ -113,6 +113,8 @@ class DifferenceChain:
 
     def calibrate(self, images: Float32Array, directions: Float32Array) -> Float64Array:
         """Choose ε for every contribution and generator on a few images; give them, (S, G)."""
+        if not self.sources:
+            return self.steps
         ladder = np.broadcast_to(np.array(LADDER), (*self.steps.shape, len(LADDER)))
         changes = []
         for i in range(len(images)):

@@ -143,3 +143,18 @@ def test_uniform_images_have_no_shares(exported):
     found = lieaudit.audit(exported("vit", 64, 96), flat, spec).layerwise["brightness"]
     assert found.status == "inconclusive"
     assert any("zero" in reason for reason in found.reasons)
+
+
+@pytest.mark.parametrize("method", ["forward", "finite_difference"])
+def test_a_network_without_contributions(tools, method):
+    """A 1×1 convolution on a map commutes: no row, and nothing to share out."""
+    import torch
+
+    model = torch.nn.Conv2d(3, 2, 1).eval()
+    spec = AuditSpec(
+        generators=("rotation",), layerwise="module", method=method, head="spatial", threads=1, relative_images=0
+    )
+    images = np.random.default_rng(0).standard_normal((3, 3, 9, 12)).astype(np.float32)
+    found = lieaudit.audit(tools.export(model, 9, 12), images, spec).layerwise["rotation"]
+    assert [s.commutes for s in found.segments] == [True]
+    assert found.segments[0].lee == 0
