@@ -114,6 +114,7 @@ def scatter(
     if margin is not None and margin > 1:
         data.append(_line(line, [margin * v for v in line], f"{number(margin)} × the baseline", "@fail", "dash"))
     span = [math.log10(low), math.log10(high)]
+    ticks = {"exponentformat": "power", "dtick": max(1, math.ceil((span[1] - span[0]) / 7))}  # decades
     return {
         "data": data,
         "layout": {
@@ -122,15 +123,13 @@ def scatter(
                 "type": "log",
                 "title": {"text": "baseline LEE per image"},
                 "range": span,
-                **_exponents(),
-                "dtick": 1,
+                **ticks,
             },
             "yaxis": {
                 "type": "log",
                 "title": {"text": "candidate LEE per image"},
                 "range": span,
-                **_exponents(),
-                "dtick": 1,
+                **ticks,
             },
         },
     }

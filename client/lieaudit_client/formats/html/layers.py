@@ -72,7 +72,7 @@ def _tree(part: report_pb2.Layerwise) -> str:
     root = Node("")
     for segment in part.segments:
         place = root
-        for step in [s for s in re.split(r"[./]+", segment.name) if s] or [segment.name or "?"]:
+        for step in [s for s in re.split(r"[./:]+", segment.name) if s] or [segment.name or "?"]:
             place = place.children.setdefault(step, Node(step))
         if place.segment is not None:  # two segments of one name stay two rows
             again = f"{place.name} ({len(place.children) + 2})"
