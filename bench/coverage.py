@@ -9,6 +9,7 @@ lieaudit, whose own error is far larger (marked ≈).
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import os
 import time
@@ -89,7 +90,7 @@ def torch_models() -> Iterator[tuple[str, str, Callable[[], Any], Callable[..., 
     import torch
     from forward_zoo import ZOO, export
 
-    for name, build in ZOO.items():
+    for exporter, (name, build) in itertools.product(("script", "dynamo"), ZOO.items()):
         module, shape = build()
         double = build()[0].double()
 
@@ -97,12 +98,10 @@ def torch_models() -> Iterator[tuple[str, str, Callable[[], Any], Callable[..., 
             point, direction = torch.tensor(x).double(), torch.tensor(v).double()
             return torch.func.jvp(double, (point,), (direction,))[1].detach().numpy()
 
-        for exporter in ("script", "dynamo"):
+        def load(module: Any = module, shape: Any = shape, exporter: str = exporter) -> bytes:
+            return export(module, shape, exporter).SerializeToString()
 
-            def load(module: Any = module, shape: Any = shape, exporter: str = exporter) -> bytes:
-                return export(module, shape, exporter).SerializeToString()
-
-            yield name, f"torch, {exporter}", load, reference
+        yield name, f"torch, {exporter}", load, reference
 
 
 def randomised(path: Path) -> bytes:
@@ -138,9 +137,9 @@ def file_models() -> Iterator[tuple[str, str, Callable[[], Any], Callable[..., A
 
 HEADER = """# What forward mode covers
 
-Made by `python bench/coverage.py --write`. Nodes: those that depend on the image. Exact share: of the nodes whose output
-can move, those differentiated by an exact rule. Error: ‖dz − dz64‖ / ‖dz64‖ over {images} images and {generators}, dz64 a
-float64 JVP of the torch module; where there is no module (≈), finite differences, whose own error it mostly shows. Cost:
+Made by `python bench/coverage.py --write`. Nodes: those that depend on the image. Exact share: of the nodes whose
+output can move, those differentiated by an exact rule. Error: ‖dz − dz64‖ / ‖dz64‖ over {images} images and {generators},
+dz64 a float64 JVP of the torch module; where there is no module (≈), finite differences, whose own error it shows. Cost:
 time of one value and two tangents per image, in plain forwards of the same graph, on one thread.
 
 | model | from | nodes | exact share | not exact | error | cost |
@@ -155,23 +154,27 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    rows, refused = [], []
-    for name, source, load, reference in [*torch_models(), *file_models()]:
+    rows: list[Row] = []
+    refused: list[tuple[str, str, str]] = []
+    for name, source, load, reference in itertools.chain(file_models(), torch_models()):
         if arguments.models and name not in arguments.models:
             continue
         try:
-            row = measure(name, source, load, reference)
+            rows.append(measure(name, source, load, reference))
+            print(rows[-1], flush=True)
         except LieauditError as problem:
             refused.append((name, source, str(problem)))
+            print(refused[-1], flush=True)
         except Exception as problem:  # noqa: BLE001 - an exporter of torch that gives up
             refused.append((name, source, f"the exporter: {str(problem).strip().splitlines()[0][:120]}"))
-        else:
-            rows.append(row)
-            print(row, flush=True)
-            continue
-        print(refused[-1], flush=True)
+            print(refused[-1], flush=True)
+        if arguments.write:
+            (ROOT / "docs" / "coverage.md").write_text(page(rows, refused), encoding="utf-8")
+
+
+def page(rows: list[Row], refused: list[tuple[str, str, str]]) -> str:
     lines = [
-        f"| {r.model} | {r.source} | {r.nodes} | {100 * r.share:.1f} % | {r.inexact} | {r.error} | {r.ratio:.1f} |"
+        f"| {r.model} | {r.source} | {r.nodes} | {r.share:.1%} | {r.inexact} | {r.error} | {r.ratio:.1f} |"
         for r in rows
     ]
     text = HEADER.format(images=IMAGES, generators=" and ".join(GENERATORS)) + "\n".join(lines) + "\n"
@@ -179,8 +182,7 @@ def main() -> None:
     text += f"\n{len(rows)} graphs run in forward mode, {complete} of them without an inexact rule.\n"
     if refused:
         text += "\nNot measured:\n\n" + "\n".join(f"* {name} ({source}): {why}" for name, source, why in refused) + "\n"
-    if arguments.write:
-        (ROOT / "docs" / "coverage.md").write_text(text, encoding="utf-8")
+    return text
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ with a seed; batch-norm statistics are randomised, so that no normalisation is t
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
 from collections.abc import Callable
@@ -36,10 +37,8 @@ def _finish(make: Callable[[], Any], shape: Shape = (3, 32, 32), field: str = "l
     torch.manual_seed(0)
     model = make()
     if hasattr(model, "set_attn_implementation"):
-        try:
+        with contextlib.suppress(ValueError):
             model.set_attn_implementation("eager")  # forward AD of torch knows no fused attention
-        except ValueError:
-            pass
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
             module.running_mean.normal_(0.0, 0.1)  # type: ignore[union-attr,operator]
@@ -202,7 +201,7 @@ ZOO: dict[str, Callable[[], Built]] = {
 
 
 def export(module: torch.nn.Module, shape: Shape, exporter: str) -> onnx.ModelProto:
-    """Export to ONNX: ``script`` or ``dynamo`` with a symbolic batch, ``script-static`` or ``dynamo-static`` without."""
+    """Export to ONNX: ``script`` or ``dynamo`` with a symbolic batch; with ``-static`` at batch size 1."""
     image = torch.randn(1 if exporter.endswith("static") else 2, *shape)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")

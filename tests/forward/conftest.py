@@ -140,10 +140,7 @@ def error_of(case: Case, *, unroll: bool, reference: Callable[..., np.ndarray] |
     rewritten = rewrite(model, unroll=DIRECTIONS if unroll else None)
     feeds = {**case.moving, **{f"{name}.tangent": rows for name, rows in directions.items()}}
     _, made = run(rewritten, feeds)
-    if reference is None:
-        expected = derivative64(proto, case.moving, directions)
-    else:
-        expected = reference(directions)
+    expected = derivative64(proto, case.moving, directions) if reference is None else reference(directions)
     assert made.shape == expected.shape
     scale = np.linalg.norm(expected)
     return float(np.linalg.norm(made - expected) / (scale if scale > 0 else 1.0))

@@ -81,7 +81,8 @@ with open("/proc/self/clear_refs", "w") as reset:
 before = status("VmRSS")
 plan = differentiator._plan(lanes)
 differentiator._evaluate(x, v)
-print("PEAK", status("VmHWM") - before - results / 2**20, plan.images, plan.directions, differentiator._peak(1, lanes) / 2**20)
+peak = status("VmHWM") - before - results / 2**20
+print("PEAK", peak, plan.images, plan.directions, differentiator._peak(1, lanes) / 2**20)
 """
 
 

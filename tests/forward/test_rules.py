@@ -22,7 +22,8 @@ def _i(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
 
 
-# (id, op, moving, fixed, attributes, extra)
+# id, op, moving inputs, fixed inputs, attributes, the rest of the case
+# ruff: noqa: E501 - a table
 CASES = [
     # arithmetic
     ("add", "Add", {"a": _r(2, 3, 4), "b": _r(2, 3, 4)}, {}, {}, {}),
