@@ -86,11 +86,11 @@ def _distance(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
     return float(np.linalg.norm(a - b)) / (scale or 1.0)
 
 
-def torch_models() -> Iterator[tuple[str, str, Callable[[], Any], Callable[..., Any] | None]]:
+def torch_models(exporter: str) -> Iterator[tuple[str, str, Callable[[], Any], Callable[..., Any] | None]]:
     import torch
     from forward_zoo import ZOO, export
 
-    for exporter, (name, build) in itertools.product(("script", "dynamo"), ZOO.items()):
+    for name, build in ZOO.items():
         module, shape = build()
         double = build()[0].double()
 
@@ -98,7 +98,7 @@ def torch_models() -> Iterator[tuple[str, str, Callable[[], Any], Callable[..., 
             point, direction = torch.tensor(x).double(), torch.tensor(v).double()
             return torch.func.jvp(double, (point,), (direction,))[1].detach().numpy()
 
-        def load(module: Any = module, shape: Any = shape, exporter: str = exporter) -> bytes:
+        def load(module: Any = module, shape: Any = shape) -> bytes:
             return export(module, shape, exporter).SerializeToString()
 
         yield name, f"torch, {exporter}", load, reference
@@ -124,23 +124,20 @@ def randomised(path: Path) -> bytes:
 
 
 def file_models() -> Iterator[tuple[str, str, Callable[[], Any], Callable[..., Any] | None]]:
-    light = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
-    for path in sorted(light.glob("light_*.onnx")):
-        yield path.stem, "onnx package", lambda path=path: randomised(path), None
     real = Path(os.environ.get("LIEAUDIT_REAL") or ROOT.parent / "shared" / "real") / "models"
     for path in sorted(real.glob("*.onnx")):
         yield path.stem, "trained", lambda path=path: str(path), None
-    graphs = ROOT / "tests" / "forward" / "graphs"
-    for path in sorted(graphs.glob("*.onnx")):
-        yield path.stem, "tests/forward/graphs", lambda path=path: str(path), None
+    light = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+    for path in sorted(light.glob("light_*.onnx")):
+        yield path.stem, "onnx package", lambda path=path: randomised(path), None
 
 
 HEADER = """# What forward mode covers
 
 Made by `python bench/coverage.py --write`. Nodes: those that depend on the image. Exact share: of the nodes whose
-output can move, those differentiated by an exact rule. Error: ‖dz − dz64‖ / ‖dz64‖ over {images} images and {generators},
-dz64 a float64 JVP of the torch module; where there is no module (≈), finite differences, whose own error it shows. Cost:
-time of one value and two tangents per image, in plain forwards of the same graph, on one thread.
+output can move, those differentiated by an exact rule. Error: ‖dz − dz64‖ / ‖dz64‖ over {images} images and
+{generators}, dz64 a float64 JVP of the torch module; where there is no module (≈), finite differences, whose own error it
+shows. Cost: time of one value and two tangents per image, in plain forwards of the same graph, on one thread.
 
 | model | from | nodes | exact share | not exact | error | cost |
 |---|---|---|---|---|---|---|
@@ -156,7 +153,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     rows: list[Row] = []
     refused: list[tuple[str, str, str]] = []
-    for name, source, load, reference in itertools.chain(file_models(), torch_models()):
+    for name, source, load, reference in itertools.chain(torch_models("script"), file_models(), torch_models("dynamo")):
         if arguments.models and name not in arguments.models:
             continue
         try:
