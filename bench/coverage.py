@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,10 @@ class Row:
 
 def images(model: AuditableModel) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     random = np.random.default_rng(0)
-    x = random.standard_normal((IMAGES, model.channels, model.height, model.width)).astype(np.float32)
+    x: np.ndarray[Any, Any] = random.standard_normal((IMAGES, model.channels, model.height, model.width))
+    x = x.astype(np.float32)
     for _ in range(3):
-        x = (x + np.roll(x, 1, -1) + np.roll(x, 1, -2)) / 2
+        x = np.asarray((x + np.roll(x, 1, -1) + np.roll(x, 1, -2)) / 2, np.float32)
     v = tangents(x, GENERATORS, interpolation="bilinear", padding="reflect", convention="central")
     return x, v.astype(np.float32)
 
@@ -88,7 +90,7 @@ def _distance(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
 
 def torch_models(exporter: str) -> Iterator[tuple[str, str, Callable[[], Any], Callable[..., Any] | None]]:
     import torch
-    from forward_zoo import ZOO, export
+    from forward_zoo import ZOO, export  # type: ignore[import-not-found,unused-ignore]
 
     for name, build in ZOO.items():
         module, shape = build()
@@ -99,7 +101,7 @@ def torch_models(exporter: str) -> Iterator[tuple[str, str, Callable[[], Any], C
             return torch.func.jvp(double, (point,), (direction,))[1].detach().numpy()
 
         def load(module: Any = module, shape: Any = shape) -> bytes:
-            return export(module, shape, exporter).SerializeToString()
+            return bytes(export(module, shape, exporter).SerializeToString())
 
         yield name, f"torch, {exporter}", load, reference
 
@@ -126,18 +128,19 @@ def randomised(path: Path) -> bytes:
 def file_models() -> Iterator[tuple[str, str, Callable[[], Any], Callable[..., Any] | None]]:
     real = Path(os.environ.get("LIEAUDIT_REAL") or ROOT.parent / "shared" / "real") / "models"
     for path in sorted(real.glob("*.onnx")):
-        yield path.stem, "trained", lambda path=path: str(path), None
+        yield path.stem, "trained", partial(str, path), None
     light = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
     for path in sorted(light.glob("light_*.onnx")):
-        yield path.stem, "onnx package", lambda path=path: randomised(path), None
+        yield path.stem, "onnx package", partial(randomised, path), None
 
 
 HEADER = """# What forward mode covers
 
 Made by `python bench/coverage.py --write`. Nodes: those that depend on the image. Exact share: of the nodes whose
 output can move, those differentiated by an exact rule. Error: ‖dz − dz64‖ / ‖dz64‖ over {images} images and
-{generators}, dz64 a float64 JVP of the torch module; where there is no module (≈), finite differences, whose own error it
-shows. Cost: time of one value and two tangents per image, in plain forwards of the same graph, on one thread.
+{generators}, dz64 a float64 JVP of the torch module; where there is none (≈), finite differences, whose
+own error it shows. Cost: time of one value and two tangents per image, in plain forwards of the same graph, on one
+thread; on tiny graphs the cost of starting nodes dominates it.
 
 | model | from | nodes | exact share | not exact | error | cost |
 |---|---|---|---|---|---|---|

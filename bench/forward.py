@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers as hf
+import transformers
 
 from lieaudit.derivatives.forward import ForwardDifferentiator
 from lieaudit.graph.load import load_model
 from lieaudit.runtime.session import Session
 from lieaudit.spec import AuditSpec
+
+hf: Any = transformers  # its configurations are typed without their base's fields
 
 DIRECTIONS = 8
 IMAGES = 2
@@ -74,7 +76,7 @@ def measure(name: str, threads: int, repeat: int) -> dict[str, float]:
     torch.manual_seed(0)
     module = Logits(MODELS[name]()).eval()
     randomise(module)
-    buffer = io.BytesIO()
+    buffer: Any = io.BytesIO()
     torch.onnx.export(
         module, (torch.randn(2, 3, 224, 224),), buffer, dynamo=False, opset_version=17, input_names=["x"],
         output_names=["z"], dynamic_axes={"x": {0: "N"}, "z": {0: "N"}},

@@ -14,7 +14,9 @@ from typing import Any
 
 import onnx
 import torch
-import transformers as hf
+import transformers
+
+hf: Any = transformers  # its configurations are typed without their base's fields
 
 Shape = tuple[int, int, int]
 Built = tuple[torch.nn.Module, Shape]
@@ -41,8 +43,8 @@ def _finish(make: Callable[[], Any], shape: Shape = (3, 32, 32), field: str = "l
             model.set_attn_implementation("eager")  # forward AD of torch knows no fused attention
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
-            module.running_mean.normal_(0.0, 0.1)  # type: ignore[union-attr,operator]
-            module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr,operator]
+            module.running_mean.normal_(0.0, 0.1)  # type: ignore[union-attr]
+            module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
     with torch.no_grad():
         for module in model.modules():
@@ -211,7 +213,7 @@ def export(module: torch.nn.Module, shape: Shape, exporter: str) -> onnx.ModelPr
             assert program is not None
             proto = program.model_proto
         else:
-            buffer = io.BytesIO()
+            buffer: Any = io.BytesIO()
             axes = None if exporter.endswith("static") else {"x": {0: "N"}, "z": {0: "N"}}
             torch.onnx.export(
                 module, (image,), buffer, dynamo=False, opset_version=17, input_names=["x"], output_names=["z"],
