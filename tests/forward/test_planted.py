@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lieaudit import audit
 from lieaudit.derivatives.forward import ForwardDifferentiator
+from lieaudit.errors import UnsupportedOpError
 from lieaudit.graph.forward import Rule, measure_shapes, replaced_rule, rewrite
 from lieaudit.graph.forward.coverage import coverage, exact_share
 from lieaudit.graph.load import load_model
@@ -71,6 +72,16 @@ def test_unknown_op_falls_back_to_one_local_difference(run_rewritten, reference_
     error = np.linalg.norm(made - expected) / np.linalg.norm(expected)
     # one smooth op at a relative step of 2^-8: rounding and truncation are about 1e-5 each
     assert 1e-7 < error < 2e-4
+
+
+def test_form_that_a_rule_refuses_is_differentiated_generically():
+    def refuses(context, node):
+        """As a rule does that meets axes computed by the graph."""
+        raise UnsupportedOpError("no", reason="DYNAMIC_AXES", subject=node.name)
+
+    with replaced_rule("Sigmoid", Rule("refuses", refuses)):
+        applied = rewrite(ir.from_proto(_network(_SIGMOID))).applied
+    assert [(a.node, a.rule) for a in applied if not a.exact] == [("planted", "generic")]
 
 
 def test_custom_op_that_onnxruntime_knows_is_named_and_differentiated(run_rewritten):

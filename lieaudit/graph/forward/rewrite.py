@@ -113,10 +113,10 @@ def rewrite(
     Raises
     ------
     ModelError
-        SEGMENT_UNBOUNDED where ``inputs`` do not cut ``outputs`` off from the rest; GRAPH_NOT_RUNNABLE;
-        REWRITE_INVALID where the result does not pass the ONNX checker.
+        SEGMENT_UNBOUNDED where ``inputs`` do not cut ``outputs`` off from the rest; GRAPH_NOT_RUNNABLE.
     UnsupportedOpError
-        Where a node cannot be differentiated by any rule.
+        Where a node cannot be differentiated by any rule; REWRITE_INVALID where the result does not pass the ONNX
+        checker.
     """
     measure_shapes(model)
     model = prepare(_part(model, inputs, outputs))
@@ -195,6 +195,16 @@ def choose(context: Context, node: ir.Node) -> Rule:
 def differentiate(context: Context, node: ir.Node) -> Applied:
     """Emit the tangents of one node's outputs."""
     rule = choose(context, node)
+    try:
+        return _apply(context, node, rule)
+    except UnsupportedOpError:
+        # a form that the rule does not take, such as axes that the graph computes
+        if rule is GENERIC:
+            raise
+        return _apply(context, node, GENERIC)
+
+
+def _apply(context: Context, node: ir.Node, rule: Rule) -> Applied:
     for tangents in context.lanes:
         context.tangents = tangents
         result = rule.apply(context, node)
@@ -268,7 +278,7 @@ def _finished(model: ir.Model) -> ir.Model:
     try:
         passes.CheckerPass()(model)
     except Exception as problem:
-        raise ModelError(
+        raise UnsupportedOpError(
             f"the rewritten graph is not valid ONNX: {str(problem).splitlines()[0][:300]}",
             reason="REWRITE_INVALID",
             subject=model.graph.name or "graph",
