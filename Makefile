@@ -30,7 +30,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/digits/demo.py
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 torture: $(VENV)/.test
 	LIEAUDIT_KILLS=1000 LIEAUDIT_FUZZ=20 $(BIN)/python -m pytest tests/server/test_kills.py tests/server/test_fuzz.py
