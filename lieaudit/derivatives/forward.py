@@ -77,6 +77,7 @@ class ForwardDifferentiator:
         self._unrolls = spec.provider == "cpu" and convolutional(model.model)
         self._sessions: dict[int | None, tuple[Rewritten, Session]] = {}
         self._rewritten: dict[int | None, Rewritten] = {}
+        self._plans: dict[int, _Plan] = {}
         self.rewritten = self._graph(1 if self._unrolls else None)
         self.skipped = caveats(self.rewritten.applied)
         self._plan(1)
@@ -149,6 +150,11 @@ class ForwardDifferentiator:
         return np.full(count, pooled), errors
 
     def _plan(self, directions: int) -> _Plan:
+        if directions not in self._plans:
+            self._plans[directions] = self._planned(directions)
+        return self._plans[directions]
+
+    def _planned(self, directions: int) -> _Plan:
         """Choose the chunks: all directions at once if one image fits so, else as many as fit, evenly."""
         budget = self._spec.budget_mib * _MIB
         one = self._peak(1, 1)
