@@ -96,8 +96,8 @@ def _paper(model: Any, images: np.ndarray) -> tuple[float, float]:
     def lie_derivative(module: Any, args: tuple[Any, ...], out: Any) -> None:
         h = args[0].detach()
         with torch.no_grad():
-            value, pushed = torch.func.jvp(module.forward, (h,), (_act(h),))
-            found.append((out, pushed - _act(value)))
+            both: tuple[Any, ...] = torch.func.jvp(module.forward, (h,), (_act(h),))
+            found.append((out, both[1] - _act(both[0])))
 
     for module in model.modules():
         if not list(module.children()):
