@@ -127,7 +127,10 @@ def run(
     results, skipped = generator_results(
         measured, spec, method.differentiator.method, calibration=method.calibration, agreements=agreements
     )
-    reasons = tuple(f"{name}: {reason}" for name, result in results.items() for reason in result.reasons)
+    reasons = (
+        *method.reasons,
+        *(f"{name}: {reason}" for name, result in results.items() for reason in result.reasons),
+    )
     seconds = time.monotonic() - started
     rows = method.rows_done
     return Report(

@@ -43,6 +43,8 @@ class Method:
         What was not used, and why.
     notes
         What the report's reader should know about how the method was set up.
+    reasons
+        Why no result of this method on this graph can be conclusive.
     """
 
     differentiator: Differentiator
@@ -50,6 +52,7 @@ class Method:
     calibration: Calibration | None = None
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
 
     @property
     def fallback_ops(self) -> Mapping[str, int]:
@@ -92,7 +95,7 @@ def choose_method(
         return torch_method(model, images, source, shards=shards, progress=progress)
     if spec.method == "forward":
         forward = ForwardDifferentiator(model, spec)
-        return Method(forward, skipped=forward.skipped)
+        return Method(forward, skipped=forward.skipped, reasons=_rounding_ops(forward))
     differences = FiniteDifference(model, spec)
     calibration = _calibrate(differences, images, shards, progress)
     if spec.method == "finite_difference":
@@ -101,7 +104,16 @@ def choose_method(
         forward = ForwardDifferentiator(model, spec)
     except UnsupportedOpError as problem:
         return Method(differences, calibration=calibration, skipped=(Skipped("method.forward", str(problem)),))
-    return Method(forward, checker=differences, skipped=forward.skipped)
+    return Method(forward, checker=differences, skipped=forward.skipped, reasons=_rounding_ops(forward))
+
+
+def _rounding_ops(forward: ForwardDifferentiator) -> tuple[str, ...]:
+    """Name ops like QuantizeLinear: they make the derivative zero almost everywhere, which measures nothing."""
+    ops = sorted({applied.op for applied in forward.rewritten.applied if not applied.differentiable})
+    if not ops:
+        return ()
+    secants = "measure secants of a stated size: --method finite_difference --step T"
+    return (f"{', '.join(ops)} is piecewise constant, so the limit t → 0 is not meaningful; {secants}",)
 
 
 def _calibrate(

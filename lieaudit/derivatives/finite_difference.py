@@ -156,6 +156,9 @@ class FiniteDifference:
         spreads = tuple(np.empty_like(tangent) for _ in range(3))
         for d, extrapolate in enumerate(self.calibration.richardson[group]):
             candidates = (_extrapolated if extrapolate else _plain)(slopes[:, d], bends[:, d])
+            if self._fixed_step is not None:
+                # a secant of stated size is what was asked for: the first candidate is the one of step t itself
+                candidates = candidates[:1]
             chosen = self._least_error(z, [candidate[1:] for candidate in candidates])
             for target, parts in zip((tangent, *spreads), zip(*candidates, strict=True), strict=True):
                 target[:, d] = np.stack(parts)[chosen, np.arange(len(images))]

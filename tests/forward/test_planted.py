@@ -132,6 +132,17 @@ def test_coverage_of_an_exact_graph():
     assert {row.op for row in covered} == {"Conv", "Sigmoid", "Tanh", "GlobalAveragePool", "Flatten", "Gemm"}
 
 
+def test_an_audit_of_a_quantised_graph_is_inconclusive_and_offers_secants():
+    model = _network(_QDQ, _QDQ_CONSTANTS).SerializeToString()
+    x, _ = _data()
+    report = audit(model, x, AuditSpec(generators=("rotation",)))
+    assert report.status == "inconclusive"
+    assert any("QuantizeLinear" in reason and "--step" in reason for reason in report.reasons)
+    secant = audit(model, x, AuditSpec(generators=("rotation",), method="finite_difference", step=0.3))
+    assert secant.results["rotation"].step == 0.3
+    assert secant.results["rotation"].lee > 0
+
+
 def test_wrong_rule_turns_an_audit_inconclusive():
     def wrong(context, node):
         """Forget the slope: dy = dx."""
