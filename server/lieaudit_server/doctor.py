@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lieaudit_server.conversions import parse_report
 from lieaudit_server.errors import ConfigError
-from lieaudit_server.maintenance import tidy
+from lieaudit_server.maintenance import discard_orphans, tidy
 from lieaudit_server.store import resources, schema
 from lieaudit_server.store.audits import Failure, finish
 from lieaudit_server.store.database import connect
@@ -34,6 +34,7 @@ def examine(root: Path, *, repair: bool) -> list[str]:
             if repair:
                 findings += tidy(db, folder)
                 db.execute("COMMIT")
+                findings += discard_orphans(db, folder)
             else:
                 db.execute("ROLLBACK")
         finally:

@@ -22,8 +22,8 @@ _INTERVAL = 3600.0
 def tidy(db: sqlite3.Connection, folder: Folder) -> list[str]:
     """Remove what a killed server left half-way, and say what; runs before anything else uses the folder.
 
-    Half-way are: scratch folders, partial files that nobody knows, uploads whose file is gone, blobs without a row or
-    an owner, and folders of audits that are not there or need them no more.
+    Half-way are: scratch folders, partial files that nobody knows, uploads whose file is gone, blobs without an owner,
+    and folders of audits that are not there or need them no more. `discard_orphans` comes after the commit.
     """
     done = []
     for path in folder.scratch.iterdir():
@@ -36,20 +36,21 @@ def tidy(db: sqlite3.Connection, folder: Folder) -> list[str]:
     for file in known - {path.name for path in folder.partial.iterdir()}:
         resources.drop_upload(db, file)
         done.append(f"upload {file}: its file is gone")
-    collected = resources.collect(db, folder)
+    collected = resources.collect(db)
     if collected:
-        done.append(f"{collected} blobs that nobody owns")
-    rows = {row["sha256"] for row in db.execute("SELECT sha256 FROM blobs")}
-    for path in folder.blobs.glob("*/*"):
-        if path.name not in rows:
-            path.unlink()
-            done.append(f"blob {path.name[:16]}…: not in the state")
+        done.append(f"{len(collected)} blobs that nobody owns")
     for path in folder.audits.iterdir():
         audit = audits.find(db, path.name, None)
         if audit is None:
             done.append(f"folder of audit {path.name}: no such audit")
         clean_audit(folder, path.name, audit)
     return done
+
+
+def discard_orphans(db: sqlite3.Connection, folder: Folder) -> list[str]:
+    """Delete the blob files that the committed state does not hold, and say which."""
+    names = [path.name for path in folder.blobs.glob("*/*")]
+    return [f"blob {name[:16]}…: not in the state" for name in resources.discard(db, folder, names)]
 
 
 class Maintenance:
@@ -64,7 +65,9 @@ class Maintenance:
 
     async def start(self) -> None:
         """Tidy, then go on once an hour."""
-        for line in await self._database.run(lambda db: tidy(db, self._folder)):
+        done = await self._database.run(lambda db: tidy(db, self._folder))
+        done += await self._database.run(lambda db: discard_orphans(db, self._folder))
+        for line in done:
             _log.info("tidied: %s", line)
         await self.run_once(time.time())
         self._task = asyncio.create_task(self._run(), name="maintenance")
@@ -84,6 +87,7 @@ class Maintenance:
             (self._folder.partial / file).unlink(missing_ok=True)
         if self._config.retention_days:
             old = await self._database.run(lambda db: self._retire(db, now - 86400 * self._config.retention_days))
+            await self._database.run(lambda db: discard_orphans(db, self._folder))
             for audit_id in old:
                 await asyncio.to_thread(shutil.rmtree, self._folder.audit(audit_id), ignore_errors=True)
         stored = await self._database.run(
@@ -111,5 +115,5 @@ class Maintenance:
         for audit_id in old:
             audits.delete(db, audit_id)
         db.execute("DELETE FROM resources WHERE used < ? AND sha256 NOT IN (SELECT sha256 FROM audit_blobs)", (before,))
-        resources.collect(db, self._folder)
+        resources.collect(db)
         return old

@@ -77,9 +77,13 @@ def test_every_model_is_right_and_audited(client, real_dir, images, name):
         assert result.method == "forward", generator
         assert len(result.per_image) == AUDITED[dataset]
         assert result.lee > 0
-        assert result.agreement.agrees, (generator, result.agreement)
         # inconclusive, if anything, because of what the report says, never silently
         assert (result.status == "ok") == (not result.reasons)
+        assert result.agreement.agrees or any("disagree" in reason for reason in result.reasons)
+    # Black backgrounds make max-pooling tie: there forward mode takes one winner's derivative, a central difference
+    # the mean of two, and a report may say that they disagree. Everywhere else they agree.
+    ties = 3 if name.startswith("mnist") else 0
+    assert sum(not result.agreement.agrees for result in report.results.values()) <= ties
     notes = " ".join(report.model.notes)
     assert ("upcast from float16" in notes) == ("fp16" in name)
     assert ("NHWC" in notes) == ("nhwc" in name)

@@ -267,7 +267,8 @@ class Uploads:
 async def delete(kind: str, sha256: str, context: Context) -> None:
     """Delete a resource and, where nothing needs it any more, its blob. Raises `ServiceError`."""
     found = await context.resource(kind, sha256)
-    await context.database.run(lambda db: resources.delete(db, found, context.folder))
+    forgotten = await context.database.run(lambda db: resources.delete(db, found))
+    await context.database.run(lambda db: resources.discard(db, context.folder, forgotten))
 
 
 def stored_blob(context: Context, resource: Resource) -> dict[str, str]:

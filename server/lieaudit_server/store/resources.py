@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,13 +152,16 @@ def finish_upload(
     return resource
 
 
-def delete(db: sqlite3.Connection, resource: Resource, folder: Folder) -> None:
-    """Delete a resource. Its blob stays while another owner or an unfinished audit needs it."""
+def delete(db: sqlite3.Connection, resource: Resource) -> list[str]:
+    """Delete a resource; give the blobs to `discard` after the commit.
+
+    A blob stays while another owner or an unfinished audit needs it.
+    """
     db.execute(
         "DELETE FROM resources WHERE owner = ? AND kind = ? AND sha256 = ?",
         (resource.owner, resource.kind, resource.sha256),
     )
-    collect(db, folder)
+    return collect(db)
 
 
 def touch(db: sqlite3.Connection, sha256s: tuple[str, ...]) -> None:
@@ -172,17 +175,25 @@ def mark_damaged(db: sqlite3.Connection, sha256: str) -> None:
     db.execute("UPDATE blobs SET damaged = 1 WHERE sha256 = ?", (sha256,))
 
 
-def collect(db: sqlite3.Connection, folder: Folder) -> int:
-    """Delete the blobs that no resource and no unfinished audit refers to; give their number.
-
-    Runs in the database's thread, so that no upload can take up a blob while it is being deleted. The row goes with
-    the commit, the file at once: killed in between, `doctor` (and the next start) finds a row without a file.
-    """
+def collect(db: sqlite3.Connection) -> list[str]:
+    """Forget the blobs that no resource and no unfinished audit refers to; give them, for `discard`."""
     rows = db.execute(
         "SELECT sha256 FROM blobs WHERE sha256 NOT IN (SELECT sha256 FROM resources) AND sha256 NOT IN "
         "(SELECT sha256 FROM audit_blobs)"
     ).fetchall()
     for row in rows:
-        folder.blob(row["sha256"]).unlink(missing_ok=True)
         db.execute("DELETE FROM blobs WHERE sha256 = ?", (row["sha256"],))
-    return len(rows)
+    return [row["sha256"] for row in rows]
+
+
+def discard(db: sqlite3.Connection, folder: Folder, sha256s: Iterable[str]) -> list[str]:
+    """Delete the files of blobs that the committed state no longer holds; give those deleted.
+
+    An operation of its own, after the commit that forgot them: what a kill undoes must still have its file. It runs
+    in the database's thread, so that no upload takes up a blob meanwhile. Killed before it, the next start does it.
+    """
+    known = {row["sha256"] for row in db.execute("SELECT sha256 FROM blobs")}
+    gone = [sha256 for sha256 in sha256s if sha256 not in known]
+    for sha256 in gone:
+        folder.blob(sha256).unlink(missing_ok=True)
+    return gone
