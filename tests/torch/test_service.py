@@ -107,20 +107,22 @@ def as_dict(report):
 
 
 def test_the_clients_take_both_routes(target, files):
+    model, images = files / "model.onnx", files / "images.npz"
     with Client(target) as client:
         source = client.upload_model(files / "model.pt2").sha256
         weights = client.upload_model(files / "model.safetensors").sha256
-        one = client.audit(files / "model.onnx", files / "images.npz", SPEC | {"torch_source": source})
+        routes = [SPEC | {"torch_source": source}, SPEC | {"torch_factory": "small", "torch_weights": weights}]
+        reports = [client.audit(model, images, spec) for spec in routes]
 
     async def main():
         async with AsyncClient(target) as client:
-            spec = SPEC | {"torch_factory": "small", "torch_weights": weights}
-            return await client.audit(files / "model.onnx", files / "images.npz", spec)
+            return [await client.audit(model, images, spec) for spec in routes]
 
-    two = asyncio.run(main())
-    assert check(as_dict(one)) == pytest.approx(check(as_dict(two)), rel=1e-10)
+    first, *others = [as_dict(report) for report in (*reports, *asyncio.run(main()))]
+    for other in others:
+        assert check(first) == pytest.approx(check(other), rel=1e-10)
     # the report says which files were used by their content, not by a path of the server
-    assert as_dict(one)["spec"]["torch_source"] == source
+    assert first["spec"]["torch_source"] == source
 
 
 def test_another_models_source_is_refused(target, files):
