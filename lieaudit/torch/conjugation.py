@@ -19,7 +19,8 @@ from lieaudit.errors import SourceError, SpecError
 from lieaudit.report import Skipped
 from lieaudit.torch.action import Action, per_image
 from lieaudit.torch.function import SourceFunction
-from lieaudit.torch.layouts import Layout, LayoutTracker, declared, feature_map
+from lieaudit.torch.layout_tracking import LayoutTracker
+from lieaudit.torch.layouts import Layout, declared, feature_map
 
 
 @dataclass(slots=True)

@@ -8,7 +8,8 @@ import torch
 
 from lieaudit.symmetries import tangent
 from lieaudit.torch.action import Action, per_image
-from lieaudit.torch.layouts import LayoutTracker, declared, feature_map
+from lieaudit.torch.layout_tracking import LayoutTracker
+from lieaudit.torch.layouts import declared, feature_map
 
 GENERATORS = ("rotation", "translation_x", "shear_y", "brightness")
 SHAPE = (2, 6, 8, 12)
