@@ -164,6 +164,26 @@ def test_the_terminal_has_a_line_per_rule_and_the_reasons_in_words(outcome: Outc
     assert "FAIL: at least one rule is broken" in text
 
 
+def test_the_terminal_gets_nothing_that_it_could_obey(outcome: Outcome, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = "\x1b]0;owned\x07\x9b2J\u202e"
+    for report in (outcome.candidate, outcome.baseline):
+        assert report is not None
+        report.model.name = report.data.name = f"name{bad}"
+    rules = outcome.decision.rules
+    for rule in rules:
+        rule.id, rule.generator, rule.sentence, rule.subject = f"rule{bad}", f"way{bad}", f"said{bad}", f"on{bad}"
+    rules[0].outcome = f"odd{bad}"
+    passed = next(rule for rule in rules if rule.outcome == "pass")
+    passed.waiver.owner = f"owner{bad}"
+    outcome.decision.verdict = f"verdict{bad}"
+    terminal.show(outcome)
+    shown = capsys.readouterr().out
+    assert not set(bad) & set(shown) - set("]0;owned2J")
+    for word in ("name", "rule", "way", "said", "owner", "odd", "verdict"):
+        assert f"{word}\ufffd]0;owned\ufffd\ufffd2J\ufffd" in " ".join(shown.split()).replace("\ufffd ", "\ufffd")
+    assert rules[0].id == f"rule{bad}", "the message itself is as it was"
+
+
 def test_comparison_of_many(outcome: Outcome) -> None:
     assert comparison.labels(["a/v1.json", "b/v1.json", "v2.json"]) == ["a/v1.json", "b/v1.json", "v2"]
     assert outcome.baseline is not None

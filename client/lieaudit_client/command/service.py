@@ -13,6 +13,7 @@ from lieaudit_api.v1 import report_pb2, spec_pb2
 from lieaudit_client.client import Client
 from lieaudit_client.command.display import Display
 from lieaudit_client.exceptions import ClientError, InvalidInputError, UnreachableError
+from lieaudit_client.printable import printable
 from lieaudit_client.progress import Progress
 
 # What the environment says is about another service than the one started here.
@@ -67,7 +68,7 @@ def audit(
         if audit_id:
             with contextlib.suppress(ClientError):
                 client.cancel(audit_id, timeout=5.0)
-                click.echo(f"audit {audit_id} is cancelled", err=True)
+                click.echo(printable(f"audit {audit_id} is cancelled"), err=True)
         raise
 
 

@@ -46,11 +46,11 @@ def _view(server: str, info: audit_pb2.ServerInfo, audits: list[audit_pb2.Audit]
         amount = f"{step.stage} {step.done}/{step.total}" if step.total else step.stage
         said = f"{audit.failure.reason}: {audit.failure.message}" if audit.state == "failed" else amount
         table.add_row(
-            audit.id,
-            audit.state,
+            Text(audit.id),
+            Text(audit.state),
             Text(said),
-            audit.model_sha256[:12],
-            audit.dataset_sha256[:12],
+            Text(audit.model_sha256[:12]),
+            Text(audit.dataset_sha256[:12]),
             audit.created.ToDatetime().isoformat(" ", "seconds"),
             Text(audit.owner),
         )

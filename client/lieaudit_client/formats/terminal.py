@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 
 from lieaudit_api.v1 import gate_pb2
 from rich.box import SIMPLE_HEAD
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from lieaudit_client.formats.numbers import interval, number
 from lieaudit_client.formats.outcome import HEADLINE, Outcome
+from lieaudit_client.printable import printable, printable_copy
 
 _STYLE = {"pass": "green", "fail": "bold red", "inconclusive": "bold yellow", "waived": "magenta"}
 _MARK = {"pass": "✓", "fail": "✗", "inconclusive": "?", "waived": "⚑"}
@@ -29,8 +31,10 @@ def show(outcome: Outcome, *, to_stderr: bool = False) -> None:
 
 
 def view(outcome: Outcome) -> Iterable[RenderableType]:
-    """Give what `show` prints."""
-    decision = outcome.decision
+    """Give what `show` prints, without anything that a terminal could obey."""
+    names = printable(outcome.names())
+    decision = printable_copy(outcome.decision)
+    outcome = replace(outcome, decision=decision)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("", "rule", "generator"):
         table.add_column(name, no_wrap=True)
@@ -38,7 +42,7 @@ def view(outcome: Outcome) -> Iterable[RenderableType]:
         table.add_column(name, justify="right")
     for rule in outcome.rules():
         table.add_row(*_cells(rule))
-    yield Text(outcome.names())
+    yield Text(names)
     yield table
     for rule in outcome.rules():
         if rule.outcome != "pass" or rule.HasField("waiver"):

@@ -23,6 +23,7 @@ from lieaudit_client.gate import record
 from lieaudit_client.gate.mlflow import Registry, is_mlflow
 from lieaudit_client.gate.run import Request, Result, problem_lines, read_policy, run
 from lieaudit_client.gate.sources import Resolver
+from lieaudit_client.printable import printable, printable_copy
 from lieaudit_client.report_json import dump_report, read_report
 
 _FILES = ("json_file", "junit_file", "sarif_file", "markdown_file", "html_file", "report_file")
@@ -130,7 +131,7 @@ def _finish(result: Result, registry: Registry | None, options: dict[str, Any]) 
         if options["hook"] is not None:
             record.run_hook(options["hook"], result.outcome)
     except ClientError as problem:
-        click.echo(f"lieaudit: {problem.reason}: {problem}", err=True)
+        _say(f"lieaudit: {problem.reason}: {problem}")
         return code or exits.exit_code(problem)
     return code
 
@@ -149,7 +150,7 @@ def exit_code(outcome: Outcome) -> int:
 
 
 def _say(message: str) -> None:
-    click.echo(message, err=True)
+    click.echo(printable(message), err=True)
 
 
 @click.command()
@@ -196,10 +197,10 @@ def policy_check(file: str, **options: Any) -> int:
     """Check the policy in FILE: every problem with its line, or what it needs."""
     text = read_policy(file)
     with service.connect(options) as client:
-        check = client.check_policy(text)
+        check = printable_copy(client.check_policy(text))
     if check.problems:
         for line in problem_lines(check, file):
-            click.echo(line, err=True)
+            _say(line)
         return exits.USAGE
     needs = [f"measures {', '.join(check.generators)}", f"at least {check.min_images} images"]
     needs += ["a baseline"] if check.needs_baseline else []
