@@ -1,8 +1,8 @@
 """What is done to a graph before tangents are added; none of it changes the function.
 
 Functions are inlined, constants folded, branches with a constant condition taken, batch normalisation folded into
-the convolution before it, ops without a rule of their own replaced by their definition in the ONNX standard, and opset
-7 and 8 lifted to 9 (the first with Where, Sign and the Scan that the generic rule needs).
+the convolution before it, recurrent layers unrolled, ops without a rule of their own replaced by their definition in
+the ONNX standard, and opset 7 and 8 lifted to 9 (the first with Where, Sign and the Scan that the generic rule needs).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import onnx_ir.passes.common as passes
 import onnxruntime
 
 from lieaudit.graph.forward.context import constant
+from lieaudit.graph.forward.recurrent import RECURRENT, unrolled
 from lieaudit.graph.forward.rules import RULES
 from lieaudit.graph.forward.shapes import MEASURED, measure_shapes
 
@@ -38,6 +39,7 @@ def prepare(model: ir.Model) -> ir.Model:
     while _take_branches(graph):
         fold_constants(model)
     passes.RemoveUnusedNodesPass()(model)
+    _unroll_recurrent(model)
     _expand_functions(model)
     _fold_batch_normalization(graph)
     if not graph.meta.get(MEASURED):
@@ -161,6 +163,20 @@ def _expand_functions(model: ir.Model) -> None:
             return
         graph.meta.pop(MEASURED, None)
         fold_constants(model)
+
+
+def _unroll_recurrent(model: ir.Model) -> None:
+    graph = model.graph
+    layers = [node for node in graph if node.op_type in RECURRENT and node.domain in {"", "ai.onnx"}]
+    if not layers:
+        return
+    measure_shapes(model)
+    for node in layers:
+        proto = unrolled(node, graph.opset_imports[""])
+        if proto is not None:
+            inputs = {f"in{i}": value for i, value in enumerate(node.inputs) if value is not None}
+            _splice(graph, node, ir.from_proto(proto).graph, inputs)
+            graph.meta.pop(MEASURED, None)
 
 
 def _has_body(op_type: str, opset: int) -> bool:
