@@ -134,7 +134,11 @@ def run(
     seconds = time.monotonic() - started
     rows = method.rows_done
     return Report(
-        model=replace(model, notes=(*model.notes, *images.notes, *method.notes)),
+        model=replace(
+            model,
+            precision=method.precision or model.precision,
+            notes=(*model.notes, *images.notes, *method.notes),
+        ),
         data=ReportData(
             images.dataset.sha256, images.count, images.dataset.name, accuracy(measured, images.dataset, images.target)
         ),

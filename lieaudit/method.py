@@ -45,6 +45,8 @@ class Method:
         What the report's reader should know about how the method was set up.
     reasons
         Why no result of this method on this graph can be conclusive.
+    precision
+        What the derivatives are computed in, where it is not the model's own precision; else empty.
     """
 
     differentiator: Differentiator
@@ -53,6 +55,7 @@ class Method:
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
+    precision: str = ""
 
     @property
     def fallback_ops(self) -> Mapping[str, int]:

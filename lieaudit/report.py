@@ -43,7 +43,11 @@ class ReportTensor:
 
 @dataclass(frozen=True, slots=True)
 class ReportModel:
-    """What was audited. ``precision`` is the one computed in, ``notes`` say what was changed to get there."""
+    """What was audited.
+
+    ``precision`` is the one that values and derivatives were computed in: float32 in onnxruntime, mostly float64 by
+    torch. ``notes`` say what was changed to get there.
+    """
 
     sha256: str
     name: str

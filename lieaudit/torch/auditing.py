@@ -181,13 +181,15 @@ def torch_method(
         function = SourceFunction(module, device=device, undo=model.head.function)
     note = (
         f"the torch source is the function of the ONNX model: largest deviation {verified.deviation:.2e} of the largest"
-        f" output on {verified.images} images; the derivatives are the source's, in {function.precision}"
+        f" output on {verified.images} images; values and derivatives are the source's, the"
+        f" cross-check and any layers the ONNX graph's, in {model.info.precision}"
     )
     return Method(
         TorchDifferentiator(function, batch=batch, budget_mib=spec.budget_mib),
         check.differentiator,
         skipped=onnx_skipped,
         notes=(note,),
+        precision=function.precision,
     )
 
 

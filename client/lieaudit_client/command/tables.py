@@ -81,9 +81,8 @@ def _head(report: report_pb2.Report) -> Iterable[RenderableType]:
     facts.add_row("function", Text(f"{_tensor(model.input)} → {_tensor(model.output)}, head {model.head}"))
     top1 = f", top-1 {percent(data.top1)}" if data.HasField("top1") else ""
     facts.add_row("images", Text(f"{data.count} of {data.name or 'unnamed'}  {short(data.sha256)}{top1}"))
-    facts.add_row(
-        "computed", Text(f"{model.precision} on {there.provider} ({there.device}), onnxruntime {there.onnxruntime}")
-    )
+    engine = f"torch {there.torch}" if there.torch else f"onnxruntime {there.onnxruntime}"
+    facts.add_row("computed", Text(f"{model.precision} on {there.provider} ({there.device}), {engine}"))
     for op, count in sorted(there.fallback_ops.items()):
         facts.add_row("fallback", Text(f"{op} ×{count} ran elsewhere than on {there.provider}"))
     for note in model.notes:
