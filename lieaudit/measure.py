@@ -118,13 +118,15 @@ class Images:
 
         A tangent of another image is as large and as smooth as the symmetry's own direction, and no symmetry.
         """
+        if not indices:
+            return own
         order = np.random.default_rng(self.spec.seed).permutation(self.count)
         place = np.argsort(order)
         others = self.tangents(self.load([int(order[(place[i] + 1) % self.count]) for i in indices]))
-        axes = (2, 3, 4)
-        wanted = np.sqrt(np.sum(np.square(own, dtype=np.float64), axis=axes, keepdims=True))
-        found = np.sqrt(np.sum(np.square(others, dtype=np.float64), axis=axes, keepdims=True))
-        return (others * np.where(found > 0, wanted / np.where(found > 0, found, 1.0), 0.0)).astype(np.float32)
+        wanted, found = _norms(own), _norms(others)
+        scale = np.where(found > 0, wanted / np.where(found > 0, found, 1.0), 0.0).astype(np.float32)
+        others *= scale[:, :, None, None, None]
+        return others
 
     def spread(self, count: int) -> list[int]:
         """Give up to ``count`` image indices spread evenly over the set."""
@@ -153,6 +155,29 @@ class Measured:
     other: Float64Array
     power: Float64Array
     top1: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some images with everything the session needs of them.
+
+    Attributes
+    ----------
+    indices
+        Which images they are.
+    pixels, directions
+        (n, C, H, W) and their tangents (n, G, C, H, W).
+    compared
+        Places in the batch of the m images that `relative` is measured on.
+    others
+        (m, G, C, H, W) the directions of `relative`.
+    """
+
+    indices: list[int]
+    pixels: Float32Array
+    directions: Float32Array
+    compared: list[int]
+    others: Float32Array
 
 
 def measure(
@@ -194,26 +219,24 @@ def _measure_shard(
     spec, target = images.spec, images.target
     action = OutputAction.of(spec) if target.head.spatial else None
     parts: list[dict[str, npt.NDArray[np.generic]]] = []
-    for batch, pixels, directions in _prefetched(images, indices, _images_at_once(target, spec)):
-        size = (len(batch), len(spec.generators))
-        other = np.full(size, np.nan)
+    for batch in _prefetched(images, indices, relative, _images_at_once(target, spec)):
+        count, pixels = len(batch.indices), batch.pixels
+        other = np.full((count, len(spec.generators)), np.nan)
         rows: list[PerImage] = []
-        top1 = np.full(len(batch), -1, np.int64)
+        top1 = np.full(count, -1, np.int64)
         # directions in groups, so that dense outputs of all of them are never held at once
-        for group in _groups(len(spec.generators), _directions_at_once(target, spec, len(batch))):
-            derivatives = differentiator(pixels, directions[:, group], group.start)
-            check_finite(derivatives.value, batch[0])
-            power = np.mean(target.head.value(derivatives.value).reshape(len(batch), -1) ** 2, axis=1)
+        for group in _groups(len(spec.generators), _directions_at_once(target, spec, count)):
+            derivatives = differentiator(pixels, batch.directions[:, group], group.start)
+            check_finite(derivatives.value, batch.indices[0])
+            power = np.mean(target.head.value(derivatives.value).reshape(count, -1) ** 2, axis=1)
             if not target.head.spatial:
-                top1 = np.argmax(derivatives.value.reshape(len(batch), -1), axis=1).astype(np.int64)
+                top1 = np.argmax(derivatives.value.reshape(count, -1), axis=1).astype(np.int64)
             lie = lie_derivative(derivatives, target.head, spec.generators[group], action)
             rows.append(PerImage.of(lie))
-        chosen = [place for place, index in enumerate(batch) if index in relative]
-        if chosen:
-            away = images.other_tangents([batch[place] for place in chosen], directions[chosen])
-            for group in _groups(len(spec.generators), _directions_at_once(target, spec, len(chosen))):
-                derivatives = differentiator(pixels[chosen], away[:, group], group.start)
-                other[chosen, group] = PerImage.of(lie_derivative(derivatives, target.head, (), None)).lee
+        if batch.compared:
+            for group in _groups(len(spec.generators), _directions_at_once(target, spec, len(batch.compared))):
+                derivatives = differentiator(pixels[batch.compared], batch.others[:, group], group.start)
+                other[batch.compared, group] = PerImage.of(lie_derivative(derivatives, target.head, (), None)).lee
         parts.append(
             {
                 "lee": np.concatenate([row.lee for row in rows], axis=1),
@@ -224,18 +247,19 @@ def _measure_shard(
                 "top1": top1,
             }
         )
-        stage.advance(len(batch))
+        stage.advance(count)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _prefetched(
-    images: Images, indices: list[int], at_once: int
-) -> Iterator[tuple[list[int], Float32Array, Float32Array]]:
-    """Give batches with their tangents; the next one is read and differentiated while the session works on this."""
+def _prefetched(images: Images, indices: list[int], relative: set[int], at_once: int) -> Iterator[Batch]:
+    """Give batches; the next one is read and differentiated while the session works on this."""
 
-    def prepare(batch: list[int]) -> tuple[list[int], Float32Array, Float32Array]:
+    def prepare(batch: list[int]) -> Batch:
         pixels = images.load(batch)
-        return batch, pixels, images.tangents(pixels)
+        directions = images.tangents(pixels)
+        compared = [place for place, index in enumerate(batch) if index in relative]
+        others = images.other_tangents([batch[place] for place in compared], directions[compared])
+        return Batch(batch, pixels, directions, compared, others)
 
     batches = [indices[i : i + at_once] for i in range(0, len(indices), at_once)]
     with ThreadPoolExecutor(1, thread_name_prefix="lieaudit-tangents") as pool:
@@ -257,6 +281,11 @@ def _directions_at_once(target: Target, spec: AuditSpec, images: int) -> int:
     """How many directions' outputs (float64, about ten arrays of them) fit an eighth of the budget."""
     each = 8 * target.output_size * images * 10
     return max(1, spec.budget_mib * _MIB // 8 // each)
+
+
+def _norms(moved: Float32Array) -> Float64Array:
+    """Give the Euclidean norms of tangents (n, G, C, H, W): (n, G)."""
+    return np.asarray(np.sqrt(np.einsum("ngchw,ngchw->ng", moved, moved, dtype=np.float64)), np.float64)
 
 
 def _groups(count: int, at_once: int) -> Iterator[slice]:

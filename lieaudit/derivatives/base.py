@@ -59,10 +59,6 @@ class Differentiator(Protocol):
         """Rows that went through the session so far."""
         ...
 
-    def rows(self, directions: int) -> int:
-        """Give the number of session rows per image for so many directions."""
-        ...
-
     def __call__(self, images: Float32Array, directions: Float32Array, first: int = 0) -> Derivatives:
         """Differentiate at ``images`` (n, C, H, W) along ``directions`` (n, D, C, H, W).
 

@@ -96,10 +96,6 @@ class FiniteDifference:
         """Rows that went through the session so far."""
         return self._evaluator.rows_done
 
-    def rows(self, directions: int) -> int:
-        """Give the number of session rows per image: the image, and eight per direction."""
-        return 1 + 2 * len(STEPS) * directions
-
     def base(self, images: Float32Array) -> Float32Array:
         """Give z(x) for images (n, C, H, W)."""
         return self._evaluator.base(images)

@@ -84,10 +84,6 @@ class ForwardDifferentiator:
         self.fallback_ops: dict[str, int] = {}
         self.rows_done = 0
 
-    def rows(self, directions: int) -> int:
-        """Give the number of session rows per image: the image and one per direction."""
-        return 1 + directions
-
     def __call__(self, images: Float32Array, directions: Float32Array, first: int = 0) -> Derivatives:
         """Differentiate at ``images`` (n, C, H, W) along ``directions`` (n, D, C, H, W); ``first`` plays no part."""
         del first

@@ -120,10 +120,6 @@ class TorchDifferentiator:
         self.fallback_ops: dict[str, int] = {}
         self._rounding: tuple[float, ...] | None = None
 
-    def rows(self, directions: int) -> int:
-        """Give the number of rows per image: the value, and a tangent for each direction."""
-        return 1 + directions
-
     def __call__(self, images: Float32Array, directions: Float32Array, first: int = 0) -> Derivatives:  # noqa: ARG002
         """Differentiate at ``images`` (n, C, H, W) along ``directions`` (n, D, C, H, W), of any generators.
 
