@@ -67,20 +67,40 @@ def lie_derivative(
     ``action`` is None where the output representation is trivial, or the directions are no generators'.
     """
     value = head.differential(derivatives.value, derivatives.tangent)
+    squares = _squared_errors(derivatives, head)
     if head.spatial and action is not None:
         value = value - action.tangents(head.value(derivatives.value), generators)
-    return LieDerivative(value, _error(derivatives, head))
+        # X' takes differences of neighbours, as rounded as the values they stand in: one random error tells it all.
+        moved = np.sum(_value_errors(derivatives), axis=0)[:, None]
+        error = head.differential(derivatives.value, moved)[:, 0]
+        squares += _squares(action.tangents(error, generators))
+    return LieDerivative(value, np.asarray(derivatives.coverage * np.sqrt(squares)))
 
 
-def _error(derivatives: Derivatives, head: Head) -> Float64Array:
+def _squared_errors(derivatives: Derivatives, head: Head) -> Float64Array:
+    """Give the squared norms (n, D) of the errors of Dh(z)[dz]: of dz through Dh(z), of z through D²h(z)[·, dz]."""
     squares = np.zeros(derivatives.tangent.shape[:2])
     for spread in derivatives.spreads:
-        pushed = head.differential(derivatives.value, spread)
-        squares += np.sum(pushed.reshape(*squares.shape, -1) ** 2, axis=2)
-    for error in derivatives.value_spreads:
-        bent = head.curvature(derivatives.value, derivatives.tangent, error)
-        squares += np.sum(bent.reshape(*squares.shape, -1) ** 2, axis=2)
-    return np.asarray(derivatives.coverage * np.sqrt(squares))
+        squares += _squares(head.differential(derivatives.value, spread))
+    if head.function != "identity":
+        for error in _value_errors(derivatives):
+            squares += _squares(head.curvature(derivatives.value, derivatives.tangent, error))
+    return squares
+
+
+def _value_errors(derivatives: Derivatives) -> list[Float64Array]:
+    """Give errors of z, each (n, *K): those that were estimated, and the rounding to the precision it came in.
+
+    An estimate from redrawn rounding errors misses the last one where a large offset swallows what was redrawn.
+    """
+    value = derivatives.value
+    last = np.random.default_rng(0).uniform(-0.5, 0.5, value.shape) * np.spacing(np.abs(value)).astype(np.float64)
+    return [*derivatives.value_spreads, last]
+
+
+def _squares(rows: Float64Array) -> Float64Array:
+    """Give the squared norms (n, D) of rows (n, D, *K)."""
+    return np.asarray(np.sum(rows.reshape(*rows.shape[:2], -1) ** 2, axis=2))
 
 
 @dataclass(frozen=True, slots=True)
