@@ -22,6 +22,9 @@ Feeds = Mapping[str, "npt.NDArray[Any] | Any"]
 
 # protobuf cannot serialise 2 GiB; larger weights go to a file beside the graph
 _INLINE_BYTES = 1 << 30
+# Wrong in onnxruntime up to 1.31: it moves the zeros of a Pad into a MaxPool, where padding never wins, so that an
+# all-negative window at the border gives another maximum.
+_WRONG_OPTIMIZERS = ["Pad_Fusion"]
 _INTEGER = {ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL}
 
 
@@ -169,11 +172,15 @@ def _create(model: ir.Model | bytes, provider: Provider, threads: int, *, shared
     try:
         if isinstance(model, bytes) or _weight_bytes(model) <= _INLINE_BYTES:
             serialised = model if isinstance(model, bytes) else ir.to_proto(model).SerializeToString()
-            return onnxruntime.InferenceSession(serialised, options, providers=provider.chain())
+            return onnxruntime.InferenceSession(
+                serialised, options, providers=provider.chain(), disabled_optimizers=_WRONG_OPTIMIZERS
+            )
         with tempfile.TemporaryDirectory(prefix="lieaudit-") as folder:
             path = Path(folder, "model.onnx")
             ir.save(model, path, external_data="model.data")
-            return onnxruntime.InferenceSession(str(path), options, providers=provider.chain())
+            return onnxruntime.InferenceSession(
+                str(path), options, providers=provider.chain(), disabled_optimizers=_WRONG_OPTIMIZERS
+            )
     except Exception as problem:
         raise _load_error(problem) from problem
 

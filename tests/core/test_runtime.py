@@ -47,6 +47,25 @@ def test_a_noncontiguous_array_is_read_right():
         assert np.array_equal(session.run({"x": x})[0], x)
 
 
+def test_zeros_padded_before_a_maximum_take_part_in_it():
+    """Frameworks that pad in a layer of its own mean zeros; onnxruntime's fusion into MaxPool would ignore them."""
+    nodes = [
+        helper.make_node("Pad", ["x", "pads"], ["padded"]),
+        helper.make_node("MaxPool", ["padded"], ["z"], kernel_shape=[2, 2], strides=[2, 2]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "padded",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 4, 4])],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, 1, 3, 3])],
+        [numpy_helper.from_array(np.array([0, 0, 1, 1, 0, 0, 1, 1]), "pads")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with Session(model.SerializeToString()) as session:
+        (z,) = session.run({"x": np.full((1, 1, 4, 4), -1, np.float32)})
+    assert z[0, 0].tolist() == [[0, 0, 0], [0, -1, 0], [0, 0, 0]]
+
+
 def test_wrong_shapes_are_a_typed_error_without_paths():
     with Session(chain(["MatMul"]).SerializeToString()) as session, pytest.raises(ModelError) as caught:
         session.run({"x": np.zeros((2, 3), np.float32)})
