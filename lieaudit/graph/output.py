@@ -19,6 +19,8 @@ _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.Data
 def choose(graph: ir.Graph, spec: AuditSpec, notes: list[str]) -> ir.Value:
     """Give the output the spec names, or the first one (the exporters' main output), and note that choice.
 
+    Where the first is not a float and exactly one other is (a classifier's label before its probabilities), that one.
+
     Raises
     ------
     SpecError
@@ -35,7 +37,11 @@ def choose(graph: ir.Graph, spec: AuditSpec, notes: list[str]) -> ir.Value:
             hint=f"it has {', '.join(map(repr, names))}",
         )
     chosen = graph.outputs[names.index(spec.output)] if spec.output is not None else graph.outputs[0]
-    if spec.output is None and len(names) > 1:
+    floats = [value for value in graph.outputs if value.dtype in _FLOATS]
+    if spec.output is None and chosen not in floats and len(floats) == 1:
+        chosen = floats[0]
+        notes.append(f"{chosen.name!r}, the only float of {len(names)} outputs, is audited")
+    elif spec.output is None and len(names) > 1:
         notes.append(f"the first of {len(names)} outputs, {names[0]!r}, is audited; choose another with --output")
     if chosen.dtype is not None and chosen.dtype not in _FLOATS:
         raise ModelError(
