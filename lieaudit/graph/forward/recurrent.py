@@ -41,8 +41,8 @@ def unrolled(node: ir.Node, opset: int) -> onnx.ModelProto | None:
         or length is None
         or not set(names) <= _WITHOUT_PARAMETERS
         or "clip" in node.attributes
-        or node.attributes.get_int("input_forget", 0)
-        or node.attributes.get_int("layout", 0)
+        or node.attributes.get_int("input_forget", 0) != 0
+        or node.attributes.get_int("layout", 0) != 0
     ):
         return None
     body = _Body(node, opset, arrays[1].shape[2])
