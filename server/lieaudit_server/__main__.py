@@ -18,7 +18,7 @@ _EXIT_USAGE, _EXIT_UNREACHABLE = 2, 4
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; give its exit status (0 fine, 1 doctor found damage, 2 usage, 4 not reachable)."""
-    # Worker processes are started by exec; gRPC need not survive a fork and would only warn about it.
+    # The fork server is started by exec; gRPC need not survive a fork and would only warn about it.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     options = _parser().parse_args(arguments)
     try:

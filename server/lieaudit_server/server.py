@@ -24,6 +24,7 @@ from lieaudit_server.identity import Authority
 from lieaudit_server.interceptor import Interceptor
 from lieaudit_server.maintenance import Maintenance
 from lieaudit_server.metrics import Metrics
+from lieaudit_server.scheduling.forkserver import ForkServer
 from lieaudit_server.scheduling.journal import Journal
 from lieaudit_server.scheduling.probes import Probes
 from lieaudit_server.scheduling.scheduler import Scheduler
@@ -79,9 +80,12 @@ class Server:
         self._folder.open()
         self._database = Database(self._folder.state)
         self._journal = Journal()
-        self._scheduler = Scheduler(config, self._folder, self._database, self._journal, self.metrics)
+        self._fork_server = ForkServer(self._folder.scratch)
+        self._scheduler = Scheduler(
+            config, self._folder, self._database, self._journal, self.metrics, self._fork_server
+        )
         self._maintenance = Maintenance(config, self._folder, self._database, self.metrics)
-        probes = Probes(config, self._folder)
+        probes = Probes(config, self._folder, self._fork_server)
         providers: asyncio.Future[tuple[str, ...]] = asyncio.get_running_loop().create_future()
         self._background = Background()
         context = Context(
@@ -139,6 +143,7 @@ class Server:
         self._provider_task.cancel()
         await self._grpc.stop(grace=2.0)
         await self._background.wait()
+        await self._fork_server.stop()
         await self._maintenance.stop()
         self._database.close()
         self._folder.close()

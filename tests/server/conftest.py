@@ -84,6 +84,16 @@ class Service:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def fork_server(self) -> int:
+        """Process id of the one child of the server."""
+        (pid,) = wait_for(lambda: children(self.pid))
+        return pid
+
+    def workers(self) -> list[int]:
+        """Process ids of checks and audits that run now."""
+        return children(self.fork_server)
+
     def log(self) -> str:
         return self._log.read_text(errors="replace")
 
@@ -139,6 +149,14 @@ class Service:
     def report(self, audit_id: str) -> bytes:
         chunks = self.audits.GetReport(audit_pb2.GetReportRequest(id=audit_id), timeout=SECONDS)
         return b"".join(chunk.data for chunk in chunks)
+
+
+def children(pid: int) -> list[int]:
+    """Give the process ids of a process's children; none where it is gone."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
 
 
 def sha256(data: bytes) -> str:
@@ -268,6 +286,7 @@ def start(tmp_path) -> Iterator[Callable[..., Service]]:
 def kit() -> SimpleNamespace:
     """The helpers above, for test modules."""
     return SimpleNamespace(
+        children=children,
         sha256=sha256,
         messages=messages,
         reason_of=reason_of,

@@ -216,10 +216,10 @@ def test_workers_die_with_the_server(start, kit):
     server = start()
     created = server.create(*kit.slow_pair(server), kit.SLOW)
     next(event for event in server.watch(created.id) if event.done)
-    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
-    assert children
+    processes = [server.fork_server, *server.workers()]
+    assert len(processes) == 2
     server.kill()
-    kit.wait_for(lambda: not any(_alive(int(pid)) for pid in children))
+    kit.wait_for(lambda: not any(_alive(pid) for pid in processes))
 
 
 def _alive(pid):
@@ -234,11 +234,40 @@ def test_a_worker_has_its_cpus_memory_and_niceness(start, kit):
     server = start(memory_mib="3000", threads_per_audit="1")
     created = server.create(*kit.slow_pair(server), kit.SLOW)
     next(event for event in server.watch(created.id) if event.done)
-    pid = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()[0]
+    (pid,) = server.workers()
     limits = Path(f"/proc/{pid}/limits").read_text()
     assert next(line for line in limits.splitlines() if "data size" in line).split()[3:5] == [str(3000 * 2**20)] * 2
     assert next(line for line in limits.splitlines() if "core file" in line).split()[4] == "0"
-    assert len(os.sched_getaffinity(int(pid))) == 1
+    assert len(os.sched_getaffinity(pid)) == 1
     server.audits.CancelAudit(audit_pb2.CancelAuditRequest(id=created.id))
     server.signal(signal.SIGTERM)
     assert server.wait_exit() == 0
+
+
+def test_a_worker_has_no_descriptor_of_the_server_or_of_another_worker(start, kit):
+    server = start(threads_per_audit="1", cpu_threads="2")
+    pair = kit.slow_pair(server)
+    for _ in range(2):
+        created = server.create(*pair, kit.SLOW)
+        next(event for event in server.watch(created.id) if event.done)
+    links = [{str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()} for pid in server.workers()]
+    channels = [{link for link in found if link.startswith(("socket:", "pipe:"))} for found in links]
+    assert [len(found) for found in channels] == [2, 2]  # its messages and its log
+    assert not channels[0] & channels[1]
+    state = ("state.sqlite", "/lock", "tokens")
+    assert not [link for found in links for link in found if any(part in link for part in state)]
+
+
+def test_a_fork_server_that_is_killed_is_started_again_and_its_audits_go_on(start, kit):
+    server = start()
+    model = server.upload_model(kit.tiny_model()).sha256
+    images = server.upload_dataset(kit.tiny_dataset(count=2000)).sha256
+    created = server.create(model, images, kit.SLOW)
+    next(event for event in server.watch(created.id) if event.done)
+    first = server.fork_server
+    os.kill(first, signal.SIGKILL)
+    server.upload_model(kit.tiny_model(1))
+    assert server.fork_server != first
+    messages = [event.message for event in server.watch(created.id) if event.state == "queued"]
+    assert "SIGKILL" in messages[1]
+    assert server.get(created.id).state == "succeeded"

@@ -35,7 +35,8 @@ FINAL = ("succeeded", "failed", "cancelled")
 class Nursery:
     """One server at a time, started by fork on the same data folder."""
 
-    def __init__(self, service_class, data_dir, log):
+    def __init__(self, service_class, children, data_dir, log):
+        self._children = children
         self._service_class = service_class
         self._data_dir = data_dir
         self._process = subprocess.Popen(
@@ -72,11 +73,9 @@ class Nursery:
             time.sleep(0.002)
 
     def workers(self):
-        try:
-            text = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
-        except OSError:
-            return []
-        return [int(pid) for pid in text.split()]
+        """The workers and what starts them."""
+        fork_servers = self._children(self.pid)
+        return fork_servers + [worker for pid in fork_servers for worker in self._children(pid)]
 
     def close(self):
         self._process.stdin.close()
@@ -284,7 +283,7 @@ def test_every_promise_holds_after_kills_at_random_points(service_class, kit, tm
     rng = random.Random(20261121)  # noqa: S311
     images = kit.tiny_dataset(count=96)
     with (tmp_path / "log").open("w") as log:
-        nursery = Nursery(service_class, data_dir, log)
+        nursery = Nursery(service_class, kit.children, data_dir, log)
         server = nursery.start()
         base = (server.upload_model(kit.tiny_model(99)).sha256, server.upload_dataset(images).sha256)
         first = server.create(*base, {**kit.FAST, "seed": 0}, idempotency_key="first")  # nobody cancels this one

@@ -25,7 +25,6 @@ def check(config: Config, task: str) -> dict[str, Any]:
     """Describe a check or an inspection; what it is about is added by `Probes`."""
     return {
         "task": task,
-        "parent": os.getpid(),
         "threads": 1,
         "cpus": sorted(os.sched_getaffinity(0)),
         "memory_mib": config.probe_memory_mib,
@@ -38,7 +37,6 @@ def audit(config: Config, folder: Folder, record: Audit, cpus: tuple[int, ...]) 
     blobs = {role: {"path": str(folder.blob(b["sha256"])), **b} for role, b in record.blobs.items()}
     return {
         "task": "audit",
-        "parent": os.getpid(),
         "threads": record.threads,
         "cpus": list(cpus),
         "memory_mib": config.memory_mib if record.device is None else config.gpu_memory_mib,

@@ -14,6 +14,7 @@ from lieaudit.errors import LieauditError
 from lieaudit_server.config import Config
 from lieaudit_server.errors import ServiceError, disk_full
 from lieaudit_server.scheduling import jobs
+from lieaudit_server.scheduling.forkserver import ForkServer
 from lieaudit_server.scheduling.process import Outcome, Worker
 from lieaudit_server.store.folder import Folder
 
@@ -23,9 +24,10 @@ _log = logging.getLogger(__name__)
 class Probes:
     """Runs checks, a few at a time."""
 
-    def __init__(self, config: Config, folder: Folder) -> None:
+    def __init__(self, config: Config, folder: Folder, fork_server: ForkServer) -> None:
         self._config = config
         self._folder = folder
+        self._fork_server = fork_server
         self._places = asyncio.Semaphore(max(1, config.probes))
 
     async def run(
@@ -36,18 +38,24 @@ class Probes:
         Raises `LieauditError` with the worker's reason, or `ServiceError` where the worker did not survive the file.
         """
         async with self._places:
-            scratch = self._folder.scratch / f"probe-{secrets.token_hex(8)}"
-            scratch.mkdir(mode=0o700)
-            try:
-                for name, data in (files or {}).items():
-                    await asyncio.to_thread((scratch / name).write_bytes, data)
-                job = {**jobs.check(self._config, task), **parts, "scratch": str(scratch)}
-                outcome = await Worker(job, max_log_bytes=self._config.max_log_bytes).run(self._config.probe_seconds)
-            finally:
-                await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+            outcome = await self._attempt(task, parts, files or {})
+            if outcome.interrupted:  # somebody else's signal says nothing about the file
+                outcome = await self._attempt(task, parts, files or {})
         if outcome.result is None:
             raise _error(task, outcome)
         return outcome.result
+
+    async def _attempt(self, task: str, parts: Mapping[str, Any], files: Mapping[str, bytes]) -> Outcome:
+        scratch = self._folder.scratch / f"probe-{secrets.token_hex(8)}"
+        scratch.mkdir(mode=0o700)
+        try:
+            for name, data in files.items():
+                await asyncio.to_thread((scratch / name).write_bytes, data)
+            job = {**jobs.check(self._config, task), **parts, "scratch": str(scratch)}
+            worker = Worker(job, self._fork_server, max_log_bytes=self._config.max_log_bytes)
+            return await worker.run(self._config.probe_seconds)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
 
 
 def _error(task: str, outcome: Outcome) -> Exception:

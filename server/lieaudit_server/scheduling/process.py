@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from lieaudit_server.scheduling.forkserver import Child, ForkServer
 from lieaudit_server.store.audits import Failure
 
-_log = logging.getLogger(__name__)
-
-_PASSED = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
-_PASSED_PREFIXES = ("CUDA_", "NVIDIA_")
-_LINE_BYTES = 16 * 2**20
 _TAIL_BYTES = 16 * 2**10
 _OUT_OF_MEMORY = (b"bad_alloc", b"MemoryError", b"Failed to allocate memory", b"cannot allocate memory")
 
@@ -44,7 +36,9 @@ class Worker:
     Parameters
     ----------
     job
-        Job description for `lieaudit_server.worker`; scratch folder, parent and CPUs are in it.
+        Job description for `lieaudit_server.worker.job`; scratch folder, limits and CPUs are in it.
+    fork_server
+        What starts the process.
     max_log_bytes
         Output after which the worker is stopped.
     on_progress
@@ -54,37 +48,28 @@ class Worker:
     def __init__(
         self,
         job: Mapping[str, Any],
+        fork_server: ForkServer,
         *,
         max_log_bytes: int,
         on_progress: Callable[[Mapping[str, Any]], Awaitable[None]] | None = None,
     ) -> None:
         self._job = job
+        self._fork_server = fork_server
         self._max_log_bytes = max_log_bytes
         self._on_progress = on_progress
-        self._process: asyncio.subprocess.Process | None = None
+        self._child: Child | None = None
         self._tail = b""
         self._final: dict[str, Any] | None = None
         self._stopped: Failure | None = None
 
     async def run(self, deadline_seconds: float) -> Outcome:
         """Run the job to its end; kill it at the deadline or when this coroutine is cancelled."""
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "lieaudit_server.worker",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=environment(Path(self._job["scratch"]), self._job["threads"]),
-            cwd=self._job["scratch"],
-            start_new_session=True,
-            limit=_LINE_BYTES,
-        )
+        self._child = await self._fork_server.spawn(self._job)
         if self._stopped is not None:
             self._kill()
         try:
             async with asyncio.timeout(deadline_seconds):
-                await asyncio.gather(self._send_job(), self._read_messages(), self._read_log(), self._wait())
+                await asyncio.gather(self._read_messages(), self._read_log(), self._child.wait())
         except TimeoutError:
             self.stop(
                 Failure(
@@ -96,8 +81,11 @@ class Worker:
             )
         finally:
             self._kill()
-            await asyncio.shield(self._process.wait())
-        return self._outcome(self._process.returncode or 0)
+            try:
+                status = await self._child.wait()
+            finally:
+                self._child.close()
+        return self._outcome(status)
 
     def stop(self, failure: Failure) -> None:
         """Kill the worker, or do not let it begin, and give ``failure`` as the outcome."""
@@ -105,33 +93,15 @@ class Worker:
             self._stopped = failure
         self._kill()
 
-    async def _wait(self) -> None:
-        assert self._process is not None  # noqa: S101 - called by run
-        await self._process.wait()
-        self._kill()  # what it started and left behind would keep its pipes open
-
     def _kill(self) -> None:
-        # The whole session: what the worker may have started goes with it.
-        if self._process is not None:
-            try:
-                os.killpg(self._process.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                return
-
-    async def _send_job(self) -> None:
-        assert self._process is not None and self._process.stdin is not None  # noqa: S101, PT018 - made with PIPE
-        try:
-            self._process.stdin.write(json.dumps(self._job).encode())
-            await self._process.stdin.drain()
-            self._process.stdin.close()
-        except (BrokenPipeError, ConnectionResetError):
-            return  # it died at once; its exit status says why
+        if self._child is not None:
+            self._child.kill()
 
     async def _read_messages(self) -> None:
-        assert self._process is not None and self._process.stdout is not None  # noqa: S101, PT018 - made with PIPE
+        assert self._child is not None  # noqa: S101 - called by run
         while True:
             try:
-                line = await self._process.stdout.readline()
+                line = await self._child.stdout.readline()
             except ValueError:
                 self.stop(Failure("WORKER_PROTOCOL", "the worker sent a message beyond all bounds"))
                 return
@@ -149,9 +119,9 @@ class Worker:
                 await self._on_progress(message)
 
     async def _read_log(self) -> None:
-        assert self._process is not None and self._process.stderr is not None  # noqa: S101, PT018 - made with PIPE
+        assert self._child is not None  # noqa: S101 - called by run
         total = 0
-        while chunk := await self._process.stderr.read(2**16):
+        while chunk := await self._child.stderr.read(2**16):
             total += len(chunk)
             self._tail = (self._tail + chunk)[-_TAIL_BYTES:]
             if total > self._max_log_bytes:
@@ -193,23 +163,6 @@ class Worker:
             "memory_mib",
             "set budget_mib lower, or ask the operator for a higher limit",
         )
-
-
-def environment(scratch: Path, threads: int) -> dict[str, str]:
-    """Make a worker's environment: what it needs to start, nothing that the server was given in confidence."""
-    passed = {name: value for name, value in os.environ.items() if name in _PASSED or name.startswith(_PASSED_PREFIXES)}
-    count = str(threads)
-    return {
-        **passed,
-        "HOME": str(scratch),
-        "TMPDIR": str(scratch),
-        "OMP_NUM_THREADS": count,
-        "OPENBLAS_NUM_THREADS": count,
-        "MKL_NUM_THREADS": count,
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic sums on a GPU
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime would send usage data
-    }
 
 
 def _signal_name(number: int) -> str:

@@ -18,6 +18,7 @@ from lieaudit_server.errors import ServiceError
 from lieaudit_server.metrics import Metrics
 from lieaudit_server.scheduling import jobs
 from lieaudit_server.scheduling.fairness import order
+from lieaudit_server.scheduling.forkserver import ForkServer
 from lieaudit_server.scheduling.journal import Journal
 from lieaudit_server.scheduling.process import Outcome, Worker
 from lieaudit_server.scheduling.slots import Slot, Slots
@@ -47,12 +48,21 @@ class _Running:
 class Scheduler:
     """Runs queued audits on free slots, fairly between owners."""
 
-    def __init__(self, config: Config, folder: Folder, database: Database, journal: Journal, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        config: Config,
+        folder: Folder,
+        database: Database,
+        journal: Journal,
+        metrics: Metrics,
+        fork_server: ForkServer,
+    ) -> None:
         self._config = config
         self._folder = folder
         self._database = database
         self._journal = journal
         self._metrics = metrics
+        self._fork_server = fork_server
         cpus = sorted(os.sched_getaffinity(0))[: config.total_threads]
         self.slots = Slots(cpus, config.gpus)
         self._running: dict[str, _Running] = {}
@@ -219,7 +229,7 @@ class Scheduler:
 
         started = time.monotonic()
         job = jobs.audit(self._config, self._folder, audit, slot.cpus)
-        running.worker = Worker(job, max_log_bytes=self._config.max_log_bytes, on_progress=progress)
+        running.worker = Worker(job, self._fork_server, max_log_bytes=self._config.max_log_bytes, on_progress=progress)
         if running.stopped is not None:
             running.worker.stop(running.stopped)
         outcome = await running.worker.run(audit.deadline)

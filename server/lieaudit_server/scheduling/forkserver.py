@@ -1,0 +1,225 @@
+"""The fork server seen from the server: it is started when it is needed, and starts workers from then on."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import itertools
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+_log = logging.getLogger(__name__)
+
+_PASSED = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
+_PASSED_PREFIXES = ("CUDA_", "NVIDIA_")
+_ANSWER_BYTES = 4096
+_LINE_BYTES = 16 * 2**20
+
+
+class Child:
+    """One worker process: what it writes, and its end.
+
+    Attributes
+    ----------
+    stdout
+        Its messages.
+    stderr
+        Its log.
+    """
+
+    def __init__(self, number: int, running: _Running) -> None:
+        self.stdout = asyncio.StreamReader(limit=_LINE_BYTES)
+        self.stderr = asyncio.StreamReader(limit=_LINE_BYTES)
+        self._number = number
+        self._running = running
+        self._end: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._pipes: list[asyncio.BaseTransport] = []
+
+    async def start(self, job: Mapping[str, Any]) -> None:
+        """Have the fork server start it on a job. Raises `OSError` where no descriptor can be had."""
+        theirs: list[int] = []
+        try:
+            theirs.append(_description(job))
+            for reader in (self.stdout, self.stderr):
+                reading, writing = os.pipe()
+                theirs.append(writing)
+                self._pipes.append(await _connect(os.fdopen(reading, "rb", buffering=0), reader))
+            self._running.start(self._number, self._end, theirs)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            for descriptor in theirs:
+                os.close(descriptor)
+
+    async def wait(self) -> int:
+        """Wait for its end; give the exit status, negative for a signal."""
+        return await asyncio.shield(self._end)
+
+    def kill(self) -> None:
+        """Kill it and what it started. A worker that has ended stays as it is."""
+        if not self._end.done():
+            self._running.kill(self._number)
+
+    def close(self) -> None:
+        """Read no more of what it wrote."""
+        for pipe in self._pipes:
+            pipe.close()
+
+
+class ForkServer:
+    """Starts workers; see `lieaudit_server.worker.__main__`.
+
+    Parameters
+    ----------
+    home
+        Home folder and place of temporary files of the fork server, which writes none.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._numbers = itertools.count(1)
+        self._running: _Running | None = None
+        self._starting = asyncio.Lock()
+
+    async def spawn(self, job: Mapping[str, Any]) -> Child:
+        """Start a worker on a job.
+
+        Raises `OSError` where no process or descriptor can be had.
+        """
+        async with self._starting:
+            if self._running is None or self._running.over:
+                self._running = await _Running.launch(environment(self._home))
+            running = self._running
+        child = Child(next(self._numbers), running)
+        await child.start(job)
+        return child
+
+    async def stop(self) -> None:
+        """End the fork server and all workers with it."""
+        if self._running is not None:
+            await self._running.stop()
+
+
+class _Running:
+    """One life of the fork server process."""
+
+    def __init__(self, process: asyncio.subprocess.Process, commands: socket.socket) -> None:
+        self._process = process
+        self._commands = commands
+        self._ends: dict[int, asyncio.Future[int]] = {}
+        self.over = False
+        asyncio.get_running_loop().add_reader(commands, self._read)
+        self._log_task = asyncio.create_task(self._read_log(), name="fork server's log")
+
+    @classmethod
+    async def launch(cls, clean: dict[str, str]) -> _Running:
+        # Messages stay apart, so that each comes with its own descriptors.
+        commands, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "lieaudit_server.worker",
+                    str(os.getpid()),
+                    stdin=theirs.fileno(),
+                    stdout=asyncio.subprocess.DEVNULL,
+                    stderr=asyncio.subprocess.PIPE,
+                    env=clean,
+                    start_new_session=True,
+                )
+        except BaseException:
+            commands.close()
+            raise
+        return cls(process, commands)
+
+    def start(self, number: int, end: asyncio.Future[int], descriptors: list[int]) -> None:
+        self._ends[number] = end
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+        self._send({"start": number}, rights)
+
+    def kill(self, number: int) -> None:
+        self._send({"kill": number}, [])
+
+    def _send(self, command: Mapping[str, Any], ancillary: list[tuple[int, int, array.array[int]]]) -> None:
+        try:
+            self._commands.sendmsg([json.dumps(command).encode()], ancillary)
+        except OSError:  # it died: whoever waits for a worker hears of it
+            self._died()
+
+    def _read(self) -> None:
+        while not self.over:
+            try:
+                answer = self._commands.recv(_ANSWER_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError:
+                answer = b""
+            if not answer:
+                self._died()
+                return
+            message = json.loads(answer)
+            self._ended(message["ended"], message["status"])
+
+    def _ended(self, number: int, status: int) -> None:
+        end = self._ends.pop(number)
+        if not end.done():
+            end.set_result(status)
+
+    def _died(self) -> None:
+        if not self.over:
+            self.over = True
+            asyncio.get_running_loop().remove_reader(self._commands)
+            self._commands.close()
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        for number in tuple(self._ends):  # its workers die with it
+            self._ended(number, -signal.SIGKILL)
+
+    async def _read_log(self) -> None:
+        assert self._process.stderr is not None  # noqa: S101 - made with PIPE
+        while chunk := await self._process.stderr.read(2**16):
+            _log.warning("fork server: %s", chunk.decode("utf-8", "replace").rstrip())
+
+    async def stop(self) -> None:
+        self._died()
+        await self._process.wait()
+        await self._log_task
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Make the workers' environment: what they need to start, nothing that the server was given in confidence."""
+    passed = {name: value for name, value in os.environ.items() if name in _PASSED or name.startswith(_PASSED_PREFIXES)}
+    return {
+        **passed,
+        "HOME": str(home),
+        "TMPDIR": str(home),
+        "OPENBLAS_NUM_THREADS": "1",  # numpy's; a fork copies one thread only
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic sums on a GPU
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime would send usage data
+    }
+
+
+def _description(job: Mapping[str, Any]) -> int:
+    """Give a descriptor of an unnamed file in memory that holds the job description."""
+    descriptor = os.memfd_create("job")
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(json.dumps(job).encode())
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+async def _connect(pipe: IO[bytes], reader: asyncio.StreamReader) -> asyncio.BaseTransport:
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    return transport
