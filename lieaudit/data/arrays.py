@@ -18,6 +18,8 @@ class ArrayImages:
     """Images in one array, raw or as the model takes them."""
 
     def __init__(self, x: npt.NDArray[Any]) -> None:
+        if x.dtype.newbyteorder("=") == np.float32:
+            x = x.astype(np.float32, copy=False)  # written on a machine of the other byte order
         if x.dtype not in (np.uint8, np.float32):
             raise DataError(
                 f"x is {x.dtype}, not uint8 or float32",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from lieaudit.data.archive import Files, FolderFiles, TarFiles, ZipFiles
 from lieaudit.data.arrays import ArrayImages, check_labels
-from lieaudit.data.files import FileImages, class_folder_labels
+from lieaudit.data.files import FileImages, class_folder_labels, printable_name
 from lieaudit.data.limits import Limits
 from lieaudit.data.npz import read_npz
 from lieaudit.data.preprocess import (
@@ -81,7 +81,7 @@ class Dataset:
         return self.count
 
     @classmethod
-    def from_arrays(cls, x: npt.NDArray[Any], y: npt.NDArray[Any] | None = None, *, name: str = "") -> Self:
+    def from_arrays(cls, x: npt.ArrayLike, y: npt.ArrayLike | None = None, *, name: str = "") -> Self:
         """Make a dataset of arrays in memory.
 
         Parameters
@@ -97,12 +97,15 @@ class Dataset:
             ``WRONG_DTYPE``, ``WRONG_SHAPE``, ``WRONG_CHANNELS``, ``NO_IMAGES``, ``NON_FINITE``,
             ``BAD_LABELS``.
         """
+        x = np.asarray(x)
+        y = None if y is None else np.asarray(y)
         images = ArrayImages(x)
+        labels = check_labels(y, images.count)
         digest = hashlib.sha256()
         for array in (x,) if y is None else (x, y):
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
-        return cls(images, labels=check_labels(y, images.count), name=name, sha256=digest.hexdigest())
+        return cls(images, labels=labels, name=name, sha256=digest.hexdigest())
 
     def size_after(self, preprocessing: Preprocessing | None) -> tuple[int, int] | None:
         """Give the (H, W) all images have once resized and cropped, or None where they would differ."""
@@ -200,7 +203,7 @@ def open_dataset(
     """
     path = Path(path)
     limits = limits or Limits()
-    name = path.name if name is None else name
+    name = printable_name(path.name) if name is None else name
     try:
         is_folder, size = path.is_dir(), path.stat().st_size
     except (OSError, ValueError) as error:

@@ -33,14 +33,14 @@ class FileImages:
         if not self.indices:
             raise no_images(subject)
         with files.opened() as read:  # every header now, so that a bad file is known before the work starts
-            shapes = {probe(read(i), files.names[i], limits) for i in self.indices}
+            shapes = {probe(read(i), printable_name(files.names[i]), limits) for i in self.indices}
         self.shape = shapes.pop() if len(shapes) == 1 else None
 
     def read(self, start: int, stop: int, channels: int | None) -> Iterator[npt.NDArray[np.uint8]]:
         """Decode images."""
         with self._files.opened() as read:
             for index in self.indices[start:stop]:
-                yield decode(read(index), self._files.names[index], channels, self._limits)
+                yield decode(read(index), printable_name(self._files.names[index]), channels, self._limits)
 
     def sha256(self) -> str:
         """Hash the names and contents of all files, in order."""
@@ -48,13 +48,19 @@ class FileImages:
         with self._files.opened() as read:
             for index, name in enumerate(self._files.names):
                 content = hashlib.sha256(read(index).read()).hexdigest()
-                digest.update(f"{content}  {name}\n".encode())
+                digest.update(f"{content}  {name}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
+
+
+def printable_name(name: str) -> str:
+    """Write the bytes of a file name that are no UTF-8 as escapes: reports and messages are UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def class_folder_labels(names: list[str]) -> npt.NDArray[np.int64] | None:
     """Give each image the number of its class folder, in sorted order; None where any image has none."""
-    parts = [PurePosixPath(name).parts for name in names]
+    # Some archivers of Windows write "\\" between folders.
+    parts = [PurePosixPath(name.replace("\\", "/")).parts for name in names]
     while len({p[0] for p in parts}) == 1 and all(len(p) > 1 for p in parts):
         parts = [p[1:] for p in parts]  # a folder that only wraps the others, as tar and zip make it
     if any(len(p) < 2 for p in parts):

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageFile
 
 from lieaudit.data.limits import Limits, too_large
 from lieaudit.errors import DataError
@@ -114,14 +114,26 @@ def _open(file: BinaryIO, name: str, limits: Limits) -> Image.Image:
         raise too_large(
             f"{name} has {height}×{width} pixels, over the limit of {limits.pixels}", name, "resize it first"
         )
-    if image.mode not in _MODES:
+    if image.mode not in _MODES or _deep(image):
+        what = "16-bit colour" if image.mode in _MODES else f"Pillow mode {image.mode}"
         raise DataError(
-            f"{name} has Pillow mode {image.mode}, which does not fit 8 bits per channel",
+            f"{name} has {what}, which does not fit 8 bits per channel",
             reason="UNSUPPORTED_IMAGE",
             subject=name,
             hint="convert it to 8 bits, or pass float32 arrays in an .npz",
         )
     return image
+
+
+def _deep(image: ImageFile.ImageFile) -> bool:
+    """Tell whether a colour image holds more than 8 bits per channel: Pillow would keep the upper ones, silently."""
+    for tile in image.tile:
+        arguments = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+        if any(isinstance(part, str) and ";16" in part for part in arguments):
+            return True
+        if tile.codec_name.startswith("ppm") and any(isinstance(part, int) and part > 255 for part in arguments):
+            return True
+    return False
 
 
 def _natural_mode(image: Image.Image) -> str:

@@ -5,6 +5,7 @@ import io
 import struct
 import tarfile
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -240,3 +241,30 @@ def test_image_files_that_cannot_be_used(tmp_path, write_files, encoded, pixels)
     with pytest.raises(DataError, match=r"a\.png cannot be decoded") as caught:
         half.load(0, 1, preprocessing=UNIT, channels=3, height=81, width=108)
     assert caught.value.reason == "BAD_IMAGE"
+
+
+def test_colour_of_16_bits_is_not_cut_to_8(tmp_path, write_files):
+    """Pillow opens it as RGB and drops the lower bytes without a word."""
+    rows = b"".join(b"\0" + bytes(6 * 4) for _ in range(4))
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zipfile.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    for name, content in (
+        ("a.png", png),
+        ("a.ppm", b"P6 2 2 65535\n" + bytes(24)),
+        ("b.ppm", b"P3 1 1 1000 1 2 3\n"),
+    ):
+        folder = write_files(tmp_path / f"in-{name}", [(name, content)])
+        assert reason(open_dataset, folder) == "UNSUPPORTED_IMAGE", name
+    shallow = [("a.ppm", b"P6 2 2 255\n" + bytes(12)), ("b.ppm", b"P6 2 2 100\n" + bytes(12))]
+    assert open_dataset(write_files(tmp_path / "shallow", shallow)).count == 2
+
+
+def test_labels_of_any_kind_are_checked_before_they_are_hashed():
+    floats = np.zeros((2, 3, 4, 4), np.float32)
+    assert Dataset.from_arrays(floats, [1, 0]).labels.tolist() == [1, 0]
+    for labels in (np.array([0, 1], "M8[s]"), np.array([0, None], object), [True, False], ["a", "b"]):
+        assert reason(Dataset.from_arrays, floats, labels) == "BAD_LABELS"

@@ -1,6 +1,8 @@
 """Every format gives the same images, labels and order."""
 
 import hashlib
+import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -148,3 +150,45 @@ def test_exif_orientation_is_applied(tmp_path, pixels, orientation):
 
 def test_one_image_is_a_dataset(pixels):
     assert len(Dataset.from_arrays(pixels[:1])) == 1
+
+
+def test_arrays_of_any_layout_and_byte_order_are_the_same_images(tmp_path, load_all):
+    x = np.random.default_rng(1).standard_normal((3, 2, 5, 4)).astype(np.float32)
+    y = np.array([2, 0, 1])
+    for number, (images, labels) in enumerate(
+        (
+            (np.asfortranarray(x), y),
+            (x.astype(">f4"), y.astype(">i2")),
+            (x[::-1, :, :, ::-1][::-1, :, :, ::-1], y[::-1][::-1]),
+        )
+    ):
+        np.savez(tmp_path / f"{number}.npz", x=images, y=labels)
+        for dataset in (open_dataset(tmp_path / f"{number}.npz"), Dataset.from_arrays(images, labels)):
+            found = load_all(dataset, None, 2, 5, 4)
+            assert found.dtype.isnative
+            assert found.flags.c_contiguous
+            assert np.array_equal(found, x)
+            assert dataset.labels.tolist() == [2, 0, 1]
+
+
+def test_class_folders_of_a_windows_archive(tmp_path, encoded, pixels):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for name, image in zip(("a\\1.png", "b\\1.png", "b\\2.png"), pixels, strict=False):
+            archive.writestr(name, encoded(image))
+    assert open_dataset(tmp_path / "set.zip").labels.tolist() == [0, 1, 1]
+
+
+def test_file_names_that_are_no_utf8(tmp_path, encoded, pixels):
+    folder = tmp_path / os.fsdecode(b"im\xe9ges")  # Latin-1
+    folder.mkdir()
+    try:
+        (folder / os.fsdecode(b"\xe9t\xe9.png")).write_bytes(encoded(pixels[0]))
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    dataset = open_dataset(folder)
+    assert dataset.name == "im\\udce9ges"
+    assert len(dataset.sha256) == 64
+    (folder / os.fsdecode(b"\xe8.png")).write_bytes(b"no picture")
+    with pytest.raises(DataError, match="cannot be decoded") as caught:
+        open_dataset(folder)
+    caught.value.subject.encode()
