@@ -61,6 +61,13 @@ class Connection:
                 subject="target",
                 hint="host:port, or set LIEAUDIT_SERVER",
             )
+        if self.token is not None and not (self.token.isascii() and self.token.isprintable()):
+            raise InvalidInputError(
+                "the token holds characters that no token has",
+                reason="INVALID_TOKEN",
+                subject="token",
+                hint="give the token alone, as `lieaudit-server token add` printed it",
+            )
         if (self.cert_file is None) != (self.key_file is None):
             raise InvalidInputError(
                 "mutual TLS needs the certificate and its key", reason="INCOMPLETE_TLS", subject="cert_file, key_file"
@@ -91,7 +98,7 @@ class Connection:
 
         return cls(
             target=target if target is not None else said("LIEAUDIT_SERVER", ""),
-            token=(token if token is not None else said("LIEAUDIT_TOKEN")) or None,
+            token=(token if token is not None else said("LIEAUDIT_TOKEN", "")).strip() or None,
             ca_file=path(ca_file, "LIEAUDIT_CA_FILE"),
             cert_file=path(cert_file, "LIEAUDIT_CERT_FILE"),
             key_file=path(key_file, "LIEAUDIT_KEY_FILE"),

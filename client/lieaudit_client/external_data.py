@@ -61,9 +61,10 @@ def external_data_files(path: Path) -> tuple[tuple[str, Path], ...]:
     found = []
     for location in external_data_locations(path):
         pure = PurePosixPath(location)
-        inside = not (pure.is_absolute() or PureWindowsPath(location).drive or "\\" in location or ".." in pure.parts)
+        strange = "\\" in location or "\0" in location or ".." in pure.parts
+        inside = location and not (strange or pure.is_absolute() or PureWindowsPath(location).drive)
         file = folder / location
-        if not (inside and location and file.resolve().is_relative_to(folder)):
+        if not (inside and file.resolve().is_relative_to(folder)):
             raise InvalidInputError(
                 f"{path.name}: the external data path {location!r} leaves the model's folder",
                 reason="EXTERNAL_DATA_OUTSIDE",

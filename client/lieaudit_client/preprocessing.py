@@ -122,17 +122,19 @@ def _set(found: spec_pb2.Preprocessing, name: str, value: Any) -> None:
     subject = f"preprocessing.{name}"
     try:
         if name in {"mean", "std"}:
-            numbers = [float(v) for v in (value if isinstance(value, list) else [value])]
+            numbers = [float(str(v)) for v in (value if isinstance(value, list) else [value])]
             if not numbers or not all(math.isfinite(v) and (name == "mean" or v > 0) for v in numbers):
                 _fail(f"{name}: {value!r:.80} must be finite{'' if name == 'mean' else ' and positive'}", subject)
             getattr(found, name)[:] = numbers
-        elif name in {"resize", "crop"}:
-            size = int(value)
+        elif name in {"resize", "crop"} and value is None:
+            pass  # as if it were not there
+        elif name in {"resize", "crop"}:  # through str: 224.5 and true are mistakes, not 224 and 1
+            size = int(str(value))
             if not 1 <= size <= _MAX_SIZE:
                 _fail(f"{name}: {size} is not a size in 1 … {_MAX_SIZE} pixels", subject)
             setattr(found, name, size)
         elif name == "scale":
-            scale = float(value)
+            scale = float(str(value))
             if not math.isfinite(scale) or scale == 0:
                 _fail(f"scale: {scale} is not a finite non-zero number", subject)
             found.scale = scale
@@ -140,7 +142,7 @@ def _set(found: spec_pb2.Preprocessing, name: str, value: Any) -> None:
             found.order = str(value).lower()
         else:
             _fail(f"order: {value!r:.80} is neither rgb nor bgr", subject)
-    except (TypeError, ValueError, OverflowError):
+    except ValueError:
         _fail(f"{name}: {value!r:.80} is not a number", subject)
 
 

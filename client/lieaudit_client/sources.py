@@ -39,7 +39,7 @@ class Source:
     Attributes
     ----------
     name
-        What the user calls it.
+        What the user calls it; bytes of a file name that are no UTF-8 are written as escapes.
     format
         ``onnx``, ``tar``, ``pt2``, ``safetensors``, ``npz`` or ``zip``.
     """
@@ -114,8 +114,8 @@ def model_source(model: str | Path | bytes) -> Source:
             raise _unreadable(path, problem) from problem
         if companions:
             name = path.name if path.suffix == ".onnx" else f"{path.name}.onnx"  # how the service finds the graph
-            return Source(path.name, "tar", tar_parts([(name, path), *companions]))
-    return Source(path.name, kind, (_file(path),))
+            return Source(_shown(path.name), "tar", tar_parts([(name, path), *companions]))
+    return Source(_shown(path.name), kind, (_file(path),))
 
 
 def dataset_source(data: str | Path) -> Source:
@@ -133,7 +133,7 @@ def dataset_source(data: str | Path) -> Source:
                 subject=str(path),
                 hint="give an .npz (x, optional y), a folder of images, or a .tar or .zip of one",
             )
-        return Source(path.name, kind, (_file(path),))
+        return Source(_shown(path.name), kind, (_file(path),))
     files = [
         (found.relative_to(path).as_posix(), found)
         for folder, _, names in os.walk(path)
@@ -147,7 +147,7 @@ def dataset_source(data: str | Path) -> Source:
             subject=str(path),
             hint=f"looked for {' '.join(sorted(IMAGE_SUFFIXES))}, in sub-folders too",
         )
-    return Source(path.resolve().name, "tar", tar_parts(files))
+    return Source(_shown(path.resolve().name), "tar", tar_parts(files))
 
 
 def tar_parts(files: list[tuple[str, Path]]) -> tuple[bytes | FilePart, ...]:
@@ -159,6 +159,10 @@ def tar_parts(files: list[tuple[str, Path]]) -> tuple[bytes | FilePart, ...]:
         info.size = content.size
         parts += [info.tobuf(format=tarfile.PAX_FORMAT), content, bytes(-content.size % _BLOCK)]
     return (*parts, bytes(2 * _BLOCK))
+
+
+def _shown(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _existing(path: Path, what: str) -> Path:

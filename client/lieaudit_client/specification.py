@@ -30,6 +30,13 @@ def to_spec(spec: Specification) -> spec_pb2.AuditSpec:
     """
     if isinstance(spec, spec_pb2.AuditSpec):
         return spec
+    if not isinstance(spec, Mapping | None):
+        raise InvalidInputError(
+            f"the specification is a {type(spec).__name__}, not a mapping or a lieaudit.v1.AuditSpec",
+            reason="INVALID_SPEC",
+            subject="spec",
+            hint="of a lieaudit.AuditSpec give to_dict()",
+        )
     values = dict(spec or {})
     preprocessing = values.pop("preprocessing", None)
     try:

@@ -150,6 +150,8 @@ class Fields:
                 value = float(value)
             except ValueError:
                 value = None
+        if isinstance(value, int) and abs(value) > 2**53:
+            value = math.inf  # an integer of any length is YAML, and may be too large for a float
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             self.fail(name, "must be a number", why)
             return default

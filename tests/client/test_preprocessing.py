@@ -92,6 +92,7 @@ def test_any_inline_text_is_read_as_the_library_reads_it(items):
         "imagenet",
         "preset: cifar10\nresize: 32\n",
         "scale: 255\nmean: [0.1, 0.2, 0.3]\nstd: 0.5\norder: bgr\n",
+        "preset: unit\r\nresize: 32\r\ncrop: null\r\n",
         # refused
         "[1, 2]",
         "scale: [1]",
@@ -101,6 +102,11 @@ def test_any_inline_text_is_read_as_the_library_reads_it(items):
         "a: b: c",
         "unknown: 1",
         "mean: []",
+        "resize: true",
+        "crop: 224.5",
+        "scale: true",
+        "mean: [true]",
+        "std: null",
         "",
     ],
 )

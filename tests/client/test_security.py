@@ -198,3 +198,17 @@ def test_contradictions_are_said(values, reason):
 def test_the_token_is_in_no_representation():
     connection = Connection("localhost:1", token="s3cret")
     assert "s3cret" not in repr(connection)
+
+
+@pytest.mark.parametrize("token", ["two\nlines", "tökén", "\ufffd\x00"])
+def test_what_is_no_token_is_said_before_it_is_sent(token):
+    with pytest.raises(InvalidInputError, match="no token has") as caught:
+        Client("localhost:1", token=token)
+    assert caught.value.reason == "INVALID_TOKEN"
+    assert token not in str(caught.value)
+
+
+def test_a_token_of_the_environment_may_end_in_a_newline(monkeypatch):
+    monkeypatch.setenv("LIEAUDIT_TOKEN", "s3cret\n")
+    unset = dict.fromkeys(("token", "ca_file", "cert_file", "key_file", "insecure", "tls_name"))
+    assert Connection.create("localhost:1", **unset).metadata() == (("authorization", "Bearer s3cret"),)

@@ -102,7 +102,8 @@ def test_onnx_reads_the_archive_back(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "location", ["../secret.bin", "/etc/passwd", "a/../../secret.bin", "..\\secret.bin", "C:\\x", "link.bin", "d/x", ""]
+    "location",
+    ["../secret.bin", "/etc/passwd", "a/../../secret.bin", "..\\secret.bin", "C:\\x", "link.bin", "d/x", "", "a\0b"],
 )
 def test_external_data_outside_the_folder_is_never_sent(tmp_path, location):
     folder = tmp_path / "model"
@@ -281,6 +282,23 @@ def test_formats_of_models(tmp_path, name, kind):
     (tmp_path / name).write_bytes(b"anything")
     source = model_source(tmp_path / name)
     assert (source.name, source.format, _bytes(source)) == (name, kind, b"anything")
+
+
+def test_file_names_that_are_no_utf8(tmp_path):
+    folder = tmp_path / os.fsdecode(b"im\xe9ges")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    (folder / os.fsdecode(b"\xe9t\xe9.png")).write_bytes(b"picture")
+    (folder / "猫.png").write_bytes(b"picture")
+    source = dataset_source(folder)
+    assert source.name == "im\\udce9ges"
+    with tarfile.open(fileobj=io.BytesIO(b"".join(source.chunks()))) as archive:
+        assert archive.getnames() == sorted(["猫.png", os.fsdecode(b"\xe9t\xe9.png")])
+    model = folder / os.fsdecode(b"\xe9.onnx")
+    model.write_bytes(b"")
+    assert model_source(model).name == "\\udce9.onnx"
 
 
 def test_model_bytes():

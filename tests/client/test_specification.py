@@ -26,7 +26,10 @@ def test_a_mapping_is_the_message():
     assert same == to_spec({"preprocessing": parse_preprocessing("scale=255,mean=.5")})
 
 
-@pytest.mark.parametrize("values", [{"colour": 1}, {"seed": "x"}, {"preprocessing": {"gamma": 1}}, {"generators": 1}])
+@pytest.mark.parametrize(
+    "values",
+    [{"colour": 1}, {"seed": "x"}, {"preprocessing": {"gamma": 1}}, {"generators": 1}, AuditSpec(), 5, "rotation"],
+)
 def test_an_unknown_name_or_type_is_refused(values):
     with pytest.raises(InvalidInputError) as caught:
         to_spec(values)

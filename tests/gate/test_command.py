@@ -254,7 +254,9 @@ def test_the_hook_gets_the_verdict_and_its_failure_is_no_pass(
     assert "hook pass no-worse" in capfd.readouterr().out
     assert gate(digits.augmented_report, NO_WORSE.format(""), *baseline, "--hook", f"{hook} 7") == 4
     assert "the hook ended with code 7" in capfd.readouterr().err
-    assert gate(digits.augmented_report, NO_WORSE.format(""), *baseline, "--hook", "/no/such/hook") == 4
+    for unusable in ("/no/such/hook", "", "echo 'never ends"):
+        assert gate(digits.augmented_report, NO_WORSE.format(""), *baseline, "--hook", unusable) == 4
+        assert "the hook cannot be started" in capfd.readouterr().err
 
 
 def test_policy_init_writes_what_policy_check_accepts(

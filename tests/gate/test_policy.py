@@ -98,6 +98,10 @@ UNSEEN = {
     "pattern of nothing": (
         "version: 1\nrules:\n  - {kind: limit, generators: skew_*, max: 1}\n", 3, "rules[0].generators", "skew_*",
     ),
+    "integer beyond any float": (
+        f"version: 1\nrules:\n  - {{kind: limit, generators: scale, max: 1{'0' * 400}}}\n",
+        3, "rules[0].max", "must be a number",
+    ),
     "alias": ("version: 1\nx: &a [1]\ny: *a\n" + RULE, 3, "", "aliases"),
     "not YAML": ("version: [1\n", 2, "", "not YAML"),
     "not a mapping": ("- 1\n", 1, "", "mapping"),

@@ -46,7 +46,14 @@ def credentials(options: Mapping[str, Any]) -> dict[str, Any]:
     names = ("ca_file", "cert_file", "key_file", "tls_name", "insecure")
     found = {name: options[name] for name in names}
     if options["token_file"]:
-        found["token"] = Path(options["token_file"]).read_text(encoding="utf-8").strip()
+        try:
+            found["token"] = Path(options["token_file"]).read_bytes().decode("ascii", "replace").strip()
+        except OSError as problem:
+            raise InvalidInputError(
+                f"cannot read {options['token_file']}: {problem.strerror}",
+                reason="UNREADABLE_FILE",
+                subject=options["token_file"],
+            ) from problem
     return found
 
 

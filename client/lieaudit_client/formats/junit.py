@@ -43,7 +43,7 @@ def render(outcome: Outcome) -> str:
 
 
 def _case(suite: ET.Element, rule: gate_pb2.RuleOutcome) -> None:
-    attributes = {"name": _clean(name_of(rule)), "classname": f"lieaudit.{rule.kind}"}
+    attributes = {"name": _clean(name_of(rule)), "classname": _clean(f"lieaudit.{rule.kind}")}
     case = ET.SubElement(suite, "testcase", attributes)
     if rule.outcome == "waived":
         ET.SubElement(case, "skipped").text = _clean(rule.sentence)
@@ -51,7 +51,7 @@ def _case(suite: ET.Element, rule: gate_pb2.RuleOutcome) -> None:
         kind = "failure" if rule.outcome == "fail" else "error"
         value = number(rule.value) if rule.HasField("value") else "not measured"
         message = f"{rule.generator}: {value}, limit {number(rule.limit)}"
-        element = ET.SubElement(case, kind, {"type": rule.reason or rule.kind, "message": _clean(message)})
+        element = ET.SubElement(case, kind, {"type": _clean(rule.reason or rule.kind), "message": _clean(message)})
         element.text = _clean(rule.sentence)
     else:
         ET.SubElement(case, "system-out").text = _clean(rule.sentence)

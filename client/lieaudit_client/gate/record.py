@@ -76,11 +76,11 @@ def run_hook(command: str, outcome: Outcome) -> None:
     RefusedError
         ``HOOK_FAILED``: it cannot be started or ended with another code than 0.
     """
-    words = shlex.split(command)
     environment = os.environ | {"LIEAUDIT_VERDICT": outcome.decision.verdict}
+    decision = decision_json.render(outcome).encode()
     try:
-        done = subprocess.run(words, input=decision_json.render(outcome).encode(), env=environment, check=False)
-    except (OSError, IndexError) as problem:
+        done = subprocess.run(shlex.split(command), input=decision, env=environment, check=False)
+    except (OSError, IndexError, ValueError) as problem:  # ValueError: a quotation that never ends
         raise RefusedError(
             f"the hook cannot be started: {problem}", reason="HOOK_FAILED", subject=command, hint="is it on the PATH?"
         ) from problem
