@@ -188,7 +188,7 @@ def eq_t(
     dynamic_range
         I_max.
     max_shift
-        Largest shift as a share of the image.
+        Largest shift as a share of the image, at most 0.5.
     draws, seed
         Number of shifts, shared by all images, and their seed.
     padding
@@ -197,10 +197,12 @@ def eq_t(
     Raises
     ------
     SpecError
-        No whole-pixel shift but 0 within ``max_shift``; no draws; a dynamic range that is not positive.
+        A ``max_shift`` outside (0, 0.5], or no whole-pixel shift but 0 within it; no draws; a dynamic range that is
+        not positive.
     DataError
-        ``spatial`` outputs that are not (n, C', h, w).
+        ``spatial`` outputs that are not (n, C', h, w), or of which no pixel can be compared.
     """
+    _check_shift(max_shift)
     here = _outputs(function, images, spatial=spatial)
     limits, steps = [], []
     for size, inner in zip(images.shape[-2:], here.shape[-2:] if spatial else images.shape[-2:], strict=True):
@@ -237,6 +239,7 @@ def eq_t_frac(
     As `eq_t`, with real-valued shifts. Images and maps are translated by the ideal (sinc) filter of their continuation
     where the paper truncates it with a Lanczos window; as there, pixels near the edge do not count.
     """
+    _check_shift(max_shift)
     here = _outputs(function, images, spatial=spatial)
     shifts = _rng(draws, seed).uniform(-max_shift, max_shift, (draws, 2)).tolist()
     return _translations(function, images, here, shifts, "fourier", _MARGIN, padding, dynamic_range, spatial=spatial)
@@ -271,7 +274,7 @@ def eq_r(
         moved = get_generator("rotation").flow(x, y, angle, width, height)
         valid = _inside(x, y, height, width, _MARGIN) & _inside(*moved, height, width, _MARGIN)
         kept = _octagon(there, -angle, padding)
-        total += _square((kept - _rotate(here, angle, padding))[..., valid]).mean(axis=1)
+        total += _square(_compared(kept - _rotate(here, angle, padding), valid)).mean(axis=1)
     return _equivariance(total / draws, dynamic_range)
 
 
@@ -294,7 +297,8 @@ def _translations(
         if spatial and padding != "circular":
             height, width = here.shape[-2:]
             x, y = pixel_grid(height, width)
-            difference = difference[..., _inside(x + tx * width, y + ty * height, height, width, margin)]
+            valid = _inside(x + tx * width, y + ty * height, height, width, margin)
+            difference = _compared(difference, valid)
         total += _square(difference).mean(axis=1)
     return _equivariance(total / len(shifts), dynamic_range)
 
@@ -352,6 +356,28 @@ def _inside(x: Array, y: Array, height: int, width: int, margin: int) -> npt.NDA
     """Say which points lie on the map, ``margin`` pixels (at most an eighth of the map) off its edges."""
     right, bottom = ((size - 1) / 2 - min(margin, size // 8) + 1e-9 for size in (width, height))
     return np.asarray((np.abs(x) <= right) & (np.abs(y) <= bottom))
+
+
+def _compared(difference: Array, valid: npt.NDArray[np.bool_]) -> Array:
+    """Keep the pixels that count, of which there must be one."""
+    if not valid.any():
+        height, width = valid.shape
+        raise DataError(
+            f"on maps of {height}×{width} no pixel has its source inside the map",
+            reason="MAP_TOO_SMALL",
+            subject="output",
+            hint="use an earlier layer, or circular padding",
+        )
+    return np.asarray(difference[..., valid])
+
+
+def _check_shift(max_shift: float) -> None:
+    if not 0 < max_shift <= 0.5:
+        raise SpecError(
+            f"max_shift: {max_shift} is not a share of the image in (0, 0.5]",
+            reason="INVALID_SPEC",
+            subject="max_shift",
+        )
 
 
 def _outputs(function: Function, images: Floating, *, spatial: bool = False) -> Array:

@@ -231,5 +231,17 @@ def test_unusable_arguments_of_the_others_are_refused(images):
         group_sample_error(lambda x: x, images, generator="spin", eta=1.0)
 
 
+@pytest.mark.parametrize("metric", [eq_t, eq_t_frac])
+def test_shifts_must_leave_pixels_to_compare(images, metric):
+    choice = {"spatial": True, "dynamic_range": 2.0}
+    for share in (0.0, -0.125, 0.51, 1.0, math.nan, math.inf):
+        with pytest.raises(SpecError, match="max_shift"):
+            metric(lambda x: x, images, **choice, max_shift=share)
+    assert metric(lambda x: x, images, **choice, max_shift=0.5).mse < 1e-12
+    one_pixel = lambda x: x.mean((2, 3), keepdims=True)  # noqa: E731
+    with pytest.raises(SpecError if metric is eq_t else DataError, match="whole pixels|1×1 no pixel"):
+        metric(one_pixel, images, **choice, max_shift=0.5)
+
+
 def test_decibels():
     assert Equivariance(np.array([0.03, 0.01]), 2.0).decibels == pytest.approx(10 * math.log10(4 / 0.02))
