@@ -239,7 +239,7 @@ def test_shifts_must_leave_pixels_to_compare(images, metric):
             metric(lambda x: x, images, **choice, max_shift=share)
     assert metric(lambda x: x, images, **choice, max_shift=0.5).mse < 1e-12
     one_pixel = lambda x: x.mean((2, 3), keepdims=True)  # noqa: E731
-    with pytest.raises(SpecError if metric is eq_t else DataError, match="whole pixels|1×1 no pixel"):
+    with pytest.raises(SpecError if metric is eq_t else DataError, match=r"whole pixels|1×1 no pixel"):
         metric(one_pixel, images, **choice, max_shift=0.5)
 
 

@@ -98,7 +98,7 @@ _SPEC = (
         metavar="TENSOR=LAYOUT",
         multiple=True,
         callback=_split_layouts,
-        help="Declare a tensor's layout, e.g. tokens=NLC:14x14+1; may be repeated.",
+        help="Declare a tensor's layout, e.g. embeddings=tokens:1+14x14; may be repeated.",
     ),
     click.option("--input", metavar="NAME", help="Which of several inputs takes the image."),
     click.option("--output", metavar="NAME", help="Which of several outputs is audited."),
