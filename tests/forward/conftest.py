@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+from onnx.reference.ops import op_loop
 
 from lieaudit.graph.forward import Rewritten, measure_shapes, rewrite
 
@@ -71,18 +74,68 @@ def double(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Cast a float32 graph to float64: inputs, initializers, constants, casts."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
-    for info in [*copy.graph.input, *copy.graph.output, *copy.graph.value_info]:
+    _double_graph(copy.graph)
+    return copy
+
+
+def _double_graph(graph: onnx.GraphProto) -> None:
+    for info in [*graph.input, *graph.output, *graph.value_info]:
         if info.type.tensor_type.elem_type == TensorProto.FLOAT:
             info.type.tensor_type.elem_type = TensorProto.DOUBLE
-    for tensor in copy.graph.initializer:
+    for tensor in graph.initializer:
         _double_tensor(tensor)
-    for node in copy.graph.node:
+    for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.TENSOR:
                 _double_tensor(attribute.t)
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _double_graph(attribute.g)
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
                 attribute.i = TensorProto.DOUBLE
-    return copy
+
+
+class Erf(OpRun):
+    """onnx's own gives float32 whatever its input."""
+
+    def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
+        return (_erf(x),)
+
+
+class Gelu(OpRun):
+    """onnx's own is made of its Erf."""
+
+    def _run(self, x: np.ndarray, approximate: str = "none") -> tuple[np.ndarray]:
+        if approximate == "tanh":
+            return (x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),)
+        return (x / 2 * (1 + _erf(x / np.sqrt(2))),)
+
+
+class LSTM(OpRun):
+    """onnx's own knows no initial state of a batch; this one goes forward through all steps."""
+
+    def _run(self, x, w, r, b, lengths=None, h=None, c=None, hidden_size=None, **_rest):  # type: ignore[no-untyped-def]
+        assert lengths is None
+        h, c, w, r = h[0], c[0], w[0], r[0]
+        steps = []
+        for row in x:
+            i, o, f, new = np.split(row @ w.T + h @ r.T + b[0][: len(r)] + b[0][len(r) :], 4, axis=1)
+            c = c / (1 + np.exp(-f)) + np.tanh(new) / (1 + np.exp(-i))
+            h = np.tanh(c) / (1 + np.exp(-o))
+            steps.append(h)
+        return np.stack(steps)[:, None], h[None], c[None]
+
+
+class Loop(op_loop.Loop):
+    """onnx's own joins what the rounds give along its first axis instead of a new one. For loops without a break."""
+
+    def _run(self, rounds, cond, *args, **rest):  # type: ignore[no-untyped-def]
+        made = super()._run(rounds, cond, *args, **rest)
+        scans = [rows.reshape(int(rounds), -1, *rows.shape[1:]) for rows in made[self.N :]]
+        return (*made[: self.N], *scans)
+
+
+def _erf(x: np.ndarray) -> np.ndarray:
+    return np.vectorize(math.erf, otypes=[x.dtype])(x)
 
 
 def _double_tensor(tensor: onnx.TensorProto) -> None:
@@ -94,7 +147,7 @@ def derivative64(
     proto: onnx.ModelProto, values: Mapping[str, np.ndarray], directions: Mapping[str, np.ndarray], step: float = 1e-6
 ) -> np.ndarray:
     """Differentiate in float64 by central differences on onnx's own reference evaluator: (D, *shape of output)."""
-    evaluator = ReferenceEvaluator(double(proto))
+    evaluator = ReferenceEvaluator(double(proto), new_ops=[Erf, Gelu, LSTM, Loop])
     count = next(iter(directions.values())).shape[0]
     rows = []
     for d in range(count):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
+
+from lieaudit.graph.forward.context import constant
 
 
 def subgraphs(node: ir.Node) -> list[ir.Graph]:
@@ -70,3 +74,43 @@ def _recaptured(graph: ir.Graph, mapping: Mapping[ir.Value, ir.Value]) -> ir.Gra
         if value in mapping:
             copy.outputs[i] = mapping[value]
     return copy
+
+
+def new_constant(graph: ir.Graph, array: np.ndarray[Any, Any], name: str) -> ir.Value:
+    """Register an initializer under a name like the given one."""
+    unique, serial = name, 0
+    while unique in graph.initializers:
+        serial += 1
+        unique = f"{name}.{serial}"
+    value = ir.Value(name=unique, const_value=ir.Tensor(array, name=unique))
+    value.shape, value.type = ir.Shape(array.shape), ir.TensorType(ir.Tensor(array).dtype)
+    graph.register_initializer(value)
+    return value
+
+
+def inline_body(
+    graph: ir.Graph, node: ir.Node, body: ir.Graph, inputs: Sequence[ir.Value | None], prefix: str
+) -> list[ir.Value]:
+    """Put a copy of a subgraph's nodes before the node that holds it; give what its outputs are then."""
+    copy = body.clone(allow_outer_scope_values=True)
+    outputs = list(copy.outputs)
+    inner = list(copy)
+    copy.outputs.clear()
+    copy.remove(inner)
+    replaced: dict[ir.Value, ir.Value] = {}
+    for value, given in zip(copy.inputs, inputs, strict=True):
+        assert given is not None  # noqa: S101 - a body's inputs are all there
+        replaced[value] = given
+    for value in list(copy.initializers.values()):
+        array = constant(value)
+        assert array is not None  # noqa: S101 - an initializer has a value
+        replaced[value] = new_constant(graph, array, f"{prefix}.{value.name}")
+    for value, given in replaced.items():
+        value.replace_all_uses_with(given)
+    for index, moved in enumerate(inner):
+        moved.name = f"{prefix}.{moved.name or f'{moved.op_type}_{index}'}"
+        for value in moved.outputs:
+            if value.name:
+                value.name = f"{prefix}.{value.name}"
+    graph.insert_before(node, inner)
+    return [replaced.get(value, value) for value in outputs]

@@ -1,8 +1,9 @@
 """What is done to a graph before tangents are added; none of it changes the function.
 
-Functions are inlined, constants folded, branches with a constant condition taken, batch normalisation folded into
-the convolution before it, recurrent layers unrolled, ops without a rule of their own replaced by their definition in
-the ONNX standard, and opset 7 and 8 lifted to 9 (the first with Where, Sign and the Scan that the generic rule needs).
+Functions are inlined, constants folded, branches with a constant condition taken, loops and recurrent layers unrolled,
+batch normalisation folded into the convolution before it, ops without a rule of their own replaced by their definition
+in the ONNX standard, linear models of ai.onnx.ml by products and sums, and opset 7 and 8 lifted to 9 (the first with
+Where, Sign and the Scan that the generic rule needs).
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 import onnxruntime
 
+from lieaudit.graph.forward import machine_learning
 from lieaudit.graph.forward.context import constant
+from lieaudit.graph.forward.graphs import inline_body, new_constant
+from lieaudit.graph.forward.loops import unroll_loops
 from lieaudit.graph.forward.recurrent import RECURRENT, unrolled
 from lieaudit.graph.forward.rules import RULES
 from lieaudit.graph.forward.shapes import MEASURED, measure_shapes
@@ -36,10 +40,10 @@ def prepare(model: ir.Model) -> ir.Model:
     passes.LiftConstantsToInitializersPass(lift_all_constants=True)(model)
     _lift_opset(graph)
     fold_constants(model)
-    while _take_branches(graph):
+    while _take_branches(graph) or unroll_loops(model):
         fold_constants(model)
     passes.RemoveUnusedNodesPass()(model)
-    _unroll_recurrent(model)
+    _rewrite_layers(model)
     _expand_functions(model)
     _fold_batch_normalization(graph)
     if not graph.meta.get(MEASURED):
@@ -58,18 +62,6 @@ def _lift_opset(graph: ir.Graph) -> None:
             node.resize_inputs(2)
             node.replace_input_with(1, new_constant(graph, scales, f"{node.name or node.outputs[0].name}.scales"))
     graph.opset_imports[""] = 9
-
-
-def new_constant(graph: ir.Graph, array: np.ndarray[Any, Any], name: str) -> ir.Value:
-    """Register an initializer under a name like the given one."""
-    unique, serial = name, 0
-    while unique in graph.initializers:
-        serial += 1
-        unique = f"{name}.{serial}"
-    value = ir.Value(name=unique, const_value=ir.Tensor(array, name=unique))
-    value.shape, value.type = ir.Shape(array.shape), ir.TensorType(ir.Tensor(array).dtype)
-    graph.register_initializer(value)
-    return value
 
 
 def fold_constants(model: ir.Model) -> None:
@@ -126,19 +118,7 @@ def _take_branches(graph: ir.Graph) -> bool:
         if condition is None:
             continue
         branch = node.attributes["then_branch" if bool(condition.reshape(-1)[0]) else "else_branch"].as_graph()
-        branch = branch.clone(allow_outer_scope_values=True)
-        outputs = list(branch.outputs)
-        for value in list(branch.initializers.values()):
-            moved = new_constant(graph, constant(value), f"{node.name}.{value.name}")  # type: ignore[arg-type]
-            value.replace_all_uses_with(moved)
-            outputs = [moved if output is value else output for output in outputs]
-        inner = list(branch)
-        branch.outputs.clear()
-        branch.remove(inner)
-        for moved_node in inner:
-            for value in moved_node.outputs:
-                value.name = f"{node.name or node.outputs[0].name}.{value.name}"
-        graph.insert_before(node, inner)
+        outputs = inline_body(graph, node, branch, [], node.name or node.outputs[0].name or "branch")
         for old, new in zip(node.outputs, outputs, strict=True):
             if new.shape is None:
                 new.shape, new.type = old.shape, old.type
@@ -165,14 +145,16 @@ def _expand_functions(model: ir.Model) -> None:
         fold_constants(model)
 
 
-def _unroll_recurrent(model: ir.Model) -> None:
+def _rewrite_layers(model: ir.Model) -> None:
+    """Unroll recurrent layers and write out linear models."""
     graph = model.graph
-    layers = [node for node in graph if node.op_type in RECURRENT and node.domain in {"", "ai.onnx"}]
+    layers = [node for node in graph if node.op_type in RECURRENT or node.domain == machine_learning.DOMAIN]
     if not layers:
         return
     measure_shapes(model)
     for node in layers:
-        proto = unrolled(node, graph.opset_imports[""])
+        other = node.domain == machine_learning.DOMAIN
+        proto = (machine_learning.as_products if other else unrolled)(node, graph.opset_imports[""])
         if proto is not None:
             inputs = {f"in{i}": value for i, value in enumerate(node.inputs) if value is not None}
             _splice(graph, node, ir.from_proto(proto).graph, inputs)

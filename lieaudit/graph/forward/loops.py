@@ -1,0 +1,155 @@
+"""Loops and scans unrolled where every image takes the same number of rounds.
+
+A Loop does where its condition is a function of counters and sizes only: the number of rounds that the graph took when
+its shapes were measured is then the number it always takes. A Scan takes as many as its input is long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from lieaudit.graph.forward.context import constant
+from lieaudit.graph.forward.graphs import inline_body, new_constant, reads
+from lieaudit.graph.forward.shapes import MEASURED, measure_shapes
+
+_MOST_NODES = 20_000
+"""Nodes of one unrolled loop at most: larger graphs take onnxruntime minutes to load."""
+
+_SIZES = {"Shape", "Size"}
+
+
+def unroll_loops(model: ir.Model) -> bool:
+    """Replace what can be unrolled in the main graph, in place; say whether anything was."""
+    graph = model.graph
+    loops = [node for node in graph if node.op_type in {"Loop", "Scan"} and node.domain in {"", "ai.onnx"}]
+    if not loops:
+        return False
+    measure_shapes(model)
+    unrolled = False
+    for node in loops:
+        body = node.attributes["body"].as_graph()
+        rounds = _rounds_of_loop(graph, node, body) if node.op_type == "Loop" else _rounds_of_scan(node)
+        if rounds is not None and 0 < rounds * body.num_nodes() <= _MOST_NODES:
+            _unroll(graph, node, body, rounds)
+            graph.meta.pop(MEASURED, None)
+            unrolled = True
+    return unrolled
+
+
+def _rounds_of_scan(node: ir.Node) -> int | None:
+    count = node.attributes["num_scan_inputs"].as_int()
+    x = node.inputs[-count]
+    axis = node.attributes.get_ints("scan_input_axes", [0] * count)[0]
+    size = x.shape[axis] if x is not None and x.shape is not None else None
+    return size if isinstance(size, int) else None
+
+
+def _rounds_of_loop(graph: ir.Graph, node: ir.Node, body: ir.Graph) -> int | None:
+    limit, start = (constant(value) for value in node.inputs[:2])
+    if node.inputs[1] is not None and (start is None or not bool(start.reshape(-1)[0])):
+        return None
+    condition = body.outputs[0]
+    producer = condition.producer()
+    if producer is not None and producer.op_type == "Identity" and producer.inputs[0] is not None:
+        condition = producer.inputs[0]
+    always = constant(condition)
+    if condition is body.inputs[1] or (always is not None and bool(always.reshape(-1)[0])):
+        return None if limit is None else int(limit.reshape(-1)[0])
+    if body.outputs[0] in _moving(graph, node, body):
+        return None
+    states = len(node.inputs) - 2
+    gathered = [value for value in node.outputs[states:] if value.shape is not None]
+    rounds = gathered[0].shape[0] if gathered and gathered[0].shape is not None else None
+    return rounds if isinstance(rounds, int) else None
+
+
+def _moving(graph: ir.Graph, node: ir.Node, body: ir.Graph) -> set[ir.Value]:
+    """Give the values of a loop's body that depend on the graph's inputs by more than their sizes."""
+    outside = {value for value in graph.inputs if not value.is_initializer()}
+    for before in graph:
+        if before.op_type not in _SIZES and not outside.isdisjoint(reads(before)):
+            outside.update(before.outputs)
+    moving = set(outside)
+    carried = list(zip(node.inputs[2:], body.inputs[2:], body.outputs[1:], strict=False))
+    moving |= {inner for start, inner, _ in carried if start in outside}
+    for _ in range(len(carried) + 1):  # each pass taints at least one further state, or none
+        for inner in body:
+            if inner.op_type not in _SIZES and not moving.isdisjoint(reads(inner)):
+                moving.update(inner.outputs)
+        moving |= {inner for _, inner, after in carried if after in moving}
+    return moving
+
+
+def _unroll(graph: ir.Graph, node: ir.Node, body: ir.Graph, rounds: int) -> None:
+    prefix = node.name or node.outputs[0].name or node.op_type
+    loop = node.op_type == "Loop"
+    scanned = 0 if loop else node.attributes["num_scan_inputs"].as_int()
+    first = 2 if loop else 0
+    states: Sequence[ir.Value | None] = node.inputs[first : len(node.inputs) - scanned]
+    count = len(states)
+    gathered: list[list[ir.Value]] = [[] for _ in node.outputs[count:]]
+    for t in range(rounds):
+        if loop:
+            number = new_constant(graph, np.array(t, np.int64), f"{prefix}.round")
+            going = new_constant(graph, np.ones((), np.bool_), f"{prefix}.going")
+            inputs = [number, going, *states]
+        else:
+            inputs = [*states, *_slices(graph, node, scanned, t, rounds, prefix)]
+        outputs = inline_body(graph, node, body, inputs, f"{prefix}.{t}")[1 if loop else 0 :]
+        states = outputs[:count]
+        for row, value in zip(gathered, outputs[count:], strict=True):
+            row.append(value)
+    finals = list(states)
+    axes = node.attributes.get_ints("scan_output_axes", [0] * len(gathered))
+    directions = node.attributes.get_ints("scan_output_directions", [0] * len(gathered))
+    for k, rows in enumerate(gathered):
+        ordered = rows[::-1] if directions[k] else rows
+        finals.append(_stacked(graph, node, ordered, axes[k], f"{prefix}.gathered_{k}"))
+    for old, new in zip(node.outputs, finals, strict=True):
+        same = _insert(graph, node, "Identity", [new], f"{prefix}.{old.name}")
+        name = old.name
+        ir.convenience.replace_all_uses_with(old, same, replace_graph_outputs=True)
+        old.name = f"{name}.replaced"
+        same.name, same.type, same.shape = name, old.type, old.shape
+    graph.remove(node, safe=True)
+
+
+def _slices(graph: ir.Graph, node: ir.Node, scanned: int, t: int, rounds: int, prefix: str) -> list[ir.Value]:
+    """Give the t-th slice of every scanned input, without its axis."""
+    axes = node.attributes.get_ints("scan_input_axes", [0] * scanned)
+    directions = node.attributes.get_ints("scan_input_directions", [0] * scanned)
+    made = []
+    for k, value in enumerate(node.inputs[-scanned:]):
+        index = new_constant(graph, np.array(rounds - 1 - t if directions[k] else t), f"{prefix}.index")
+        name = f"{prefix}.slice_{t}_{k}"
+        made.append(_insert(graph, node, "Gather", [value, index], name, axis=axes[k]))
+    return made
+
+
+def _stacked(graph: ir.Graph, node: ir.Node, rows: Sequence[ir.Value], axis: int, prefix: str) -> ir.Value:
+    """Stack along a new axis."""
+    made = []
+    for t, row in enumerate(rows):
+        if graph.opset_imports[""] >= 13:
+            axes = new_constant(graph, np.array([axis]), f"{prefix}.axis")
+            made.append(_insert(graph, node, "Unsqueeze", [row, axes], f"{prefix}.{t}"))
+        else:
+            made.append(_insert(graph, node, "Unsqueeze", [row], f"{prefix}.{t}", axes=[axis]))
+    return _insert(graph, node, "Concat", made, prefix, axis=axis)
+
+
+def _insert(
+    graph: ir.Graph,
+    before: ir.Node,
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    name: str,
+    **attributes: int | list[int],
+) -> ir.Value:
+    made = ir.node(op_type, list(inputs), attributes or None, name=name)
+    made.outputs[0].name = f"{name}:0"
+    graph.insert_before(before, made)
+    return made.outputs[0]
