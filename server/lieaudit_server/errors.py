@@ -8,7 +8,11 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Error numbers of a write that finds no space."""
 
 
 class ConfigError(Exception):
@@ -71,7 +75,7 @@ def disk_full() -> ServiceError:
 
 
 def is_disk_full(problem: BaseException) -> bool:
-    """Whether an exception says that no space is left (disk or quota)."""
+    """Whether an exception says that no space is left (disk, quota, or the largest file that may be written)."""
     if isinstance(problem, sqlite3.Error):
         return getattr(problem, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-    return isinstance(problem, OSError) and problem.errno in {28, 122}  # ENOSPC, EDQUOT
+    return isinstance(problem, OSError) and problem.errno in NO_ROOM

@@ -49,11 +49,12 @@ class Service:
         self._environment = environment or {}
         self._log = data_dir.parent / f"{data_dir.name}.log"
         self._process: subprocess.Popen[str] | None = None
+        self.prefix: list[str] = []  # a command that runs the server
         self.target = ""
         self.channel: grpc.Channel | None = None
 
     def start(self) -> Service:
-        command = [sys.executable, "-m", "lieaudit_server", "serve", "--data-dir", str(self.data_dir)]
+        command = [*self.prefix, sys.executable, "-m", "lieaudit_server", "serve", "--data-dir", str(self.data_dir)]
         for name, value in self.settings.items():
             flag = "--" + name.replace("_", "-")
             command += [flag] if value == "true" else [flag, value]

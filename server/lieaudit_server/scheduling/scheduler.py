@@ -9,12 +9,12 @@ import shutil
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from lieaudit_server.config import Config
-from lieaudit_server.errors import ServiceError
+from lieaudit_server.errors import ServiceError, is_disk_full
 from lieaudit_server.metrics import Metrics
 from lieaudit_server.scheduling import jobs
 from lieaudit_server.scheduling.fairness import order
@@ -30,6 +30,7 @@ from lieaudit_server.store.folder import Folder
 
 _log = logging.getLogger(__name__)
 _RETRY_SECONDS = 5.0
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -188,13 +189,13 @@ class Scheduler:
 
     async def _execute(self, audit_id: str, slot: Slot, running: _Running) -> None:
         try:
-            audit = await self._database.run(lambda db: audits.start(db, audit_id))
+            audit = await self._insist(lambda db: audits.start(db, audit_id))
             if audit is not None:
                 self._journal.notify(audit_id)
                 await self._attempt(audit, slot, running)
-        except Exception:  # noqa: BLE001 - one audit's failure is not the service's
+        except Exception as problem:  # noqa: BLE001 - one audit's failure is not the service's
             _log.exception("audit failed inside the service", extra={"audit_id": audit_id})
-            await self._give_up(audit_id)
+            await self._give_up(audit_id, full=is_disk_full(problem))
         finally:
             await self._clean(audit_id)
             self.slots.give_back(slot)
@@ -202,12 +203,25 @@ class Scheduler:
             self._metrics.running.set(len(self._running))
             self._wake.set()
 
-    async def _give_up(self, audit_id: str) -> None:
+    async def _give_up(self, audit_id: str, *, full: bool) -> None:
         failure = Failure("INTERNAL", "the service failed; its log has the cause")
+        if full:
+            failure = Failure("DISK_FULL", "the server's disk is full")
         try:
             await self._finish(audit_id, "failed", failure)
         except sqlite3.Error:  # not even that could be written: the next start finds it running and resumes it
             _log.exception("the end of an audit could not be written", extra={"audit_id": audit_id})
+
+    async def _insist(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        """Carry out an operation on the state, again and again while the disk is full; not beyond the shutdown."""
+        while True:
+            try:
+                return await self._database.run(operation)
+            except sqlite3.Error:
+                if self._stopping:
+                    raise
+                _log.exception("the state could not be written; trying again")
+            await asyncio.sleep(_RETRY_SECONDS)
 
     async def _attempt(self, audit: Audit, slot: Slot, running: _Running) -> None:
         if audit.attempts > self._config.max_attempts:
@@ -224,7 +238,10 @@ class Scheduler:
 
         async def progress(message: Mapping[str, Any]) -> None:
             values = (str(message["stage"]), int(message["done"]), int(message["total"]), float(message["rate"]))
-            await self._database.run(lambda db: audits.progress(db, audit.id, *values))
+            try:
+                await self._database.run(lambda db: audits.progress(db, audit.id, *values))
+            except sqlite3.Error:  # a full disk: the watchers see less; how the audit ends is up to its worker
+                _log.exception("progress could not be written", extra={"audit_id": audit.id})
             self._journal.notify(audit.id)
 
         started = time.monotonic()
@@ -249,7 +266,7 @@ class Scheduler:
             return
         again = outcome.interrupted and audit.attempts < self._config.max_attempts
         if again or failure.reason == "SHUTDOWN":
-            await self._database.run(lambda db: audits.requeue(db, audit.id, failure.message))
+            await self._insist(lambda db: audits.requeue(db, audit.id, failure.message))
             self._journal.notify(audit.id)
             return
         extra = {"audit_id": audit.id, "reason": failure.reason, "worker_log": outcome.log}
@@ -267,7 +284,7 @@ class Scheduler:
         await self._finish(audit.id, "failed", clean)
 
     async def _finish(self, audit_id: str, state: str, failure: Failure | None) -> None:
-        ended = await self._database.run(lambda db: audits.finish(db, audit_id, state, failure))
+        ended = await self._insist(lambda db: audits.finish(db, audit_id, state, failure))
         if ended is not None:
             self._ended(ended)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import queue
 import sqlite3
 import threading
@@ -80,7 +81,8 @@ class Database:
         except sqlite3.Error as problem:  # the disk is full or broken: nothing of this batch was kept
             failure = problem
             if self._connection.in_transaction:
-                execute("ROLLBACK")
+                with contextlib.suppress(sqlite3.Error):  # where that fails too, the next batch fails and tries again
+                    execute("ROLLBACK")
         for position, (_, future) in enumerate(batch):
             value, refusal = results[position] if failure is None else (None, failure)
             if refusal is None:

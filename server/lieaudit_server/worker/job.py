@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import sys
 import traceback
 
 from lieaudit.errors import LieauditError
+from lieaudit_server.errors import NO_ROOM
 from lieaudit_server.worker.channel import Channel
 from lieaudit_server.worker.sandbox import enter
-
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def run(parent: int) -> int:
@@ -33,7 +31,7 @@ def run(parent: int) -> int:
         channel.send("memory")
     except OSError as problem:
         traceback.print_exc()
-        if problem.errno not in _NO_ROOM:
+        if problem.errno not in NO_ROOM:
             return 1
         channel.send("disk")
     except Exception:  # noqa: BLE001 - the trace is for the log; the status says that there is no result
