@@ -5,12 +5,19 @@ follows), X h, and one row per contribution that has started. Each stage pushes 
 then X h starts anew on the stage's output, and the difference is the new contribution:
 C_k = D f_k[X h_{k−1}] − X f_k(h_{k−1}) (Gruver et al. 2023, Eq. 5). Rows live in arrays into which the sessions
 write directly; nothing is copied between stages.
+
+Rows do not depend on each other. On CPU the cores therefore take a part of them each, through a session that runs on
+one thread: every op then runs on all cores, also those that onnxruntime runs on one, and no core waits for another
+between two ops. The values, one row in dozens, are computed again in each part.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,11 +28,13 @@ import onnx_ir.passes.common as passes
 from lieaudit.graph.forward import rewrite
 from lieaudit.layerwise.action import Action, emit_action
 from lieaudit.layerwise.axes import BATCH, measured_sizes
+from lieaudit.layerwise.buffers import Buffers
 from lieaudit.layerwise.emitter import Emitter
 from lieaudit.layerwise.layouts import Layout
 from lieaudit.layerwise.prepared import Prepared
 from lieaudit.layerwise.rows import Rows
 from lieaudit.layerwise.stages import Stage, boundary_layouts, cut_out, image_bytes, peak_bytes
+from lieaudit.runtime.providers import find_provider, usable_cores
 from lieaudit.runtime.session import Session
 
 if TYPE_CHECKING:
@@ -37,6 +46,15 @@ Float64Array = npt.NDArray[np.float64]
 
 _WORKSPACE = 4
 """Tensors of a stage's widest size that a session holds at once, for each row."""
+
+_PARTS = 4
+"""Most parts that rows are cut into for speed: each computes the values again. Further cores work inside sessions."""
+
+_LEAST_ROWS = 4
+"""Rows that are worth computing the values again."""
+
+_BLOCK = 4096
+"""Squares are summed in float32 within blocks of this size, and between them in float64."""
 
 _TOTAL, _ACTION = -2, -1
 """Row ids beside the indices of the segments that contribute."""
@@ -84,11 +102,15 @@ class Chain:
         )
         self._spatial = {v.name or "": layout.spatial for v, layout in layouts.items()}
 
+        threads = spec.threads or usable_cores()
+        self._parts = min(threads, _PARTS) if find_provider(spec.provider).device == "cpu" else 1
+        self._workers = ThreadPoolExecutor(self._parts, "lieaudit-rows")
+
         def session(graph: ir.Model) -> Session:
             return Session(
                 graph,
                 provider=spec.provider,
-                threads=spec.threads,
+                threads=max(1, threads // self._parts),
                 allow_fallback=spec.allow_fallback,
                 shared_arena=True,
             )
@@ -96,6 +118,7 @@ class Chain:
         self._sessions = [session(stage_graph(prepared.model, stage, layouts, self.action)) for stage in self.stages]
         self._capacity = _capacities(self.stages)
         self._last_use = {v.name or "": i for i, stage in enumerate(self.stages) for v in stage.inputs}
+        self._buffers = Buffers(self._budget // 2)
 
     @property
     def images_at_once(self) -> int:
@@ -114,6 +137,7 @@ class Chain:
 
     def close(self) -> None:
         """Free the sessions."""
+        self._workers.shutdown()
         for session in self._sessions:
             session.close()
 
@@ -133,7 +157,9 @@ class Chain:
             if stage.source is not None:
                 subnetwork[stage.source] = measured
             for name in [n for n in live if self._last_use.get(n, -1) <= index and n != self._output.name]:
-                del live[name]
+                gone = live.pop(name)
+                if name != self._image.name:
+                    self._buffers.give(gone.buffer)
             if progress is not None:
                 progress()
         z = live[self._output.name or ""]
@@ -150,19 +176,25 @@ class Chain:
             else np.zeros((len(images), 0, count)),
         )
 
-    def _buffers(self, value: ir.Value, stage: Stage, ids: tuple[int, ...], n: int) -> _Live:
+    def _room(self, value: ir.Value, stage: Stage, ids: tuple[int, ...], n: int) -> _Live:
         """Give room for an output and its rows, and for the zero rows that later readers will want behind them."""
         shape = _shape(value, n)
+        count = len(self.generators)
         own = len(stage.rows_out) + 2
         capacity = max(own, self._capacity.get(value.name or "", 0))
-        make = np.zeros if capacity > own else np.empty
-        buffer = make((capacity * len(self.generators), *shape), np.float32)
+        rows = (capacity * count, *shape)
+        # the graph's output leaves with the caller
+        buffer = np.empty(rows, np.float32) if value is self._output else self._buffers.take(rows)
+        buffer[own * count :] = 0
         return _Live(np.empty(shape, np.float32), ids, buffer)
 
-    def _rows_per_run(self, stage: Stage, n: int) -> int:
-        """How many rows a session takes at once, so that its own memory stays within half of the budget."""
+    def _spans(self, stage: Stage, rows: int, n: int) -> list[slice]:
+        """Cut the rows into parts for the cores, so that the sessions' own memory stays within half of the budget."""
         widest = max(image_bytes(v) for v in (*stage.inputs, *stage.outputs)) * n
-        return max(1, self._budget // 2 // (_WORKSPACE * widest))
+        fitting = max(1, self._budget // 2 // (_WORKSPACE * widest * self._parts))
+        parts = max(math.ceil(rows / fitting), min(self._parts, rows // _LEAST_ROWS), 1)
+        edges = [rows * i // parts for i in range(parts + 1)]
+        return [slice(a, b) for a, b in pairwise(edges)]
 
     def _run_stage(
         self,
@@ -176,16 +208,21 @@ class Chain:
         held = [live[v.name or ""] for v in stage.inputs]
         rows_in = {f"{v.name}.tangent": _aligned(item, ids, count) for v, item in zip(stage.inputs, held, strict=True)}
         values: dict[str, Float32Array] = {v.name or "": item.value for v, item in zip(stage.inputs, held, strict=True)}
-        made = {v.name or "": self._buffers(v, stage, ids, n) for v in stage.outputs}
+        made = {v.name or "": self._room(v, stage, ids, n) for v in stage.outputs}
         targets = {name: item.value for name, item in made.items()}
         for name in [name for name in made if self._spatial[name]]:
             targets[f"{name}.action"] = np.empty((count, *made[name].value.shape), np.float32)
-        block = self._rows_per_run(stage, n)
-        for start in range(0, len(ids) * count, block):
-            stop = min(start + block, len(ids) * count)
-            feeds = values | {name: rows[start:stop] for name, rows in rows_in.items()}
-            wanted = {f"{name}.tangent": item.buffer[start:stop] for name, item in made.items()}
-            session.run_into(feeds, wanted | (targets if start == 0 else {}))
+
+        def run(span: slice) -> None:
+            feeds = values | {name: rows[span] for name, rows in rows_in.items()}
+            wanted = {f"{name}.tangent": item.buffer[span] for name, item in made.items()}
+            session.run_into(feeds, wanted | (targets if span.start == 0 else {}))
+
+        spans = self._spans(stage, len(ids) * count, n)
+        if len(spans) == 1:
+            run(spans[0])
+        else:
+            list(self._workers.map(run, spans))
         measured = np.zeros((n, count))
         dims = 0
         for name, item in made.items():
@@ -210,7 +247,11 @@ class Chain:
 def _squares(rows: Float32Array, n: int) -> Float64Array:
     """Give ‖·‖² per image and generator, (n, G), of rows (G, n·…, …)."""
     flat = rows.reshape(len(rows), n, -1)
-    return np.asarray(np.einsum("gni,gni->ng", flat, flat, dtype=np.float64))
+    whole = flat.shape[-1] // _BLOCK * _BLOCK
+    blocks = flat[..., :whole].reshape(len(rows), n, -1, _BLOCK)
+    rest = flat[..., whole:]
+    found = np.einsum("gnbi,gnbi->gnb", blocks, blocks).sum(axis=2, dtype=np.float64)
+    return np.asarray((found + np.einsum("gni,gni->gn", rest, rest)).T)
 
 
 def _aligned(item: _Live, ids: tuple[int, ...], count: int) -> Float32Array:
@@ -255,5 +296,21 @@ def stage_graph(model: ir.Model, stage: Stage, layouts: Mapping[ir.Value, Layout
         named.name = f"{value.name}.action"
         named.shape = ir.Shape([None] * (len(value.shape or ()) + 1))
         made.graph.outputs.append(named)
+    _drop_copies(made.graph)
     passes.CheckerPass()(made)
     return made
+
+
+def _drop_copies(graph: ir.Graph) -> None:
+    """Let rows that are also read inside be outputs themselves, where an Identity would copy them."""
+    for at, output in enumerate(list(graph.outputs)):
+        node = output.producer()
+        if node is None or node.op_type != "Identity":
+            continue
+        source = node.inputs[0]
+        if source is None or source.producer() is None or source.is_graph_output():
+            continue
+        name = output.name
+        graph.outputs[at] = source
+        graph.remove(node)
+        source.name, source.shape = name, output.shape

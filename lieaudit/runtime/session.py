@@ -166,6 +166,8 @@ def _create(model: ir.Model | bytes, provider: Provider, threads: int, *, shared
     if shared_arena:
         _register_arena()
         options.add_session_config_entry("session.use_env_allocators", "1")
+        # the threads of a session whose turn is over would spin on against those of the next
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 4
     options.use_deterministic_compute = True
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
