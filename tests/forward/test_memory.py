@@ -34,29 +34,41 @@ class Block(nn.Module):
         return x + self.down(nn.functional.gelu(self.up(self.n2(x))))
 
 class Transformer(nn.Module):
-    # ViT-B/16 at 224 squared: 197 tokens, width 768, 12 heads; two blocks have the activations of any number
+    # ViT-B/16 at 224 squared: 197 tokens, width 768, 12 heads, 12 blocks
     def __init__(self):
         super().__init__()
         self.stem = nn.Conv2d(3, 768, 16, 16)
         self.token = nn.Parameter(torch.randn(1, 1, 768))
-        self.blocks = nn.Sequential(Block(768, 12), Block(768, 12))
-        self.head = nn.Linear(768, 1000)
+        self.place = nn.Parameter(torch.randn(1, 197, 768))
+        self.blocks = nn.Sequential(*(Block(768, 12) for _ in range(12)))
+        self.norm, self.head = nn.LayerNorm(768), nn.Linear(768, 1000)
     def forward(self, x):
         x = self.stem(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
-        return self.head(self.blocks(x)[:, 0])
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.place
+        return self.head(self.norm(self.blocks(x))[:, 0])
+
+def double(i, o):
+    layers = [nn.Conv2d(i, o, 3, 1, 1), nn.BatchNorm2d(o), nn.ReLU(), nn.Conv2d(o, o, 3, 1, 1), nn.BatchNorm2d(o)]
+    return nn.Sequential(*layers, nn.ReLU())
 
 class Dense(nn.Module):
+    # a U-Net: five resolutions, 32 to 512 channels, 21 classes for each pixel
     def __init__(self):
         super().__init__()
-        def layer(i, o, s=1):
-            return nn.Sequential(nn.Conv2d(i, o, 3, s, 1), nn.BatchNorm2d(o), nn.ReLU())
-        self.a, self.b, self.c = layer(3, 8), layer(8, 16, 2), layer(16, 16)
-        self.up = nn.Upsample(scale_factor=2, mode="bilinear")
-        self.d, self.out = layer(24, 8), nn.Conv2d(8, 2, 1)
+        wide = [32, 64, 128, 256, 512]
+        self.down = nn.ModuleList(double(i, o) for i, o in zip([3, *wide], wide))
+        self.lift = nn.ModuleList(nn.ConvTranspose2d(i, o, 2, 2) for i, o in zip(wide[:0:-1], wide[-2::-1]))
+        self.up = nn.ModuleList(double(2 * o, o) for o in wide[-2::-1])
+        self.out = nn.Conv2d(32, 21, 1)
     def forward(self, x):
-        a = self.a(x)
-        return self.out(self.d(torch.cat([self.up(self.c(self.b(a))), a], 1)))
+        skips = []
+        for number, stage in enumerate(self.down):
+            x = stage(nn.functional.max_pool2d(x, 2) if number else x)
+            skips.append(x)
+        skips.pop()
+        for lift, stage in zip(self.lift, self.up):
+            x = stage(torch.cat([lift(x), skips.pop()], 1))
+        return self.out(x)
 
 def status(key):
     with open("/proc/self/status") as lines:
