@@ -1,6 +1,6 @@
 """The ``lieaudit`` command.
 
-Every subcommand is imported when it is called, so that ``lieaudit --help`` costs neither grpc nor rich. A subcommand
+Every subcommand is imported when it is called, so that a call loads only what it needs (tables, formats). A subcommand
 returns its exit code (`lieaudit_client.command.exits`); errors of the client become one sentence on standard error.
 """
 
@@ -12,6 +12,10 @@ import sys
 from types import FrameType
 
 import click
+
+from lieaudit_client.command.exits import INTERRUPTED, TERMINATED, exit_code
+from lieaudit_client.exceptions import ClientError
+from lieaudit_client.printable import printable
 
 # name -> (module, attribute, one line of help)
 COMMANDS = {
@@ -63,19 +67,13 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone, e.g. `lieaudit report R.json | head`
         sys.stderr.close()
         return 141
     except SystemExit as stop:  # the server's own command line, or the signal to end
         return stop.code if isinstance(stop.code, int) else 0
-    except Exception as error:
-        from lieaudit_client.command.exits import exit_code
-        from lieaudit_client.exceptions import ClientError
-        from lieaudit_client.printable import printable
-
-        if not isinstance(error, ClientError):
-            raise
+    except ClientError as error:
         click.echo(printable(f"lieaudit: {error.reason}: {error}"), err=True)
         return exit_code(error)
     return result if isinstance(result, int) else 0
@@ -88,4 +86,4 @@ def main() -> None:
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    raise SystemExit(143)  # unwinds, so that the audit is cancelled and an embedded service ends
+    raise SystemExit(TERMINATED)  # unwinds, so that the audit is cancelled and an embedded service ends
