@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -99,16 +100,15 @@ def attribute(
     Raises
     ------
     SourceError
-        The module fails, has no forward derivative, or is not called the same way on every batch.
+        The module fails, has no forward derivative, gives NaN or infinity, or is not called the same way on every
+        batch.
     SpecError
         The declared layouts or the head do not fit.
+    DataError
+        The images are not (n, C, H, W) with n ≥ 1.
     """
     spec = spec or AuditSpec()
-    check_convention(interpolation=spec.interpolation, padding=spec.padding, convention=spec.convention)
-    if images.ndim != 4 or len(images) == 0:
-        raise DataError(
-            f"images have shape {images.shape}, not (N, C, H, W)", reason="INVALID_IMAGES", subject="images"
-        )
+    images = check_images(images)
     function = SourceFunction(
         module, precision=precision, device=device, input=spec.input or "", output=spec.output or "", others=others
     )
@@ -125,6 +125,18 @@ def attribute(
         inclusive = {n: np.concatenate([piece[1][n] for piece in pieces]) for n in networks[0].names}
         moved = redrawn.contributions(generator, zero)
         found[generator] = _attribution(networks[0], spec, lie, inclusive, moved)
+    return found
+
+
+def check_images(images: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Give images as an array of floats (n, C, H, W). Raises `DataError` where they are none."""
+    found = np.asarray(images)
+    if found.ndim != 4 or 0 in found.shape or found.dtype.kind != "f":
+        raise DataError(
+            f"images are {found.dtype} of shape {found.shape}, not floats (N, C, H, W) with at least one image",
+            reason="INVALID_IMAGES",
+            subject="images",
+        )
     return found
 
 
@@ -209,8 +221,10 @@ class Network:
         sample = x if len(x) > 1 else x.expand(2, -1, -1, -1)
         self.modules: ModuleMap = map_modules(function, sample, layouts=spec.layouts, depth=spec.depth)
         self.names = [name for name in self.modules.calls if not self.modules.trivial(name)]
+        check_convention(interpolation=spec.interpolation, padding=spec.padding, convention=spec.convention)
         with torch.no_grad():
             self._z = function(x)
+        _require_finite(self._z, function)
         self.head: Head = head or module_head(spec, self._z, [])
         self._pushforward = Pushforward(function.module)
 
@@ -246,13 +260,7 @@ class Network:
         """Give L F = Dh(z)[Dz(x)[X x]] − X' F, float64 (n, *K)."""
         tangent = action(self.x, feature_map(self.x.shape), image=True)
         value, pushed = self._pushforward(self.function, self.x, tangent[None])
-        if not bool(torch.isfinite(pushed).all()):
-            raise SourceError(
-                "the torch module gives NaN or infinity on these images",
-                reason="NON_FINITE_OUTPUT",
-                subject=self.function.output or "output",
-                hint="check the preprocessing and the module's weights",
-            )
+        _require_finite(pushed, self.function)
         z, dz = value.double().cpu().numpy(), pushed[0].double().cpu().numpy()
         lie = self.head.differential(z, dz[:, None])
         if self.head.spatial:
@@ -313,6 +321,16 @@ class Network:
         if not parts or float(np.linalg.norm(rest)) > limit:
             parts[OWN] = rest
         return parts
+
+
+def _require_finite(values: torch.Tensor, function: SourceFunction) -> None:
+    if not bool(torch.isfinite(values).all()):
+        raise SourceError(
+            "the torch module gives NaN or infinity on these images",
+            reason="NON_FINITE_OUTPUT",
+            subject=function.output or "output",
+            hint="check the preprocessing and the module's weights",
+        )
 
 
 _KINDS: tuple[tuple[str, tuple[type[torch.nn.Module], ...]], ...] = (

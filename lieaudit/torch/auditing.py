@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from lieaudit.audit import as_dataset, run
-from lieaudit.errors import DataError, UnsupportedOpError
+from lieaudit.errors import DataError, SourceError, UnsupportedOpError
 from lieaudit.measure import Images
 from lieaudit.method import Method, choose_method
 from lieaudit.metrics.head import Head
@@ -23,7 +23,7 @@ from lieaudit.report import Layerwise, Report, ReportModel, ReportTensor, Skippe
 from lieaudit.spec import AuditSpec
 from lieaudit.torch.attribution import attribute
 from lieaudit.torch.files import TorchFiles
-from lieaudit.torch.function import SourceFunction
+from lieaudit.torch.function import SourceFunction, batches
 from lieaudit.torch.head import module_head
 from lieaudit.torch.jvp import TorchDifferentiator
 from lieaudit.torch.program import ProgramModule
@@ -226,9 +226,24 @@ def _target(
     batch = _batch(function.module)
     with torch.no_grad():
         z = function(function.tensor(pixels if batch is None else np.resize(pixels, (batch, *pixels.shape[1:]))))
+    _refuse_constant(function, pixels.shape[1:])
     shape = tuple(z.shape[1:])
     head = module_head(spec, z, notes)
     return ModuleTarget(channels, size[0], size[1], head, int(np.prod(shape))), shape
+
+
+def _refuse_constant(function: SourceFunction, shape: tuple[int, ...]) -> None:
+    """Raise `SourceError` where two images of noise give one output: such a module looks perfectly equivariant."""
+    noise = function.tensor(0.5 * np.random.default_rng(0).standard_normal((2, *shape)))
+    with torch.no_grad():
+        first, second = torch.cat([function(noise[i]) for i in batches(2, _batch(function.module) or 2)])[:2]
+    if torch.equal(first, second):
+        raise SourceError(
+            "the output is the same for every image",
+            reason="CONSTANT_OUTPUT",
+            subject=function.output or "output",
+            hint="check that the image argument reaches the output that is audited",
+        )
 
 
 def _batch(module: torch.nn.Module) -> int | None:

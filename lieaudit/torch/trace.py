@@ -18,7 +18,7 @@ import torch
 from lieaudit.errors import SpecError
 from lieaudit.metrics.head import Float64Array
 from lieaudit.spec import AuditSpec
-from lieaudit.torch.attribution import Network
+from lieaudit.torch.attribution import Network, check_images
 from lieaudit.torch.function import SourceFunction
 from lieaudit.torch.head import apply_head
 
@@ -83,7 +83,7 @@ def estimate(
     ------
     SpecError
         ``tolerance``, ``floor`` or ``limit`` is out of range.
-    SourceError
+    SourceError, DataError
         As `lieaudit.torch.attribute`.
     """
     spec = spec or AuditSpec()
@@ -97,7 +97,7 @@ def estimate(
     function = SourceFunction(
         module, precision=precision, device=device, input=spec.input or "", output=spec.output or "", others=others
     )
-    network = Network(function, function.tensor(images), spec)
+    network = Network(function, function.tensor(check_images(images)), spec)
     return {
         generator: _estimate(network, generator, tolerance=tolerance, floor=floor, limit=limit)
         for generator in spec.generators

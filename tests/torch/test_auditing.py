@@ -163,6 +163,16 @@ except AttributeError:
     assert done.stdout.strip() == "fine", done.stderr
 
 
+def test_a_module_that_ignores_its_image_is_refused():
+    class Forgetful(torch.nn.Module):
+        def forward(self, x):
+            return torch.arange(4.0).expand(len(x), -1)
+
+    with pytest.raises(SourceError, match="same for every image") as caught:
+        audit(Forgetful(), np.zeros((3, 1, 8, 8), np.float32), SPEC)
+    assert caught.value.reason == "CONSTANT_OUTPUT"
+
+
 def test_the_public_names_are_exact():
     assert sorted(lieaudit.torch.__all__) == lieaudit.torch.__all__
     for name in lieaudit.torch.__all__:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lieaudit import AuditSpec
-from lieaudit.errors import SpecError
+from lieaudit.errors import DataError, SourceError, SpecError
 from lieaudit.torch import attribute, estimate
 
 SPEC = AuditSpec(generators=("rotation",), bootstrap=100)
@@ -115,3 +115,13 @@ def test_one_image_and_one_output_direction_has_the_stated_spread(images):
 def test_bad_options_are_refused(net, images, options):
     with pytest.raises(SpecError):
         estimate(net, images, SPEC, **options)
+
+
+@pytest.mark.parametrize("method", [attribute, estimate])
+def test_unusable_images_are_refused(net, images, method):
+    for unusable in (images[0], images[:0], (255 * images).astype(np.uint8), None):
+        with pytest.raises(DataError, match=r"not floats \(N, C, H, W\)"):
+            method(net, unusable, SPEC)
+    with pytest.raises(SourceError, match="NaN or infinity") as caught:
+        method(net, images * np.nan, SPEC)
+    assert caught.value.reason == "NON_FINITE_OUTPUT"
