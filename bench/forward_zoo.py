@@ -202,11 +202,25 @@ ZOO: dict[str, Callable[[], Built]] = {
 }  # fmt: skip
 
 
+def _fix_positions(module: torch.nn.Module, undo: contextlib.ExitStack) -> None:
+    kind = transformers.models.dinov2_with_registers.modeling_dinov2_with_registers.Dinov2WithRegistersEmbeddings
+    embeddings: Any
+    for embeddings in [part for part in module.modules() if isinstance(part, kind)]:
+        embeddings.interpolate_pos_encoding = lambda _tokens, _h, _w, own=embeddings: own.position_embeddings
+        undo.callback(delattr, embeddings, "interpolate_pos_encoding")
+
+
 def export(module: torch.nn.Module, shape: Shape, exporter: str) -> onnx.ModelProto:
-    """Export to ONNX: ``script`` or ``dynamo`` with a symbolic batch; with ``-static`` at batch size 1."""
+    """Export to ONNX: ``script`` or ``dynamo`` with a symbolic batch; with ``-static`` at batch size 1.
+
+    TorchScript has no antialiased resize, which DINOv2 asks for even where its position embeddings fit the image; they
+    are taken as they are there.
+    """
     image = torch.randn(1 if exporter.endswith("static") else 2, *shape)
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), contextlib.ExitStack() as undo:
         warnings.simplefilter("ignore")
+        if exporter.startswith("script"):
+            _fix_positions(module, undo)
         if exporter.startswith("dynamo"):
             dynamic = None if exporter.endswith("static") else ({0: torch.export.Dim("N")},)
             program = torch.onnx.export(module, (image,), dynamo=True, dynamic_shapes=dynamic, verbose=False)
