@@ -1,4 +1,4 @@
-"""The memory budget is kept by the process, on a transformer with wide attention and on a dense model."""
+"""The memory budget is kept by the process, on a ViT-B/16 at 224² and on a dense model at 512²."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ print("PEAK", peak, plan.images, plan.directions, differentiator._peak(1, lanes)
 """
 
 
-@pytest.mark.parametrize(("kind", "count", "lanes", "budget"), [("transformer", 4, 8, 128), ("dense", 2, 6, 160)])
+@pytest.mark.parametrize(("kind", "count", "lanes", "budget"), [("transformer", 1, 4, 160), ("dense", 1, 2, 600)])
 def test_activations_stay_within_the_budget(kind, count, lanes, budget):
     if sys.platform != "linux":
         pytest.skip("peak memory is read from /proc")
@@ -107,10 +107,12 @@ def test_activations_stay_within_the_budget(kind, count, lanes, budget):
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
+        timeout=480,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    peak = float(next(line for line in done.stdout.splitlines() if line.startswith("PEAK")).split()[1])
+    said = next(line for line in done.stdout.splitlines() if line.startswith("PEAK")).split()
+    peak, directions = float(said[1]), int(said[3])
+    assert directions < lanes  # the budget binds: without it all directions would go at once
     assert peak < 1.2 * budget
     # a budget that is not used would only make it slow
     assert peak > 0.4 * budget
