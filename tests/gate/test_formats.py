@@ -15,7 +15,8 @@ import jsonschema
 import junitparser
 import pytest
 from google.protobuf import json_format
-from lieaudit_api.v1 import gate_pb2
+from lieaudit_api.v1 import gate_pb2, report_pb2
+from lieaudit_client.command import tables
 from lieaudit_client.formats import comparison, decision_json, html, junit, markdown, sarif, terminal
 from lieaudit_client.formats.outcome import Outcome
 from lxml import etree
@@ -236,6 +237,57 @@ def test_the_charts_hold_the_report_s_numbers(outcome: Outcome) -> None:
     bars = {t["name"]: dict(zip(t["y"], t["x"], strict=True)) for t in figures["kind-rotation"]["data"]}
     for kind in outcome.candidate.layerwise["rotation"].by_kind:
         assert bars["candidate"][kind.kind] == pytest.approx(kind.share, rel=1e-3)
+
+
+def _one_image(report: report_pb2.Report) -> None:
+    report.data.count = 1
+    for result in report.results.values():
+        del result.per_image[1:], result.per_image_error[1:]
+        result.ci95[:], result.relative_ci95[:] = (), ()
+        result.ClearField("relative")
+
+
+def _zero(report: report_pb2.Report) -> None:
+    for result in report.results.values():
+        result.lee = result.median = result.mean_abs = result.error_bar = 0.0
+        result.per_image[:] = result.per_image_error[:] = [0.0] * len(result.per_image)
+        result.ci95[:] = (0.0, 0.0)
+    for part in report.layerwise.values():
+        for segment in part.segments:
+            segment.lee = segment.norm = segment.share = 0.0
+        for total in (*part.by_kind, *part.by_depth):
+            total.lee = total.share = 0.0
+
+
+def _nothing(report: report_pb2.Report) -> None:
+    report.results.clear()
+    report.layerwise.clear()
+    del report.pictures[:]
+
+
+@pytest.mark.parametrize("make", [_one_image, _zero, _nothing])
+@pytest.mark.parametrize("sides", [(0,), (1,), (0, 1)])
+def test_degenerate_reports_make_pages_and_tables(
+    outcome: Outcome, make: Callable[[report_pb2.Report], None], sides: tuple[int, ...]
+) -> None:
+    candidate, baseline = outcome.candidate, outcome.baseline
+    assert baseline is not None
+    for side in sides:
+        make((candidate, baseline)[side])
+    pair = [("v8", candidate), ("v7", baseline)]
+    for page in (
+        html.render(candidate),
+        html.render(candidate, baseline),
+        html.render(candidate, baseline, outcome.decision),
+        html.render_comparison(pair),
+    ):
+        _figures(etree.HTML(page))
+    console = Console(file=io.StringIO(), width=160)
+    console.print(comparison.table(pair))
+    for part in (*terminal.view(outcome), *tables.report_view(candidate)):
+        console.print(part)
+    for render in (decision_json.render, junit.render, markdown.render, sarif.render):
+        assert render(outcome)
 
 
 def _figures(tree: etree._Element) -> Mapping[str, dict]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from lieaudit_api.v1 import report_pb2
 
-from lieaudit_client.formats.numbers import number
+from lieaudit_client.formats.numbers import interval, number
 
 Figure = dict[str, Any]
 _MOST_POINTS = 4000
@@ -46,18 +46,10 @@ def overview(reports: Sequence[tuple[str, str, report_pb2.Report]], generators: 
                 "name": label,
                 "x": [rounded(r.lee) for _, r in points],
                 "y": [i + offset for i, _ in points],
-                "error_x": {
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [rounded(max(0.0, r.ci95[1] - r.lee)) for _, r in points],
-                    "arrayminus": [rounded(max(0.0, min(r.lee - r.ci95[0], r.lee * (1 - 1e-9)))) for _, r in points],
-                    "color": f"@{colour}",
-                    "thickness": 1.8,
-                    "width": 4,
-                },
+                "error_x": _intervals([r for _, r in points], color=f"@{colour}", thickness=1.8, width=4),
                 "marker": {"color": f"@{colour}", "size": 9, "symbol": "square" if colour == "baseline" else "circle"},
                 "text": [
-                    f"{g.replace('_', ' ')}<br>LEE {number(r.lee)}, 95 % {number(r.ci95[0])} … {number(r.ci95[1])}"
+                    f"{g.replace('_', ' ')}<br>LEE {number(r.lee)}, 95 % {interval(r.ci95)}"
                     for g, r in ((shown[i], r) for i, r in points)
                 ],
                 "hovertemplate": "%{text}<extra>" + _plain(label) + "</extra>",
@@ -255,13 +247,7 @@ def against_accuracy(reports: Sequence[tuple[str, report_pb2.Report]], generator
             "textposition": "middle right",
             "cliponaxis": False,
             "marker": {"color": "@candidate", "size": 11},
-            "error_y": {
-                "type": "data",
-                "symmetric": False,
-                "array": [rounded(max(0.0, g.ci95[1] - g.lee)) for _, _, g in points],
-                "arrayminus": [rounded(max(0.0, min(g.lee - g.ci95[0], g.lee * (1 - 1e-9)))) for _, _, g in points],
-                "color": "@muted",
-            },
+            "error_y": _intervals([g for _, _, g in points], color="@muted"),
             "hovertemplate": "%{text}: top-1 %{x:.1%}, LEE %{y:.3g}<extra></extra>",
         }
     ]
@@ -276,6 +262,19 @@ def against_accuracy(reports: Sequence[tuple[str, report_pb2.Report]], generator
             "xaxis": {"tickformat": ".0%", "title": {"text": "top-1 accuracy on these images"}, "range": span},
             "yaxis": {"type": "log", "title": {"text": f"LEE, {generator.replace('_', ' ')}"}, **_exponents()},
         },
+    }
+
+
+def _intervals(results: Sequence[report_pb2.GeneratorResult], **look: Any) -> dict[str, Any]:
+    """Draw the intervals of LEE as error bars; none where there is no interval (one image)."""
+    bounds = [(r.lee, *(r.ci95 if len(r.ci95) == 2 else (r.lee, r.lee))) for r in results]
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [rounded(max(0.0, high - lee)) for lee, _, high in bounds],
+        # a logarithmic axis has no place for 0
+        "arrayminus": [rounded(max(0.0, min(lee - low, lee * (1 - 1e-9)))) for lee, low, _ in bounds],
+        **look,
     }
 
 
