@@ -120,8 +120,7 @@ def _walk(node: _Node, indent: str) -> Iterator[tuple[str, _Node]]:
 
 def _rows(node: _Node, indent: str, total: float, widest: float) -> Iterator[tuple[RenderableType, ...]]:
     children = [child.folded() for child in node.children.values()]
-    if node.segments and node.name:
-        children.insert(0, _Node("(itself)", node.segments))
+    children[:0] = [_Node("(itself)" if node.name else segment.name, [segment]) for segment in node.segments]
     loud = [c for c in children if sum(s.norm for s in c.everything()) > _QUIET * total]
     for place, child in enumerate(loud):
         last = place == len(loud) - 1 and len(loud) == len(children)

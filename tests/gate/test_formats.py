@@ -265,7 +265,14 @@ def _nothing(report: report_pb2.Report) -> None:
     del report.pictures[:]
 
 
-@pytest.mark.parametrize("make", [_one_image, _zero, _nothing])
+def _hostile_names(report: report_pb2.Report) -> None:
+    for part in report.layerwise.values():
+        names = [".".join("a" * 3000), ":" * 3000, "", "a", "a", "a.a"]
+        for segment, name in zip(part.segments, names, strict=False):
+            segment.name = name
+
+
+@pytest.mark.parametrize("make", [_one_image, _zero, _nothing, _hostile_names])
 @pytest.mark.parametrize("sides", [(0,), (1,), (0, 1)])
 def test_degenerate_reports_make_pages_and_tables(
     outcome: Outcome, make: Callable[[report_pb2.Report], None], sides: tuple[int, ...]

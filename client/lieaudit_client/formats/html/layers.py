@@ -11,6 +11,8 @@ from lieaudit_client.formats.html import charts
 from lieaudit_client.formats.html.markup import badge, card, chart, num, panel, table, tabs, text
 from lieaudit_client.formats.numbers import percent
 
+_DEEPEST = 50
+
 
 @dataclass
 class Node:
@@ -72,7 +74,7 @@ def _tree(part: report_pb2.Layerwise) -> str:
     root = Node("")
     for segment in part.segments:
         place = root
-        for step in [s for s in re.split(r"[./:]+", segment.name) if s] or [segment.name or "?"]:
+        for step in _path(segment.name):
             place = place.children.setdefault(step, Node(step))
         if place.segment is not None:  # two segments of one name stay two rows
             again = f"{place.name} ({len(place.children) + 2})"
@@ -87,6 +89,12 @@ def _tree(part: report_pb2.Layerwise) -> str:
     )
     nested = any(child.children for child in root.children.values())
     return f'{buttons if nested else ""}<div class="tree">{rows}</div>'
+
+
+def _path(name: str) -> list[str]:
+    """Split a name into its modules; what is nested deeper than any module is left in one piece."""
+    steps = [step for step in re.split(r"[./:]+", name) if step] or [name or "?"]
+    return steps if len(steps) <= _DEEPEST else [*steps[:_DEEPEST], ".".join(steps[_DEEPEST:])]
 
 
 def _node(node: Node, scale: float, depth: int) -> str:
