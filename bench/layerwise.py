@@ -1,16 +1,21 @@
 """Layerwise attribution of every module against the paper's procedure, and against plain forward passes.
 
-One image, one generator. Gruver et al. (2023, B.3) estimate each ‖C_k‖² from random probes z: E (zᵀC_k)². Beside our
-forward rows two forms of it run in torch: as published, a forward that takes every layer's Lie derivative on the way
-(here by a JVP per layer) and a backward per probe; and its best form, one retained graph and one set of Lie derivatives
-with a backward per probe. 100 probes leave 14 % noise on every layer; the rows have none. Probes cost alike, so
-`PROBES_RUN` of the 100 are run and scaled.
+One image, one generator; wall time with every core, on both sides. Each model is cut twice: at the leaves of its module
+tree, and at a coarser depth of about 20 segments.
 
-All times are CPU seconds of one thread: unlike wall time they do not depend on what else the machine is doing.
+Gruver et al. (2023, B.3) estimate each ‖C_k‖² from random probes z: E (zᵀC_k)². Beside our forward rows two forms of it
+run in torch: as published, a forward that takes every layer's Lie derivative on the way (here by a JVP per layer) and a
+backward per probe; and its best form, one retained graph and one set of Lie derivatives with a backward per probe.
+100 probes leave 14 % noise on every layer; the rows have none. Probes cost alike, so that one of the 100 is timed, in
+every round.
+
+An exact decomposition of N rows costs about N/2 forwards whatever computes it: half of the network is ahead of the
+average row. "at most" is what the retained form's 100 backwards would then be over: 100 backwards / (N/2 forwards).
 """
 
 from __future__ import annotations
 
+import gc
 import resource
 import statistics
 import time
@@ -27,100 +32,145 @@ from lieaudit import AuditSpec
 from lieaudit.graph.load import load_model
 from lieaudit.layerwise.chain import Chain
 from lieaudit.layerwise.prepared import prepare
+from lieaudit.runtime.providers import usable_cores
 from lieaudit.runtime.session import Session
 from lieaudit.symmetries import tangents
 
-REPEATS = 3
+REPEATS = 5
 PROBES = 100
-PROBES_RUN = 5
+FORWARD_BATCH = 8
 GENERATOR = "translation_x"
 BUDGET_MIB = 1024
+PAUSE = 0.2
+"""Seconds between two measurements: long enough for the threads of the one before to stop spinning."""
+
+COARSE = {"resnet50": 6, "vit_small": 3}
+"""Depth of the module tree that gives about 20 segments."""
 
 
 def main() -> None:
-    table = Table(title=f"layerwise, one image, {GENERATOR}: CPU seconds of one thread, median of {REPEATS}")
+    table = Table(
+        title=f"layerwise, one image, {GENERATOR}: wall seconds on {usable_cores()} cores, median of {REPEATS} rounds"
+    )
     for column in (
-        "graph", "segments", "rows N", "ours", "÷ forward", "÷ (N/2)", f"{PROBES} probes", "× ours", "retained graph",
-        "× ours", "memory MiB",
+        "graph", "segments", "rows N", "forward", "ours", "÷ forward", "÷ (N/2)", f"{PROBES} probes", "× ours",
+        "retained graph", "× ours", "at most", "backward ÷ forward", "memory MiB",
     ):  # fmt: skip
         table.add_column(column, justify="left" if column == "graph" else "right")
     for path, build in ((resnet50(), _torch_resnet50), (vit_small(), _torch_vit_small)):
-        table.add_row(path.stem, *measured(path, build))
-    Console(width=160).print(table)
+        for depth in (None, COARSE[path.stem]):
+            table.add_row(path.stem if depth is None else f"… depth {depth}", *measured(path, build, depth))
+    Console(width=190).print(table)
 
 
-def measured(path: Path, build: Callable[[], Any]) -> tuple[str, ...]:
+def measured(path: Path, build: Callable[[], Any], depth: int | None) -> tuple[str, ...]:
     model = load_model(path)
-    spec = AuditSpec(layerwise="module", budget_mib=BUDGET_MIB, threads=1)
+    spec = AuditSpec(layerwise="module", depth=depth, budget_mib=BUDGET_MIB)
     prepared = prepare(model, spec)
     images = smooth_images(1)
     directions = tangents(images, [GENERATOR], interpolation="bilinear", padding="reflect", convention="central")
     directions = directions.astype(np.float32)
     chain = Chain(model, prepared, spec, (GENERATOR,))
-    plain = Session(model.model, threads=1)
-    batch = np.repeat(images, 8, axis=0)
-    _seconds(lambda: plain.run({model.input_name: batch}))
+    plain = Session(model.model)
+    batch = np.repeat(images, FORWARD_BATCH, axis=0)
     before = _peak_mib()
     chain(images, directions)
     memory = _peak_mib() - before
-    # alternating, so that a busy moment of the machine hits both sides
-    forward, ours = [], []
+    paper = Paper(build().eval(), images, depth)
+    sides: dict[str, Callable[[], object]] = {
+        "forward": lambda: plain.run({model.input_name: batch}),
+        "ours": lambda: chain(images, directions),
+        "published": paper.published,
+        "retained": paper.retained,
+    }
+    for work in sides.values():
+        work()
+    found: dict[str, list[float]] = {name: [] for name in sides}
+    # alternating, so that a busy moment of the machine hits all of them
     for _ in range(REPEATS):
-        forward.append(_seconds(lambda: plain.run({model.input_name: batch})) / len(batch))
-        ours.append(_seconds(lambda: chain(images, directions)))
-    ratio = statistics.median(a / b for a, b in zip(ours, forward, strict=True))
-    own = statistics.median(ours)
-    probes, retained = _paper(build().eval(), images)
+        for name, work in sides.items():
+            found[name].append(_seconds(work) / (FORWARD_BATCH if name == "forward" else 1))
     chain.close()
+    floor = chain.rows / 2
+
+    def ratio(over: str, under: str) -> float:
+        return statistics.median(a / b for a, b in zip(found[over], found[under], strict=True))
+
+    seconds = {name: statistics.median(times) for name, times in found.items()}
     return (
         str(len(prepared.segmentation.segments)),
         str(chain.rows),
-        f"{own:.2f}",
-        f"{ratio:.1f}",
-        f"{ratio / (chain.rows / 2):.2f}",
-        f"{probes:.1f}",
-        f"{probes / own:.1f}",
-        f"{retained:.1f}",
-        f"{retained / own:.1f}",
+        f"{seconds['forward']:.3f}",
+        f"{seconds['ours']:.2f}",
+        f"{ratio('ours', 'forward'):.1f}",
+        f"{ratio('ours', 'forward') / floor:.2f}",
+        f"{PROBES * seconds['published']:.1f}",
+        f"{PROBES * ratio('published', 'ours'):.1f}",
+        f"{PROBES * seconds['retained']:.1f}",
+        f"{PROBES * ratio('retained', 'ours'):.1f}",
+        f"{PROBES * ratio('retained', 'forward') / floor:.1f}",
+        f"{ratio('retained', 'forward'):.2f}",
         f"{memory:.0f} of {BUDGET_MIB}",
     )
 
 
-def _paper(model: Any, images: np.ndarray) -> tuple[float, float]:
-    """Give seconds of both forms for `PROBES` probes: zᵀC_k = ⟨∂(zᵀF)/∂h_k, D f_k[X h_{k−1}] − X f_k(h_{k−1})⟩."""
-    import torch
+class Paper:
+    """One probe of the paper's procedure: zᵀC_k = ⟨∂(zᵀF)/∂h_k, D f_k[X h_{k−1}] − X f_k(h_{k−1})⟩ for every module."""
 
-    torch.set_num_threads(1)
-    found: list[tuple[Any, Any]] = []
+    def __init__(self, model: Any, images: np.ndarray, depth: int | None) -> None:
+        import torch
 
-    def lie_derivative(module: Any, args: tuple[Any, ...], out: Any) -> None:
+        torch.set_num_threads(usable_cores())
+        self._model = model
+        self._image = torch.from_numpy(images).requires_grad_()
+        self._found: list[tuple[Any, Any]] = []
+        for module in _cut_at(model, depth):
+            module.register_forward_hook(self._lie_derivative)
+        self._kept = self._forward()
+
+    def published(self) -> None:
+        """Run a forward that takes every Lie derivative on the way, and a backward."""
+        self._backward(*self._forward(), retain=False)
+
+    def retained(self) -> None:
+        """Run a backward through the graph that is kept."""
+        self._backward(*self._kept, retain=True)
+
+    def _lie_derivative(self, module: Any, args: tuple[Any, ...], out: Any) -> None:
+        import torch
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
         h = args[0].detach()
-        with torch.no_grad():
+        # the fused attention has no forward-mode derivative
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             both: tuple[Any, ...] = torch.func.jvp(module.forward, (h,), (_act(h),))
-            found.append((out, both[1] - _act(both[0])))
+            self._found.append((out, both[1] - _act(both[0])))
 
-    for module in model.modules():
-        if not list(module.children()):
-            module.register_forward_hook(lie_derivative)
-    x = torch.from_numpy(images).requires_grad_()
+    def _forward(self) -> tuple[Any, list[tuple[Any, Any]]]:
+        import torch
 
-    def forward() -> Any:
-        found.clear()
-        return torch.softmax(model(x).logits, 1)
+        self._found = []
+        return torch.softmax(self._model(self._image).logits, 1), self._found
 
-    def backward(out: Any, *, retain: bool) -> None:
+    @staticmethod
+    def _backward(out: Any, found: list[tuple[Any, Any]], *, retain: bool) -> None:
+        import torch
+
         ends = [end for end, _ in found]
         gradients = torch.autograd.grad(out, ends, torch.randn_like(out), retain_graph=retain, allow_unused=True)
         for gradient, (_, lie) in zip(gradients, found, strict=True):
             if gradient is not None:
                 float(torch.dot(gradient.reshape(-1), lie.reshape(-1)))
 
-    backward(forward(), retain=False)
-    probes = statistics.median(_seconds(lambda: backward(forward(), retain=False)) for _ in range(PROBES_RUN))
-    out = forward()
-    backward(out, retain=True)
-    retained = statistics.median(_seconds(lambda: backward(out, retain=True)) for _ in range(PROBES_RUN))
-    return PROBES * probes, PROBES * retained
+
+def _cut_at(model: Any, depth: int | None) -> list[Any]:
+    """Give the leaves of the module tree, or its modules at a depth and the leaves above it."""
+    found = []
+    for name, module in model.named_modules():
+        level, leaf = name.count(".") + 1, not list(module.children())
+        if name and (leaf if depth is None else level == depth or (leaf and level < depth)):
+            found.append(module)
+    return found
 
 
 def _act(h: Any) -> Any:
@@ -151,9 +201,11 @@ def _torch_vit_small() -> Any:
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    started = time.process_time()
+    gc.collect()
+    time.sleep(PAUSE)
+    started = time.perf_counter()
     work()
-    return time.process_time() - started
+    return time.perf_counter() - started
 
 
 def _peak_mib() -> float:

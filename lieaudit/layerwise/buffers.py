@@ -27,6 +27,11 @@ class Buffers:
         self._held = 0
         self._free: dict[int, list[Float32Array]] = {}
 
+    @property
+    def held_bytes(self) -> int:
+        """Memory of the blocks in use and of those kept."""
+        return self._held
+
     def take(self, shape: tuple[int, ...]) -> Float32Array:
         """Give an array whose contents are arbitrary."""
         size = math.prod(shape)
@@ -35,7 +40,7 @@ class Buffers:
         if free:
             block = free.pop()
         else:
-            self._shrink(self._limit - 4 * block_size)
+            self._shrink(self._limit - np.dtype(np.float32).itemsize * block_size)
             block = np.empty(block_size, np.float32)
             self._held += block.nbytes
         return block[:size].reshape(shape)
@@ -57,5 +62,5 @@ class Buffers:
 
 
 def _class_of(size: int) -> int:
-    step = max(1, 1 << max(0, (size - 1).bit_length() - 1)) // _STEPS or 1
-    return max(1, -(-size // step) * step)
+    step = max(1, (1 << max(0, size.bit_length() - 1)) // _STEPS)
+    return max(1, math.ceil(size / step) * step)

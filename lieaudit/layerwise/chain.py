@@ -50,7 +50,7 @@ _WORKSPACE = 4
 _PARTS = 4
 """Most parts that rows are cut into for speed: each computes the values again. Further cores work inside sessions."""
 
-_LEAST_ROWS = 4
+_LEAST_ROWS = 2
 """Rows that are worth computing the values again."""
 
 _BLOCK = 4096

@@ -56,8 +56,9 @@ def test_every_architecture_is_tested(tools):
 
 @pytest.mark.real
 @pytest.mark.parametrize("name", [
-    "resnet20_cifar10", "vit_pgd_cifar10", "resnet_2b_batch1_cifar10", "cnn_small_nhwc_cifar10", "mnist_cntk",
-    "mnist_rot_cnn_plain", "mnist_rot_p4_gcnn", "mobilenet_v1_0.5_160_imagenet", "squeezenet_fp16_imagenet",
+    "resnet20_cifar10", "resnet56_cifar10", "vit_pgd_cifar10", "resnet_2b_batch1_cifar10", "cnn_small_nhwc_cifar10",
+    "mnist_cntk", "mnist_rot_cnn_plain", "mnist_rot_cnn_augmented", "mnist_rot_p4_gcnn",
+    "mobilenet_v1_0.5_160_imagenet", "squeezenet_fp16_imagenet",
 ])  # fmt: skip
 def test_trained_models_add_up(tools, real_dir, name):
     found = tools.attribute(str(real_dir / "models" / f"{name}.onnx"), count=1 if "imagenet" in name else 4)
