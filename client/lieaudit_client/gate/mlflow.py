@@ -135,15 +135,34 @@ class Registry:
 
 
 def _onnx_files(folder: Path) -> list[Path]:
-    """Give the file that the ONNX flavour names, or every ``.onnx`` file there is."""
+    """Give the file that the ONNX flavour names, or every ``.onnx`` file there is.
+
+    Raises `InvalidInputError` where the description is not MLflow's, or names a file outside the model's folder: a
+    model from elsewhere must not make the client send other files.
+    """
     described = folder / "MLmodel"
+    path = folder
     if described.is_file():
-        flavours = yaml.safe_load(described.read_text(encoding="utf-8")).get("flavors", {})
-        named = flavours.get("onnx", {}).get("data")
-        if named is not None:
-            path = folder / str(named)
-            return [path] if path.is_file() else sorted(path.rglob("*.onnx"))
-    return sorted(folder.rglob("*.onnx"))
+        try:
+            flavours = yaml.safe_load(described.read_text(encoding="utf-8")).get("flavors", {})
+            path = folder / str(flavours.get("onnx", {}).get("data", ""))
+        except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as problem:
+            raise InvalidInputError(
+                f"the model's MLmodel file is not one of MLflow: {type(problem).__name__}",
+                reason="INVALID_MLMODEL",
+                subject="MLmodel",
+                hint="log the model again",
+            ) from problem
+    found = [path] if path.is_file() else sorted(path.rglob("*.onnx"))
+    for file in found:
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise InvalidInputError(
+                f"the model's file {file.name} lies outside the model's folder",
+                reason="MODEL_FILE_OUTSIDE",
+                subject=file.name,
+                hint="log the model again",
+            )
+    return found
 
 
 @contextlib.contextmanager
