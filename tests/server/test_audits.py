@@ -81,24 +81,16 @@ def test_a_dropped_watcher_ends_nothing(service, kit, blobs):
 def test_cancel_stops_the_worker_at_once(service, kit, slow):
     audit = service.create(*slow, kit.SLOW)
     next(event for event in service.watch(audit.id) if event.stage)
-    kit.wait_for(lambda: workers(service))
+    kit.wait_for(service.workers)
     assert service.audits.CancelAudit(audit_pb2.CancelAuditRequest(id=audit.id)).state == "cancelled"
     asked = time.monotonic()
-    kit.wait_for(lambda: not workers(service))
+    kit.wait_for(lambda: not service.workers())
     assert time.monotonic() - asked < 1.0  # the promise of the interface, not a speed: kill and reap
     assert service.get(audit.id).state == "cancelled"
     again = service.audits.CancelAudit(audit_pb2.CancelAuditRequest(id=audit.id))
     assert again.state == "cancelled"
     refused(kit, lambda: service.report(audit.id), "FAILED_PRECONDITION", "NO_REPORT")
     kit.wait_for(lambda: not (service.data_dir / "audits" / audit.id).exists())
-
-
-def workers(service):
-    """Process ids of the server's workers."""
-    from pathlib import Path
-
-    children = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
-    return [int(pid) for pid in children]
 
 
 def test_the_same_key_and_request_give_the_same_audit(service, kit, blobs):

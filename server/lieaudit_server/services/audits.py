@@ -20,10 +20,9 @@ from lieaudit_server.config import factories
 from lieaudit_server.conversions import into, spec_from_proto, timestamp
 from lieaudit_server.errors import ServiceError, invalid
 from lieaudit_server.scheduling import jobs
-from lieaudit_server.services import paging
+from lieaudit_server.services import paging, stored
 from lieaudit_server.services.context import Context
 from lieaudit_server.services.evaluation import check_policy, evaluate
-from lieaudit_server.services.uploads import stored_blob
 from lieaudit_server.store import audits
 from lieaudit_server.store.audits import Audit, Event
 
@@ -226,7 +225,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):  # type: ignore[misc]
         found = {}
         for role, (kind, sha256, field, formats) in wanted.items():
             resource = await self._context.resource(kind, sha256, field)
-            stored_blob(self._context, resource)
+            stored.blob(self._context, resource)
             if resource.format not in formats:
                 raise invalid(
                     field, f"{field}: a {resource.format} file, not {' or '.join(formats)}", reason="WRONG_FORMAT"

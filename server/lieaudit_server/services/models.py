@@ -5,58 +5,43 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from lieaudit_api.v1 import model_pb2, model_pb2_grpc, upload_pb2
+from lieaudit_api.v1 import model_pb2, model_pb2_grpc
 
 from lieaudit.spec import AuditSpec
-from lieaudit_server.conversions import into, spec_from_proto, timestamp
+from lieaudit_server.conversions import into, spec_from_proto
 from lieaudit_server.errors import ServiceError
-from lieaudit_server.services import paging
-from lieaudit_server.services.context import Context
-from lieaudit_server.services.uploads import Requests, Uploads, delete, stored_blob
-from lieaudit_server.store import resources
+from lieaudit_server.services import stored
+from lieaudit_server.services.uploads import Requests
 from lieaudit_server.store.resources import Resource
 
 
-class ModelService(model_pb2_grpc.ModelServiceServicer):  # type: ignore[misc]
+class ModelService(stored.StoredService, model_pb2_grpc.ModelServiceServicer):  # type: ignore[misc]
     """Models: upload, list, delete, inspect."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._uploads = Uploads("model", context)
-
-    async def GetUploadStatus(  # noqa: N802, D102
-        self, request: upload_pb2.UploadStatusRequest, _context: Any
-    ) -> upload_pb2.UploadStatus:
-        return await self._uploads.status(request.sha256)
+    kind = "model"
 
     async def UploadModel(self, request: Requests, _context: Any) -> model_pb2.Model:  # noqa: N802, D102
         return _message(await self._uploads.receive(request))
 
     async def GetModel(self, request: model_pb2.GetModelRequest, _context: Any) -> model_pb2.Model:  # noqa: N802, D102
-        return _message(await self._context.resource("model", request.sha256))
+        return _message(await self._find(request.sha256))
 
     async def ListModels(  # noqa: N802, D102
         self, request: model_pb2.ListModelsRequest, _context: Any
     ) -> model_pb2.ListModelsResponse:
-        size, before, visible = (
-            paging.size(request.page_size),
-            paging.before(request.page_token),
-            self._context.caller.visible,
-        )
-        found = await self._context.database.run(lambda db: resources.page(db, "model", visible, before, size))
-        token = paging.next_token([r.number for r in found], size)
+        found, token = await self._page(request)
         return model_pb2.ListModelsResponse(models=map(_message, found), next_page_token=token)
 
     async def DeleteModel(  # noqa: N802, D102
         self, request: model_pb2.DeleteModelRequest, _context: Any
     ) -> model_pb2.DeleteModelResponse:
-        await delete("model", request.sha256, self._context)
+        await self._delete(request.sha256)
         return model_pb2.DeleteModelResponse()
 
     async def InspectModel(  # noqa: N802, D102
         self, request: model_pb2.InspectModelRequest, _context: Any
     ) -> model_pb2.Inspection:
-        model = await self._context.resource("model", request.sha256)
+        model = await self._find(request.sha256)
         if model.format not in {"onnx", "tar"}:
             raise ServiceError(
                 "FAILED_PRECONDITION",
@@ -69,24 +54,17 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):  # type: ignore[misc]
         # Checks are not scheduled, so they use no GPU whatever the audit is to run on.
         spec = dataclasses.replace(spec, provider="cpu", threads=threads)
         parts: dict[str, Any] = {
-            "model": stored_blob(self._context, model),
+            "model": stored.blob(self._context, model),
             "spec": spec.to_dict(),
             "threads": threads,
             "layers": request.layers,
         }
         if request.dataset_sha256:
             dataset = await self._context.resource("dataset", request.dataset_sha256, "dataset_sha256")
-            parts["dataset"] = stored_blob(self._context, dataset)
+            parts["dataset"] = stored.blob(self._context, dataset)
         result = await self._context.probes.run("inspect", parts)
         return into(model_pb2.Inspection(), result["inspection"])
 
 
 def _message(resource: Resource) -> model_pb2.Model:
-    return model_pb2.Model(
-        sha256=resource.sha256,
-        name=resource.name,
-        format=resource.format,
-        size_bytes=resource.size,
-        created=timestamp(resource.created),
-        owner=resource.owner,
-    )
+    return model_pb2.Model(**stored.fields(resource))

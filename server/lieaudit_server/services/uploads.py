@@ -18,7 +18,6 @@ from lieaudit_api.v1 import upload_pb2
 
 from lieaudit.errors import LieauditError
 from lieaudit_server.errors import ServiceError, invalid
-from lieaudit_server.scheduling import jobs
 from lieaudit_server.services.context import Context, check_sha256
 from lieaudit_server.store import resources
 from lieaudit_server.store.folder import sync_directory
@@ -262,26 +261,6 @@ class Uploads:
     def _unlink(self, upload: Upload) -> None:
         (self._context.folder.partial / upload.file).unlink(missing_ok=True)
         sync_directory(self._context.folder.partial)
-
-
-async def delete(kind: str, sha256: str, context: Context) -> None:
-    """Delete a resource and, where nothing needs it any more, its blob. Raises `ServiceError`."""
-    found = await context.resource(kind, sha256)
-    forgotten = await context.database.run(lambda db: resources.delete(db, found))
-    await context.database.run(lambda db: resources.discard(db, context.folder, forgotten))
-
-
-def stored_blob(context: Context, resource: Resource) -> dict[str, str]:
-    """Describe a stored blob to a worker. Raises `ServiceError` DATA_LOSS where it is known to be damaged."""
-    if resource.damaged:
-        raise ServiceError(
-            "DATA_LOSS",
-            f"the stored {resource.kind} is damaged",
-            reason="BLOB_DAMAGED",
-            subject=resource.sha256,
-            hint="upload it again",
-        )
-    return jobs.blob(context.folder, resource)
 
 
 class _Writer:
