@@ -1,7 +1,8 @@
 """Many clients against one server on loopback while two audits compute: latency of the control plane, errors, memory.
 
 ``LIEAUDIT_LOAD_CLIENTS`` (default 200) clients each upload a model, create, watch, list, cancel and delete;
-then ``LIEAUDIT_LOAD_AUDITS`` (default 100) audits of a tiny model run while the server's memory is watched.
+then ``LIEAUDIT_LOAD_AUDITS`` (default 100) audits of a tiny model run, and the resident memory and the descriptors of
+the server and of the fork server, which starts the workers, are read twenty times.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +147,37 @@ def resident_mib(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+@dataclass(frozen=True)
+class Sample:
+    """The server and its fork server after so many audits."""
+
+    audits: int
+    server_mib: float
+    fork_server_mib: float
+    descriptors: int
+
+
+def sample(pid: int, audits: int) -> Sample:
+    (fork_server,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    descriptors = sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+    return Sample(audits, resident_mib(pid), resident_mib(int(fork_server)), descriptors)
+
+
+def print_memory(samples: list[Sample]) -> None:
+    print(f"{'audits':>8}{'server MiB':>12}{'fork server MiB':>17}{'descriptors':>13}")
+    for s in samples:
+        print(f"{s.audits:8}{s.server_mib:12.1f}{s.fork_server_mib:17.1f}{s.descriptors:13}")
+    settled = samples[len(samples) // 4 :]  # caches and arenas fill first
+    counts = [s.audits / 1000 for s in settled]
+    for name, values in (
+        ("server", [s.server_mib for s in settled]),
+        ("fork server", [s.fork_server_mib for s in settled]),
+    ):
+        slope = np.polyfit(counts, values, 1)[0]
+        ends = f"{values[0]:.1f} MiB after {settled[0].audits} audits, {values[-1]:.1f} at the end"
+        print(f"{name}: {ends}; {slope:+.2f} MiB a 1000")
+
+
 def quantile(values: list[float], q: float) -> str:
     return f"{1000 * sorted(values)[min(len(values) - 1, int(q * len(values)))]:.1f}"
 
@@ -166,24 +199,27 @@ async def drive(target: str, pid: int) -> Load:
 
         model = await load.upload("Model", tiny_model(0))
         request = audit_pb2.CreateAuditRequest(model_sha256=model, dataset_sha256=dataset, spec=FAST)
-        memory = []
+        samples = []
         pending: set[asyncio.Task[None]] = set()
 
         async def one() -> None:
             audit = await load.call("CreateAudit", load.audits, request)
             async for _ in load.audits.WatchAudit(audit_pb2.WatchAuditRequest(id=audit.id)):
                 pass
+            ended = await load.call("GetAudit", load.audits, audit_pb2.GetAuditRequest(id=audit.id))
+            assert ended.state == "succeeded", ended.failure
 
         for number in range(AUDITS):
             pending.add(asyncio.create_task(one()))
             while len(pending) >= 8:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                del done
-            if number % max(1, AUDITS // 10) == 0:
-                memory.append(resident_mib(pid))
+                for task in done:
+                    task.result()
+            if number % max(1, AUDITS // 20) == 0:
+                samples.append(sample(pid, number))
         await asyncio.gather(*pending)
-        memory.append(resident_mib(pid))
-        print(f"memory of the server over {AUDITS} audits, MiB: {' '.join(f'{m:.0f}' for m in memory)}")
+        samples.append(sample(pid, AUDITS))
+        print_memory(samples)
         return load
 
 
