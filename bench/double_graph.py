@@ -96,7 +96,7 @@ def _reshape(_a: dict[str, Any], x: Tensor, shape: Tensor) -> Tensor:
 
 
 def _axes(a: dict[str, Any], given: Tensor | None) -> list[int]:
-    return a["axes"] if given is None else given.tolist()  # type: ignore[no-any-return]
+    return a["axes"] if given is None else given.tolist()
 
 
 def _unsqueeze(a: dict[str, Any], x: Tensor, axes: Tensor | None = None) -> Tensor:
@@ -132,8 +132,8 @@ def _gather(a: dict[str, Any], x: Tensor, index: Tensor) -> Tensor:
 
 def _reduce(kind: str) -> Callable[..., Tensor]:
     def reduce(a: dict[str, Any], x: Tensor, axes: Tensor | None = None) -> Tensor:
-        function: Callable[..., Tensor] = {"mean": torch.mean, "max": torch.amax}[kind]
-        return function(x, dim=_axes(a, axes), keepdim=bool(a.get("keepdims", 1)))
+        over, keep = _axes(a, axes), bool(a.get("keepdims", 1))
+        return x.mean(over, keepdim=keep) if kind == "mean" else x.amax(over, keepdim=keep)
 
     return reduce
 
