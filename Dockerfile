@@ -9,6 +9,7 @@ ARG BASE_IMAGE=docker.io/library/python:3.12-slim
 FROM ${BASE_IMAGE} AS build
 ARG ACCELERATOR=cpu
 ARG WITH_TORCH=0
+ARG TORCH_VERSION=2.13.0
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /src
 RUN python3 -m venv /opt/lieaudit
@@ -18,7 +19,7 @@ COPY lieaudit lieaudit
 COPY server server
 RUN case "$ACCELERATOR" in cpu|gpu) ;; *) echo "ACCELERATOR is cpu or gpu, not $ACCELERATOR" >&2; exit 2;; esac \
  && if [ "$WITH_TORCH" = 1 ] && [ "$ACCELERATOR" = cpu ]; then \
-      /opt/lieaudit/bin/pip install --no-cache-dir --index-url "$TORCH_INDEX" torch; fi \
+      /opt/lieaudit/bin/pip install --no-cache-dir --index-url "$TORCH_INDEX" "torch==$TORCH_VERSION"; fi \
  && extras="$ACCELERATOR"; if [ "$WITH_TORCH" = 1 ]; then extras="$extras,torch"; fi \
  && /opt/lieaudit/bin/pip install --no-cache-dir ./proto ".[$extras]" "./server[$ACCELERATOR]" \
  && /opt/lieaudit/bin/pip uninstall --yes pip setuptools >/dev/null 2>&1; \
