@@ -200,7 +200,7 @@ the module; for trained models and those of the onnx package one of the graph, e
 of other exporters central differences of onnx's reference evaluator in float64. Cost: time of one value and two
 tangents per image, in plain forwards of the same graph, on one thread; on tiny graphs the cost of starting nodes
 dominates it. light_inception_v2 and light_resnet50, deep networks with drawn weights, are the exceptions in accuracy:
-rounding carries a few of their units across the kink of a Relu, and a float32 JVP by torch errs as much as forward mode.
+rounding carries a few units across the kink of a Relu, and a float32 JVP by torch errs as much as forward mode.
 
 | model | from | ops | nodes | exact share | not exact | error | cost |
 |---|---|---|---|---|---|---|---|
