@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 import onnx
 import pytest
-from lieaudit_api.v1 import audit_pb2, model_pb2
+from lieaudit_api.v1 import audit_pb2, model_pb2, upload_pb2
 
 PLANTS = Path(__file__).parent / "plants"
 HELPER = onnx.helper
@@ -152,6 +152,19 @@ def test_a_worker_killed_once_is_started_again(hostile, kit, images):
     assert len(messages) == 2
     assert "SIGKILL" in messages[1]
     assert hostile.get(created.id).state == "succeeded"
+
+
+def test_a_check_that_is_killed_says_nothing_about_the_file_and_keeps_it(hostile, kit, plants):
+    data = kit.tiny_model(4)
+    with pytest.raises(grpc.RpcError) as caught:
+        hostile.upload_model(data, name="killed_check.onnx")
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert kit.reason_of(caught.value).reason == "WORKER_KILLED"
+    assert kit.retry_seconds(caught.value) > 0
+    request = upload_pb2.UploadStatusRequest(sha256=kit.sha256(data))
+    assert hostile.models.GetUploadStatus(request).committed_bytes == len(data)
+    Path(f"{plants}.spared").touch()
+    assert hostile.upload_model(data, name="killed_check.onnx", offset=len(data)).sha256 == kit.sha256(data)
 
 
 def test_no_secret_of_the_server_reaches_a_worker(hostile, kit, images):

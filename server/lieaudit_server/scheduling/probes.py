@@ -19,6 +19,7 @@ from lieaudit_server.scheduling.process import Outcome, Worker
 from lieaudit_server.store.folder import Folder
 
 _log = logging.getLogger(__name__)
+_RETRY_SECONDS = 5.0
 
 
 class Probes:
@@ -65,6 +66,14 @@ def _error(task: str, outcome: Outcome) -> Exception:
     kind = getattr(lieaudit.errors, outcome.kind, None)
     if isinstance(kind, type) and issubclass(kind, LieauditError):
         return kind(failure.message, reason=failure.reason, subject=failure.subject, hint=failure.hint)
+    if outcome.interrupted:
+        return ServiceError(
+            "UNAVAILABLE",
+            f"the file could not be checked: {failure.message}",
+            reason=failure.reason,
+            hint="try again; what was uploaded is kept",
+            retry_seconds=_RETRY_SECONDS,
+        )
     if failure.reason == "BLOB_DAMAGED":
         return ServiceError(
             "DATA_LOSS", failure.message, reason=failure.reason, subject=failure.subject, hint=failure.hint

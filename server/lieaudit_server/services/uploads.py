@@ -34,7 +34,10 @@ Requests = AsyncIterator[upload_pb2.UploadRequest]
 
 @dataclass(slots=True, eq=False)
 class _Stream:
-    """The stream that may write an upload; one that has been silent for a while can be taken over."""
+    """The stream that may write an upload; one whose client has been silent for a while can be taken over.
+
+    ``active`` is the time of the last chunk, infinite while the server itself is at work: writing, syncing, checking.
+    """
 
     active: float = field(default_factory=time.monotonic)
 
@@ -94,8 +97,8 @@ class Uploads:
                 await self._write(requests, upload, writer, stream)
             finally:
                 # Also when the stream breaks off: what arrived is kept, and the next stream goes on from here.
+                stream.active = math.inf  # nobody may take the file over while it is synced, however long that takes
                 await self._context.background.run(self._close(upload, writer, stream))
-            stream.active = math.inf  # checking the file is silent work
             return await self._finish(header, upload, writer)
         finally:
             if self._streams.get(key) is stream:
@@ -182,11 +185,12 @@ class Uploads:
                 break
             self._check_current(upload, stream)
             self._check_chunk(request, upload, writer)
+            stream.active = math.inf
             await asyncio.to_thread(writer.write, request.chunk)
-            stream.active = time.monotonic()
             self._context.metrics.uploaded.labels(self._kind).inc(len(request.chunk))
             if writer.size - committed >= _COMMIT_BYTES:
                 committed = await self._commit(upload, writer)
+            stream.active = time.monotonic()
         self._check_current(upload, stream)
         if writer.size < upload.size:
             raise ServiceError(

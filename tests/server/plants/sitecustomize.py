@@ -34,6 +34,11 @@ def _killed():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _killed_until_spared():
+    if not Path(os.environ["PYTHONPATH"] + ".spared").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _leak_environment():
     secrets = [name for name in os.environ if "SECRET" in name or "TOKEN" in name]
     raise OSError(f"environment: {secrets}, telemetry {os.environ.get('ORT_DISABLE_TELEMETRY')}")
@@ -56,12 +61,14 @@ _MISFORTUNES = {
     "environment.onnx": _leak_environment,
     "lie.onnx": _lie,
 }
+_IN_CHECKS = {"killed_check.onnx": _killed_until_spared}
 
 
 def _hook(event, arguments):
-    # The check of the upload goes well; the audit, whose scratch folder is named after it, does not.
-    if event == "open" and isinstance(arguments[0], str) and "/scratch/probe-" not in arguments[0]:
-        misfortune = _MISFORTUNES.get(Path(arguments[0]).name)
+    # The check of the upload goes well; the audit, whose scratch folder is named after it, does not. Or the reverse.
+    if event == "open" and isinstance(arguments[0], str):
+        table = _IN_CHECKS if "/scratch/probe-" in arguments[0] else _MISFORTUNES
+        misfortune = table.get(Path(arguments[0]).name)
         if misfortune is not None:
             misfortune()
 
