@@ -18,6 +18,7 @@ from lieaudit_server.errors import ConfigError, is_disk_full
 from lieaudit_server.maintenance import Maintenance
 from lieaudit_server.metrics import Metrics
 from lieaudit_server.scheduling.fairness import order
+from lieaudit_server.scheduling.journal import Journal
 from lieaudit_server.scheduling.slots import Slots
 from lieaudit_server.store import schema
 from lieaudit_server.store.audits import Audit, finish
@@ -277,3 +278,18 @@ def test_the_queue_is_bounded_and_says_when_to_come_back(start, kit):
     assert kit.retry_seconds(caught.value) > 0
     server.audits.CancelAudit(audit_pb2.CancelAuditRequest(id=blocker.id))
     assert {server.finish(audit_id).state for audit_id in accepted} == {"succeeded"}
+
+
+def test_a_watcher_that_is_gone_leaves_nothing_in_the_journal():
+    async def run():
+        journal = Journal()
+        mine, others = journal.latch("audit"), journal.latch("audit")
+        assert mine is others
+        journal.notify("audit")
+        assert mine.is_set()
+        mine = journal.latch("audit")  # to read the last event, after which nobody notifies
+        assert not mine.is_set()
+        del mine, others
+        return len(journal._latches)
+
+    assert asyncio.run(run()) == 0

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 
 
 class Journal:
-    """One latch per watched audit: taken before reading, it is set by the next event."""
+    """One latch per watched audit: taken before reading, it is set by the next event.
+
+    It lives as long as a watcher holds it: who has seen the last event leaves nothing behind.
+    """
 
     def __init__(self) -> None:
-        self._latches: dict[str, asyncio.Event] = {}
+        self._latches: weakref.WeakValueDictionary[str, asyncio.Event] = weakref.WeakValueDictionary()
         self._closed = False
 
     def latch(self, audit_id: str) -> asyncio.Event:
@@ -33,6 +37,6 @@ class Journal:
     def close(self) -> None:
         """Wake everybody: the server is going away."""
         self._closed = True
-        for latch in self._latches.values():
+        for latch in tuple(self._latches.values()):
             latch.set()
         self._latches.clear()
