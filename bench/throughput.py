@@ -30,7 +30,7 @@ def main() -> None:
         table.add_column(column, justify="left" if column == "graph" else "right")
     for path, images in ((mobilenet_v2(), 32), (resnet50(), 8)):
         table.add_row(path.stem, *measured(path, images))
-    Console().print(table)
+    Console(width=120).print(table)
 
 
 def measured(path: Path, count: int) -> tuple[str, ...]:
