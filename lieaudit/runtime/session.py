@@ -22,9 +22,6 @@ Feeds = Mapping[str, "npt.NDArray[Any] | Any"]
 
 # protobuf cannot serialise 2 GiB; larger weights go to a file beside the graph
 _INLINE_BYTES = 1 << 30
-# Wrong in onnxruntime up to 1.31: it moves the zeros of a Pad into a MaxPool, where padding never wins, so that an
-# all-negative window at the border gives another maximum.
-_WRONG_OPTIMIZERS = ["Pad_Fusion"]
 _INTEGER = {ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL}
 
 
@@ -171,20 +168,42 @@ def _create(model: ir.Model | bytes, provider: Provider, threads: int, *, shared
     options.log_severity_level = 4
     options.use_deterministic_compute = True
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    disabled = _wrong_optimizers(model)
     try:
         if isinstance(model, bytes) or _weight_bytes(model) <= _INLINE_BYTES:
             serialised = model if isinstance(model, bytes) else ir.to_proto(model).SerializeToString()
             return onnxruntime.InferenceSession(
-                serialised, options, providers=provider.chain(), disabled_optimizers=_WRONG_OPTIMIZERS
+                serialised, options, providers=provider.chain(), disabled_optimizers=disabled
             )
         with tempfile.TemporaryDirectory(prefix="lieaudit-") as folder:
             path = Path(folder, "model.onnx")
             ir.save(model, path, external_data="model.data")
             return onnxruntime.InferenceSession(
-                str(path), options, providers=provider.chain(), disabled_optimizers=_WRONG_OPTIMIZERS
+                str(path), options, providers=provider.chain(), disabled_optimizers=disabled
             )
     except Exception as problem:
         raise _load_error(problem) from problem
+
+
+def _wrong_optimizers(model: ir.Model | bytes) -> list[str]:
+    """Name the optimizers of onnxruntime (up to 1.31) that would change what this graph computes.
+
+    Pad_Fusion moves the zeros of a Pad into a MaxPool, where padding never wins: an all-negative window at the border
+    gets another maximum. Other graphs keep it, since a Pad before a convolution ends the blocked layout.
+    """
+    if isinstance(model, ir.Model) and not any(
+        _pads_first(node) for node in model.graph.all_nodes() if node.op_type == "MaxPool"
+    ):
+        return []
+    return ["Pad_Fusion"]
+
+
+def _pads_first(node: ir.Node) -> bool:
+    """Say whether a Pad is what a node reads, ahead of ops that onnxruntime eliminates."""
+    source = node.inputs[0].producer() if node.inputs[0] is not None else None
+    return source is not None and (
+        source.op_type == "Pad" or (source.op_type in {"Identity", "Dropout"} and _pads_first(source))
+    )
 
 
 @cache
