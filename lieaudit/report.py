@@ -135,7 +135,7 @@ class GeneratorResult:
 class Segment:
     """One segment's contribution C_k to L F (Eq. 5).
 
-    ``lee`` is E‖C_k‖²/K, ``norm`` E‖C_k‖, ``share`` E⟨C_k, L F⟩/E‖L F‖².
+    ``lee`` is E‖C_k‖²/K, ``norm`` E‖C_k‖, ``share`` E⟨C_k, L F⟩/E‖L F‖²; ``lee_ci95`` is empty for a single image.
     """
 
     name: str

@@ -81,7 +81,7 @@ def _one(
                 lee=float(lee[:, k].mean()),
                 norm=float(norm[k]),
                 share=float(share[k]),
-                lee_ci95=(float(interval[0, k]), float(interval[1, k])),
+                lee_ci95=tuple(float(end) for end in interval[:, k]),
                 error_bar=float(error[:, k].mean()),
                 commutes=plan is not None and (plan.gain if gain else plan.geometric),
                 boundary=(plan or last).boundary.name or "",
@@ -135,9 +135,9 @@ def _reasons(
 
 
 def _intervals(lee: Float64Array, spec: AuditSpec) -> Float64Array:
-    """Give the 95 % interval of each segment's mean over images, (2, S); the mean itself for a single image."""
+    """Give the 95 % interval of each segment's mean over images, (2, S); (0, S) for a single image, which has none."""
     if len(lee) < 2:
-        return np.stack([lee[0], lee[0]])
+        return np.empty((0, lee.shape[1]))
     out = np.zeros((2, lee.shape[1]))
     moving = np.flatnonzero(lee.any(axis=0))
     if len(moving):

@@ -179,10 +179,10 @@ def _segment(
     rows, flat = contribution.reshape(len(lie), size), lie.reshape(len(lie), size)
     lee = np.sum(rows**2, axis=1) / size
     mean, total = float(lee.mean()), float(np.sum(flat**2))
-    interval = (mean, mean)
-    if len(lee) > 1 and lee.any():
-        ends = bootstrap_interval(lee, resamples=spec.bootstrap, seed=spec.seed)
-        interval = (float(ends[0]), float(ends[1]))
+    interval: tuple[float, ...] = ()
+    if len(lee) > 1:
+        ends = bootstrap_interval(lee, resamples=spec.bootstrap, seed=spec.seed) if lee.any() else np.zeros(2)
+        interval = tuple(float(end) for end in ends)
     # The redrawn images stand for all: their change, root mean square, bounds the error of every image's square.
     error = COVERAGE * float(np.sqrt(np.mean(np.sum(change.reshape(len(change), size) ** 2, axis=1) / size)))
     return Segment(

@@ -158,3 +158,9 @@ def test_a_network_without_contributions(tools, method):
     found = lieaudit.audit(tools.export(model, 9, 12), images, spec).layerwise["rotation"]
     assert [s.commutes for s in found.segments] == [True]
     assert found.segments[0].lee == 0
+
+
+def test_a_single_image_has_no_interval(exported, images, spec):
+    """Nothing is known of how images differ: the interval is missing, not of width zero."""
+    found = lieaudit.audit(exported("unet", 64, 96), images[:1], spec).layerwise["rotation"]
+    assert {segment.lee_ci95 for segment in found.segments} == {()}

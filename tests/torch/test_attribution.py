@@ -282,3 +282,8 @@ def test_hooks_are_gone_afterwards(chain, images):
     attribute(chain, images, ROTATION)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in chain.modules())
     assert torch.equal(function(x), before)
+
+
+def test_a_single_image_has_no_interval(chain, images):
+    result = attribute(chain, images[:1], ROTATION)["rotation"].layerwise
+    assert {segment.lee_ci95 for segment in result.segments} == {()}
