@@ -188,11 +188,12 @@ def _create(model: ir.Model | bytes, provider: Provider, threads: int, *, shared
 def _wrong_optimizers(model: ir.Model | bytes) -> list[str]:
     """Name the optimizers of onnxruntime (up to 1.31) that would change what this graph computes.
 
-    Pad_Fusion moves the zeros of a Pad into a MaxPool, where padding never wins: an all-negative window at the border
-    gets another maximum. Other graphs keep it, since a Pad before a convolution ends the blocked layout.
+    Pad_Fusion moves the zeros of a Pad into a MaxPool, where padding never wins, so that an all-negative window at the
+    border gets another maximum, and into an AveragePool, which it then counts wrongly with ``ceil_mode`` or refuses to
+    load. Graphs without these keep it, since a Pad before a convolution ends the blocked layout.
     """
     if isinstance(model, ir.Model) and not any(
-        _pads_first(node) for node in model.graph.all_nodes() if node.op_type == "MaxPool"
+        _pads_first(node) for node in model.graph.all_nodes() if node.op_type in {"MaxPool", "AveragePool"}
     ):
         return []
     return ["Pad_Fusion"]

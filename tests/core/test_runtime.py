@@ -47,26 +47,50 @@ def test_a_noncontiguous_array_is_read_right():
         assert np.array_equal(session.run({"x": x})[0], x)
 
 
-@pytest.mark.parametrize("between", ["", "Identity", "Dropout"])
-@pytest.mark.parametrize("serialised", [True, False])
-def test_zeros_padded_before_a_maximum_take_part_in_it(between, serialised):
-    """Frameworks that pad in a layer of its own mean zeros; onnxruntime's fusion into MaxPool would ignore them."""
+def padded(op_type, between, serialised, kernel):
+    """Give a session of Pad (by 1), an op that does nothing, and pooling."""
     nodes = [
         helper.make_node("Pad", ["x", "pads"], ["padded"]),
         *([helper.make_node(between, ["padded"], ["same"])] if between else []),
-        helper.make_node("MaxPool", ["same" if between else "padded"], ["z"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node(
+            op_type, ["same" if between else "padded"], ["z"], kernel_shape=[kernel] * 2, strides=[2, 2], ceil_mode=1
+        ),
     ]
     graph = helper.make_graph(
         nodes,
         "padded",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 4, 4])],
-        [helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, 1, 3, 3])],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(np.array([0, 0, 1, 1, 0, 0, 1, 1]), "pads")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    with Session(model.SerializeToString() if serialised else ir.from_proto(model)) as session:
+    return Session(model.SerializeToString() if serialised else ir.from_proto(model))
+
+
+BETWEEN = pytest.mark.parametrize("between", ["", "Identity", "Dropout"])
+SERIALISED = pytest.mark.parametrize("serialised", [True, False])
+
+
+@BETWEEN
+@SERIALISED
+def test_zeros_padded_before_a_maximum_take_part_in_it(between, serialised):
+    """Frameworks that pad in a layer of its own mean zeros; onnxruntime's fusion into MaxPool would ignore them."""
+    with padded("MaxPool", between, serialised, 2) as session:
         (z,) = session.run({"x": np.full((1, 1, 4, 4), -1, np.float32)})
     assert z[0, 0].tolist() == [[0, 0, 0], [0, -1, 0], [0, 0, 0]]
+
+
+@BETWEEN
+@SERIALISED
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_zeros_padded_before_an_average_are_counted(between, serialised, kernel):
+    """The window's cells within the padded map count; onnxruntime would fuse, and then refuse a pad as wide as a window."""
+    x = np.arange(1.0, 17, dtype=np.float32).reshape(1, 1, 4, 4)
+    with padded("AveragePool", between, serialised, kernel) as session:
+        (z,) = session.run({"x": x})
+    whole = np.pad(x[0, 0], 1)
+    expected = [[whole[2 * i :, 2 * j :][:kernel, :kernel].mean() for j in range(3)] for i in range(3)]
+    assert np.allclose(z[0, 0], expected, rtol=1e-6)
 
 
 def test_wrong_shapes_are_a_typed_error_without_paths():
