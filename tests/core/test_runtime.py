@@ -84,7 +84,7 @@ def test_zeros_padded_before_a_maximum_take_part_in_it(between, serialised):
 @SERIALISED
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_zeros_padded_before_an_average_are_counted(between, serialised, kernel):
-    """The window's cells within the padded map count; onnxruntime would fuse, and then refuse a pad as wide as a window."""
+    """They count as the cells they are; onnxruntime would fuse, and then refuse a pad as wide as a window."""
     x = np.arange(1.0, 17, dtype=np.float32).reshape(1, 1, 4, 4)
     with padded("AveragePool", between, serialised, kernel) as session:
         (z,) = session.run({"x": x})
