@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from pathlib import Path
 
 import grpc
@@ -11,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from lieaudit_api.v1 import audit_pb2, model_pb2, upload_pb2
+from lieaudit_client import Client
 
 PLANTS = Path(__file__).parent / "plants"
 HELPER = onnx.helper
@@ -165,6 +167,24 @@ def test_a_check_that_is_killed_says_nothing_about_the_file_and_keeps_it(hostile
     assert hostile.models.GetUploadStatus(request).committed_bytes == len(data)
     Path(f"{plants}.spared").touch()
     assert hostile.upload_model(data, name="killed_check.onnx", offset=len(data)).sha256 == kit.sha256(data)
+
+
+def test_a_client_whose_check_was_killed_asks_again_without_sending_again(hostile, kit, plants, tmp_path):
+    path = tmp_path / "killed_check.onnx"
+    path.write_bytes(kit.tiny_model(5))
+    spared = Path(f"{plants}.spared")
+    spared.unlink(missing_ok=True)
+    seen, size = [], path.stat().st_size
+
+    def show(progress):
+        seen.append(progress.done)
+        if progress.done == size:
+            threading.Timer(1, spared.touch).start()  # the first check, and the one after it, are killed
+
+    with Client(hostile.target) as client:
+        assert client.upload_model(path, progress=show).sha256 == kit.sha256(path.read_bytes())
+    assert set(seen[seen.index(size) :]) == {size}
+    assert seen.count(size) > 1
 
 
 def test_no_secret_of_the_server_reaches_a_worker(hostile, kit, images):
