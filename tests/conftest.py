@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,25 @@ except ModuleNotFoundError:  # the tests that need it skip through pytest.import
 else:
     # One thread: the order of float sums, and so every compared number, does not depend on the machine.
     torch.set_num_threads(1)
+
+
+_COUNTS = "counts"
+
+
+@pytest.fixture
+def say_counts(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Takes a line of what a test has counted; it is printed at the end, whichever process ran the test."""
+    return lambda line: record_property(_COUNTS, line)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the tests have counted."""
+    ended = [r for reports in terminalreporter.stats.values() for r in reports if getattr(r, "when", "") == "call"]
+    lines = [str(value) for report in ended for name, value in report.user_properties if name == _COUNTS]
+    if lines:
+        terminalreporter.section("counts")
+        for line in sorted(lines):
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

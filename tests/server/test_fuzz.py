@@ -112,7 +112,7 @@ def call(service, descriptor, method, payloads):
     return "OK", None
 
 
-def test_raw_protobuf_never_breaks_the_server(service, kit, capsys):
+def test_raw_protobuf_never_breaks_the_server(service, kit, say_counts):
     rng = random.Random(1)  # noqa: S311
     seen, calls = Counter(), 0
     for _ in range(15 * EFFORT):
@@ -134,8 +134,7 @@ def test_raw_protobuf_never_breaks_the_server(service, kit, capsys):
     health = health_pb2_grpc.HealthStub(service.channel).Check(health_pb2.HealthCheckRequest())
     assert health.status == health_pb2.HealthCheckResponse.SERVING
     assert "Traceback" not in "".join(line for line in service.log().splitlines() if '"level": "error"' in line)
-    with capsys.disabled():
-        print(f"\n{calls} raw calls: {dict(seen)}")  # noqa: T201
+    say_counts(f"{calls} raw calls: {dict(seen)}")
 
 
 def tar_of(members):
@@ -210,7 +209,7 @@ def seeds(kit):
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "archive.tar", "images.npz", "images.tar", "images.zip", "policy.yaml"])
-def test_parsers_refuse_damaged_files_with_typed_errors_only(kit, tmp_path, name, capsys):
+def test_parsers_refuse_damaged_files_with_typed_errors_only(kit, tmp_path, name, say_counts):
     parse, seed, count = seeds(kit)[name]
     rng = random.Random(name)  # noqa: S311
     seen = Counter()
@@ -237,8 +236,7 @@ def test_parsers_refuse_damaged_files_with_typed_errors_only(kit, tmp_path, name
     finally:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
     assert "" not in seen
-    with capsys.disabled():
-        print(f"\n{name}: {sum(seen.values())} inputs: {dict(seen)}")  # noqa: T201
+    say_counts(f"{name}: {sum(seen.values())} inputs: {dict(seen)}")
 
 
 def test_damaged_uploads_end_in_a_refusal_or_a_stored_file(service, kit):

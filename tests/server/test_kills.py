@@ -279,7 +279,7 @@ def final_check(server, book, kit):
 
 
 @pytest.mark.slow
-def test_every_promise_holds_after_kills_at_random_points(service_class, kit, tmp_path, capsys):
+def test_every_promise_holds_after_kills_at_random_points(service_class, kit, tmp_path, say_counts):
     data_dir = tmp_path / "data"
     book = Book()
     rng = random.Random(20261121)  # noqa: S311
@@ -323,6 +323,5 @@ def test_every_promise_holds_after_kills_at_random_points(service_class, kit, tm
     assert not book.broken, book.broken
     ends = Counter(state for state in book.ended.values())
     assert book.reports
-    with capsys.disabled():
-        total = sum(book.checked.values())
-        print(f"\n{KILLS} kills survived, {total} promises checked: {dict(book.checked)}; audits {dict(ends)}")  # noqa: T201
+    total = sum(book.checked.values())
+    say_counts(f"{KILLS} kills survived, {total} promises checked: {dict(book.checked)}; audits {dict(ends)}")
