@@ -21,6 +21,12 @@ from lieaudit_client.report_json import SCHEMA_FILE
 
 LEAN = ["--generators", "rotation,scale", "--method", "finite_difference", "--bootstrap", "100", "--threads", "1"]
 LIEAUDIT = [sys.executable, "-c", "from lieaudit_client.command import main; main()"]
+# A test run that a shell put in the background ignores SIGINT, and what it starts inherits that.
+AS_IN_A_TERMINAL = [
+    sys.executable,
+    "-c",
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -184,7 +190,10 @@ def slow(tmp_path, make_model, make_images):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupting_cancels_the_audit(server, slow, number, code, wait_for):
     command = subprocess.Popen(
-        [*LIEAUDIT, *slow, "--server", server.target], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*AS_IN_A_TERMINAL, *LIEAUDIT, *slow, "--server", server.target],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     with Client(server.target) as client:
         running = wait_for(
