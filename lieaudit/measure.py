@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from lieaudit.data.arrays import check_whole
 from lieaudit.metrics.head import Head
 from lieaudit.metrics.lee import OutputAction, PerImage, check_finite, lie_derivative
 from lieaudit.progress import StageProgress
@@ -47,6 +48,11 @@ class Target(Protocol):
     @property
     def width(self) -> int:
         """W of the input."""
+        ...
+
+    @property
+    def pixel_range(self) -> tuple[int, int] | None:
+        """Least and greatest pixel of a model that takes integers; None for floats."""
         ...
 
     @property
@@ -99,7 +105,10 @@ class Images:
             )
             for start, stop in spans
         ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        images = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if target.pixel_range is not None:
+            check_whole(images, target.pixel_range, indices)
+        return images
 
     def tangents(self, images: Float32Array) -> Float32Array:
         """Give X x for every generator: (n, G, C, H, W)."""

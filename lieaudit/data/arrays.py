@@ -11,7 +11,7 @@ from lieaudit.data.limits import no_images
 from lieaudit.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 
 class ArrayImages:
@@ -88,3 +88,34 @@ def check_labels(y: npt.NDArray[Any] | None, count: int) -> npt.NDArray[np.int64
             hint=f"give {count} non-negative integers, or leave y out",
         )
     return y.astype(np.int64)
+
+
+def check_whole(images: npt.NDArray[np.float32], pixel_range: tuple[int, int], indices: Sequence[int]) -> None:
+    """Refuse images that the model as it was exported could not take.
+
+    Parameters
+    ----------
+    images
+        (n, C, H, W) float32.
+    pixel_range
+        Least and greatest pixel of a model that takes integers.
+    indices
+        The n images' numbers, for the message.
+
+    Raises
+    ------
+    DataError
+        NOT_WHOLE: a pixel is no whole number of the range.
+    """
+    low, high = pixel_range
+    wrong = (images != np.rint(images)) | (images < low) | (images > high)
+    if not wrong.any():
+        return
+    row = int(np.argmax(wrong.any(axis=(1, 2, 3))))
+    found = float(images[row][wrong[row]][0])
+    raise DataError(
+        f"image {indices[row]} holds {found:g}, and the model takes whole numbers from {low} to {high}",
+        reason="NOT_WHOLE",
+        subject=f"image {indices[row]}",
+        hint="give raw pixels: uint8 images with preprocessing 'none'",
+    )

@@ -18,6 +18,7 @@ WRONG_SHAPE              ``x`` is not four-dimensional
 WRONG_CHANNELS           the images' channels are not the model's
 WRONG_SIZE               the images' height and width are not the model's, or smaller than the crop
 NON_FINITE               a float image holds NaN or infinity
+NOT_WHOLE                the model takes integers, and a float image holds something else
 BAD_LABELS               ``y`` is not one non-negative integer per image
 BAD_IMAGE                an image file cannot be decoded
 UNSUPPORTED_IMAGE        an image file of a kind that does not fit 8 bits per channel

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from lieaudit.errors import ModelError, SpecError
+from lieaudit.graph.pixels import INTEGERS
 from lieaudit.spec import AuditSpec
 
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
@@ -25,7 +26,7 @@ class ImageInput:
 
 
 def choose(graph: ir.Graph, spec: AuditSpec) -> ImageInput:
-    """Find the image input: the only float input of rank 4, or the one the spec names.
+    """Find the image input: the one the spec names, or the only float of rank 4, or else the only integer of rank 4.
 
     Raises
     ------
@@ -46,17 +47,19 @@ def choose(graph: ir.Graph, spec: AuditSpec) -> ImageInput:
             )
         candidates = named
     else:
-        candidates = [value for value in graph.inputs if _is_image(value)]
+        images = [value for value in graph.inputs if _is_image(value)]
+        # masks are integers too: they are no rivals of a float image
+        candidates = [value for value in images if value.dtype in _FLOATS] or images
     if len(candidates) != 1 or not _is_image(candidates[0]):
         described = ", ".join(f"{v.name!r} {v.dtype} {v.shape}" for v in graph.inputs) or "none"
         several = len(candidates) > 1
         raise ModelError(
-            f"{'several inputs could take' if several else 'no input takes'} an image (float, rank 4): {described}",
+            f"{'several inputs could take' if several else 'no input takes'} an image (rank 4): {described}",
             reason="AMBIGUOUS_INPUT" if several else "NO_IMAGE_INPUT",
             subject="input",
             hint="name it with --input"
             if several
-            else "export the model with one float image input (N, C, H, W) or (N, H, W, C)",
+            else "export the model with one image input (N, C, H, W) or (N, H, W, C)",
         )
     value = candidates[0]
     others = [v.name for v in graph.inputs if v is not value]
@@ -108,7 +111,7 @@ def normalise(
 
 
 def _is_image(value: ir.Value) -> bool:
-    return value.dtype in _FLOATS and value.shape is not None and len(value.shape) == 4
+    return value.dtype in _FLOATS | INTEGERS and value.shape is not None and len(value.shape) == 4
 
 
 def _layout(value: ir.Value) -> str:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
 from lieaudit.errors import ModelError
-from lieaudit.graph import batch, image_input, output
+from lieaudit.graph import batch, image_input, output, pixels
 from lieaudit.graph.precision import to_float32
 from lieaudit.graph.read import read_model
 from lieaudit.metrics.head import Head
@@ -38,6 +38,8 @@ class AuditableModel:
         K …, the output without its batch axis.
     head
         The function applied to z in float64 and the symmetry's action on it.
+    pixel_range
+        Least and greatest pixel where the graph was exported with an integer image; None for floats.
     batchable
         Rows of a batch were checked to be independent of each other; False: the graph works for N = 1 only.
     parameters, nodes
@@ -56,6 +58,7 @@ class AuditableModel:
     width: int
     output_shape: tuple[int, ...]
     head: Head
+    pixel_range: tuple[int, int] | None
     batchable: bool
     parameters: int
     nodes: int
@@ -95,7 +98,7 @@ def load_model(
     Raises
     ------
     ModelError, SpecError
-        With the reasons of `read_model`, `image_input`, `output` and of the session.
+        With the reasons of `read_model`, `image_input`, `pixels`, `output` and of the session.
     """
     spec = spec or AuditSpec()
     read = read_model(source)
@@ -114,6 +117,9 @@ def load_model(
     converted = to_float32(model, audited_input.value)
     if converted:
         notes.append(f"the graph was {converted} to float32 for the audit")
+    pixel_range = pixels.range_of(audited_input.value)
+    if note := pixels.to_real(model, audited_input.value):
+        notes.append(note)
     audited_output = output.choose(model.graph, spec, notes)
     original_output = _tensor(audited_output)
     common_passes.ShapeInferencePass(check_type=False, strict_mode=False)(model)
@@ -137,6 +143,7 @@ def load_model(
         width=width,
         output_shape=shape,
         head=head,
+        pixel_range=pixel_range,
         batchable=batchable,
         parameters=parameters,
         nodes=nodes,

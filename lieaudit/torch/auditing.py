@@ -48,6 +48,7 @@ class ModuleTarget:
     width: int
     head: Head
     output_size: int
+    pixel_range: tuple[int, int] | None = None
 
 
 def audit(
