@@ -10,7 +10,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from lieaudit.graph.forward import measure_shapes
+from lieaudit.errors import ModelError
+from lieaudit.graph.forward import inline_control_flow, measure_shapes, reads
 from lieaudit.layerwise.atoms import Axes
 from lieaudit.layerwise.axes import Tracker, measured_sizes, track
 from lieaudit.layerwise.layouts import parse_layouts
@@ -21,6 +22,9 @@ from lieaudit.layerwise.stages import Stage, commuting, plan_stages, settle_shap
 if TYPE_CHECKING:
     from lieaudit.graph.load import AuditableModel
     from lieaudit.spec import AuditSpec
+
+
+_CONTROL_FLOW = {"If", "Loop", "Scan"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +50,33 @@ def prepare(model: AuditableModel, spec: AuditSpec) -> Prepared:
     SpecError
         A declared layout names no tensor or does not fit it.
     ModelError
-        The graph does not run.
+        The graph does not run. LAYERWISE_CONTROL_FLOW: a branch or loop reads tensors of the image from outside its
+        graph, and which branch, or how often, is not the same for every image.
     """
     copy = model.model.clone()
-    measure_shapes(copy)
-    settle_shapes(copy)
-    integers = probe_integers(copy)
-    _freeze(copy, integers)
+    integers = _settled(copy)
+    while any(node.op_type in _CONTROL_FLOW for node in copy.graph) and inline_control_flow(copy):
+        integers = _settled(copy)
     level = "module" if spec.layerwise == "none" else spec.layerwise
     tracker = track(copy, integers=integers, declared=_declared(copy, spec.layouts))
+    for node in copy.graph:
+        if any(value in tracker.dependent for value in reads(node) if value not in node.inputs):
+            raise ModelError(
+                f"{node.op_type} {node.name!r} is not the same for every image and reads tensors from outside of it",
+                reason="LAYERWISE_CONTROL_FLOW",
+                subject=node.name or node.op_type,
+                hint="export the model without control flow, or audit it without --layerwise",
+            )
     return Prepared(copy, tracker, segment(copy, tracker, level=level, depth=spec.depth))
+
+
+def _settled(model: ir.Model) -> Mapping[str, npt.NDArray[Any]]:
+    """Measure shapes and make constants of what follows from them, in place; give the integers known to be constant."""
+    measure_shapes(model)
+    settle_shapes(model)
+    integers = probe_integers(model)
+    _freeze(model, integers)
+    return integers
 
 
 def _declared(model: ir.Model, layouts: Mapping[str, str]) -> dict[str, Axes]:

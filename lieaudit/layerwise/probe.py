@@ -1,4 +1,4 @@
-"""Values of the small integer tensors of a graph: the shape arithmetic that exporters leave behind."""
+"""Values of the small integer and boolean tensors of a graph: the shape arithmetic that exporters leave behind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import onnx_ir as ir
 from lieaudit.runtime.session import Session
 
 _LARGEST = 65_536
-_INTEGER = {ir.DataType.INT64, ir.DataType.INT32}
+_INTEGER = {ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL}
 
 
 def probe_integers(model: ir.Model) -> dict[str, npt.NDArray[Any]]:

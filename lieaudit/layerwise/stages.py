@@ -195,7 +195,8 @@ def settle_shapes(model: ir.Model) -> None:
     """
     graph = model.graph
     image = graph.inputs[0]
-    batch: ir.Value | None = None
+    # made before, where the shapes are settled again
+    batch = next((value for node in graph for value in node.outputs if value.name == BATCH_SIZE), None)
     for node in [n for n in graph if n.op_type == "Shape"]:
         source = node.inputs[0]
         if source is None or source.shape is None:

@@ -26,6 +26,7 @@ from lieaudit.graph.forward.loops import unroll_loops
 from lieaudit.graph.forward.recurrent import RECURRENT, unrolled
 from lieaudit.graph.forward.rules import RULES
 from lieaudit.graph.forward.shapes import MEASURED, measure_shapes
+from lieaudit.runtime.serialised import serialised
 
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 _FOLD_LIMIT = 1 << 24
@@ -37,11 +38,8 @@ def prepare(model: ir.Model) -> ir.Model:
     if model.functions:
         model = passes.InlinePass()(model).model
     graph = model.graph
-    passes.LiftConstantsToInitializersPass(lift_all_constants=True)(model)
     _lift_opset(graph)
-    fold_constants(model)
-    while _take_branches(graph) or unroll_loops(model):
-        fold_constants(model)
+    inline_control_flow(model)
     passes.RemoveUnusedNodesPass()(model)
     _rewrite_layers(model)
     _expand_functions(model)
@@ -49,6 +47,20 @@ def prepare(model: ir.Model) -> ir.Model:
     if not graph.meta.get(MEASURED):
         measure_shapes(model)
     return model
+
+
+def inline_control_flow(model: ir.Model) -> bool:
+    """Fold constants, take the branches of constant conditions and unroll loops of fixed length, in place.
+
+    Returns whether a branch was taken or a loop unrolled.
+    """
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True)(model)
+    fold_constants(model)
+    inlined = False
+    while _take_branches(model.graph) or unroll_loops(model):
+        fold_constants(model)
+        inlined = True
+    return inlined
 
 
 def _lift_opset(graph: ir.Graph) -> None:
@@ -91,9 +103,8 @@ def fold_constants(model: ir.Model) -> None:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(
-        ir.to_proto(part).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    with serialised(part) as source:
+        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     arrays = session.run([value.name for value in wanted], {})
     for value, array in zip(wanted, arrays, strict=True):
         if not isinstance(array, np.ndarray) or array.dtype == object:
