@@ -21,7 +21,10 @@ OLDEST_IR = 3
 
 @dataclass(frozen=True, slots=True)
 class ReadModel:
-    """A model as it was given: the graph, and the sha256 of the ONNX file's bytes."""
+    """A model as it was given: the graph, and the sha256 of the ONNX file's bytes.
+
+    The sha256 goes on over the names and bytes of the files with external data, in order of their names.
+    """
 
     model: ir.Model
     sha256: str
@@ -70,9 +73,14 @@ def read_model(source: str | Path | bytes | onnx.ModelProto) -> ReadModel:
         ) from problem
     for tensor in external:
         _check_external_data(tensor, folder)
-    if folder is not None:
-        ir.external_data.set_base_dir(model.graph, folder)
-    return ReadModel(model, hashlib.sha256(content).hexdigest(), name)
+    digest = hashlib.sha256(content)
+    if folder is not None and external:
+        _take_in(model, folder)
+        for location in sorted({str(tensor.location) for tensor in external}):
+            digest.update(location.encode())
+            with (folder / location).open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return ReadModel(model, digest.hexdigest(), name)
 
 
 def _parse(content: bytes, name: str) -> onnx.ModelProto:
@@ -114,15 +122,48 @@ def _check_versions(proto: onnx.ModelProto) -> None:
 
 
 def _external(model: ir.Model) -> list[ir.ExternalTensor]:
-    """Give every tensor stored outside the file: initializers and attributes, in subgraphs too."""
-    tensors: list[ir.TensorProtocol | None] = []
-    for graph in model.graphs():
-        tensors += [value.const_value for value in graph.initializers.values()]
-        for node in graph:
-            for attribute in node.attributes.values():
-                if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
-                    tensors.append(attribute.as_tensor())
+    """Give every tensor stored outside the file: initializers and attributes, in subgraphs and functions too."""
+    tensors = [value.const_value for value in _initializers(model)]
+    tensors += [attribute.as_tensor() for _, attribute in _tensor_attributes(model)]
     return [tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor)]
+
+
+def _take_in(model: ir.Model, folder: Path) -> None:
+    """Make tensors of the model of those in files, in place; their pages are read when they are needed.
+
+    Nobody downstream, onnxruntime least of all, has to find a file.
+    """
+    for value in _initializers(model):
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = _held(value.const_value, folder)
+    for node, attribute in _tensor_attributes(model):
+        tensor = attribute.as_tensor()
+        if isinstance(tensor, ir.ExternalTensor):
+            node.attributes[attribute.name] = ir.AttrTensor(attribute.name, _held(tensor, folder))
+
+
+def _held(tensor: ir.ExternalTensor, folder: Path) -> ir.TensorProtocol:
+    tensor.base_dir = folder
+    return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
+
+
+def _graphs(model: ir.Model) -> list[ir.Graph]:
+    bodies = [function.graph for function in model.functions.values()]
+    return [*model.graphs(), *bodies, *(inner for body in bodies for inner in body.subgraphs())]
+
+
+def _initializers(model: ir.Model) -> list[ir.Value]:
+    return [value for graph in _graphs(model) for value in graph.initializers.values()]
+
+
+def _tensor_attributes(model: ir.Model) -> list[tuple[ir.Node, ir.Attr]]:
+    return [
+        (node, attribute)
+        for graph in _graphs(model)
+        for node in graph
+        for attribute in node.attributes.values()
+        if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref()
+    ]
 
 
 def _check_external_data(tensor: ir.ExternalTensor, folder: Path | None) -> None:

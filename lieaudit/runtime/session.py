@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import cache
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,11 +16,10 @@ import onnx_ir as ir
 
 from lieaudit.errors import BudgetError, LieauditError, ModelError, ProviderError, UnsupportedOpError
 from lieaudit.runtime.providers import Provider, find_provider, usable_cores
+from lieaudit.runtime.serialised import serialised
 
 Feeds = Mapping[str, "npt.NDArray[Any] | Any"]
 
-# protobuf cannot serialise 2 GiB; larger weights go to a file beside the graph
-_INLINE_BYTES = 1 << 30
 _INTEGER = {ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL}
 
 
@@ -170,16 +168,9 @@ def _create(model: ir.Model | bytes, provider: Provider, threads: int, *, shared
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     disabled = _wrong_optimizers(model)
     try:
-        if isinstance(model, bytes) or _weight_bytes(model) <= _INLINE_BYTES:
-            serialised = model if isinstance(model, bytes) else ir.to_proto(model).SerializeToString()
+        with nullcontext(model) if isinstance(model, bytes) else serialised(model) as source:
             return onnxruntime.InferenceSession(
-                serialised, options, providers=provider.chain(), disabled_optimizers=disabled
-            )
-        with tempfile.TemporaryDirectory(prefix="lieaudit-") as folder:
-            path = Path(folder, "model.onnx")
-            ir.save(model, path, external_data="model.data")
-            return onnxruntime.InferenceSession(
-                str(path), options, providers=provider.chain(), disabled_optimizers=disabled
+                source, options, providers=provider.chain(), disabled_optimizers=disabled
             )
     except Exception as problem:
         raise _load_error(problem) from problem
@@ -217,10 +208,6 @@ def _register_arena() -> None:
     )
     # extended by what is asked for, not doubled
     onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg({"arena_extend_strategy": 1}))
-
-
-def _weight_bytes(model: ir.Model) -> int:
-    return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
 
 
 def _integer_nodes(model: ir.Model) -> set[str]:

@@ -11,6 +11,7 @@ import sys
 import time
 
 import jsonschema
+import onnx
 import pytest
 from lieaudit_api.v1 import report_pb2
 from lieaudit_client import Client, exceptions, read_report, report_from_json, report_to_json
@@ -430,3 +431,14 @@ def test_a_real_model_and_real_images(call, real_dir, tmp_path):
     assert isinstance(report, report_pb2.Report)
     assert report_to_json(report) == json.loads(target.read_text())
     assert report.data.count == 4
+
+
+def test_a_model_with_external_data_is_audited(call, files, tmp_path):
+    folder = tmp_path / "apart"
+    folder.mkdir()
+    onnx.save(onnx.load(files[0]), folder / "tiny.onnx", save_as_external_data=True, location="w", size_threshold=0)
+    reports = []
+    for number, model in enumerate((files[0], folder / "tiny.onnx")):
+        assert call("audit", model, "--data", files[1], *LEAN, "--json", tmp_path / f"{number}.json")[0] in {0, 3}
+        reports.append(read_report(tmp_path / f"{number}.json"))
+    assert reports[0].results == reports[1].results

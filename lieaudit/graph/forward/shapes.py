@@ -16,6 +16,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from lieaudit.errors import ModelError
+from lieaudit.runtime.serialised import serialised
 
 MEASURED = "lieaudit.shapes"
 """Key in ``Graph.meta`` of a graph whose shapes were measured."""
@@ -75,9 +76,8 @@ def measure_shapes(
     )
     severity, options.log_severity_level = options.log_severity_level, 3
     try:
-        session = onnxruntime.InferenceSession(
-            ir.to_proto(probe).SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        with serialised(probe) as source:
+            session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         fixed = feeds is not None or not any(_symbols(value) for value in graph.inputs)
         runs = [
             session.run(list(names.values()), dict(feeds) if feeds is not None else _inputs(graph, batch))
