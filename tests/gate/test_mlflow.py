@@ -36,6 +36,13 @@ from lieaudit_client.gate.mlflow import Registry
 Registry.move_alias = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 sys.exit(run(sys.argv[1:]))
 """
+# As users register a model: MLflow writes weights of more than 1 KiB to a file beside the graph.
+LOG = """
+import sys, mlflow, onnx
+for path in sys.argv[2:]:
+    with mlflow.start_run():
+        mlflow.onnx.log_model(onnx.load(path), name="model", registered_model_name=sys.argv[1])
+"""
 COMMAND = "import sys; from lieaudit_client.command import run; sys.exit(run(sys.argv[1:]))"
 
 
@@ -177,6 +184,24 @@ def test_pass_moves_the_alias_and_fail_does_not(
     tags = mlflow.tags(name, plain)
     assert (tags["verdict"], tags["promotion"]) == ("fail", "refused: champion")
     assert "which it exceeds" in tags["reason"]
+
+
+def test_models_that_mlflow_saved_with_their_weights_outside(
+    mlflow: MlflowServer, gate: Gate, repo_root: Path, tmp_path: Path
+) -> None:
+    files = [str(repo_root / "examples" / "digits" / file) for file in ("plain.onnx", "augmented.onnx")]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": mlflow.address, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    command = [sys.executable, "-W", "ignore", "-c", LOG, "logged", *files]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = mlflow.call("GET", "mlflow/model-versions/get", name="logged", version="1")["model_version"]
+    logged_id = found["source"].removeprefix("models:/")
+    logged = mlflow.call("GET", f"mlflow/logged-models/{logged_id}/artifacts/directories")["files"]
+    assert any(file["path"].endswith(".data") for file in logged)
+
+    done = gate("mlflow:models:/logged/2", "--baseline", "mlflow:models:/logged/1")
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert mlflow.tags("logged", "2")["verdict"] == "pass"
 
 
 def test_a_crash_before_the_alias_moves_leaves_tags_that_say_so(
