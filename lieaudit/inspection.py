@@ -93,7 +93,7 @@ def inspect(
         sha256=info.sha256,
         producer=info.producer,
         ir_version=loaded.ir_version,
-        opsets=dict(loaded.model.opset_imports),
+        opsets=dict(loaded.model.opset_imports) | {"": loaded.info.opset},
         input=info.input,
         output=info.output,
         outputs=loaded.outputs,

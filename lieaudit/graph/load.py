@@ -14,15 +14,12 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
 from lieaudit.errors import ModelError
-from lieaudit.graph import batch, image_input, output, pixels
+from lieaudit.graph import batch, image_input, output, pixels, versions
 from lieaudit.graph.precision import to_float32
 from lieaudit.graph.read import read_model
 from lieaudit.metrics.head import Head
 from lieaudit.report import ReportModel, ReportTensor
 from lieaudit.spec import AuditSpec
-
-_IR_VERSION = 8
-"""Older versions list initializers as inputs and lack model-local functions; rewriting needs neither."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +101,12 @@ def load_model(
     read = read_model(source)
     model = read.model
     notes: list[str] = []
-    original_ir_version, model.ir_version = model.ir_version, max(model.ir_version, _IR_VERSION)
+    original_ir_version, original_opset = model.ir_version, model.opset_imports.get("", 0)
     # functions are inlined for good; initializers that are also inputs become plain initializers
     common_passes.RemoveInitializersFromInputsPass()(model)
     common_passes.InlinePass()(model)
+    if note := versions.settle(model):
+        notes.append(note)
     nodes = model.graph.num_nodes()
     parameters = sum(v.const_value.size for v in model.graph.initializers.values() if v.const_value is not None)
     original_outputs = tuple(_tensor(value) for value in model.graph.outputs)
@@ -152,7 +151,7 @@ def load_model(
             sha256=read.sha256,
             name=name or read.name or model.graph.name or "model",
             producer=" ".join(filter(None, (model.producer_name, model.producer_version))),
-            opset=model.opset_imports.get("", 0),
+            opset=original_opset,
             input=original_input,
             output=original_output,
             precision=f"float32 ({converted})" if converted else "float32",

@@ -38,6 +38,7 @@ def read_model(source: str | Path | bytes | onnx.ModelProto) -> ReadModel:
     ------
     ModelError
         MODEL_NOT_FOUND, MODEL_EMPTY, NOT_ONNX, MODEL_TRUNCATED, INVALID_MODEL, OPSET_TOO_OLD, IR_TOO_OLD,
+        OPSET_TOO_NEW, IR_TOO_NEW,
         EXTERNAL_DATA_OUTSIDE, EXTERNAL_DATA_MISSING or EXTERNAL_DATA_TRUNCATED.
     """
     if isinstance(source, str | Path):
@@ -111,6 +112,8 @@ def _check_versions(proto: onnx.ModelProto) -> None:
             subject="ir_version",
             hint="re-export",
         )
+    if proto.ir_version > onnx.IR_VERSION:
+        raise _too_new("IR_TOO_NEW", "IR version", "ir_version", proto.ir_version, int(onnx.IR_VERSION))
     opset = next((o.version for o in proto.opset_import if o.domain in {"", "ai.onnx"}), None)
     if opset is not None and opset < OLDEST_OPSET:
         raise ModelError(
@@ -119,6 +122,18 @@ def _check_versions(proto: onnx.ModelProto) -> None:
             subject="opset_import",
             hint="convert it with onnx.version_converter",
         )
+    newest = onnx.defs.onnx_opset_version()
+    if opset is not None and opset > newest:
+        raise _too_new("OPSET_TOO_NEW", "opset", "opset_import", opset, newest)
+
+
+def _too_new(reason: str, what: str, subject: str, found: int, newest: int) -> ModelError:
+    return ModelError(
+        f"{what} {found} is newer than {newest}, the newest that the installed onnx {onnx.__version__} knows",
+        reason=reason,
+        subject=subject,
+        hint="export it for an older version, or update onnx",
+    )
 
 
 def _external(model: ir.Model) -> list[ir.ExternalTensor]:

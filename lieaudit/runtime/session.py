@@ -219,8 +219,9 @@ def _integer_nodes(model: ir.Model) -> set[str]:
 
 
 def _message(problem: Exception) -> str:
-    """Cut an onnxruntime message to its first line, without code and source location."""
+    """Cut an onnxruntime message to its first line, without code, signature and source location."""
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(problem)).split("\n")[0]
+    text = re.sub(r"^(\w+ )?onnxruntime::[\w:~]+\([^)]*\)( const)? ", "", text)
     return re.sub(r"(/[\w.+-]+)+\.(cc|h|cpp|cu)(:\d+)?\s*", "", text)[:500]
 
 
