@@ -221,8 +221,8 @@ def _integer_nodes(model: ir.Model) -> set[str]:
 def _message(problem: Exception) -> str:
     """Cut an onnxruntime message to its first line, without code, signature and source location."""
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(problem)).split("\n")[0]
-    text = re.sub(r"^(\w+ )?onnxruntime::[\w:~]+\([^)]*\)( const)? ", "", text)
-    return re.sub(r"(/[\w.+-]+)+\.(cc|h|cpp|cu)(:\d+)?\s*", "", text)[:500]
+    text = re.sub(r"(/[\w.+-]+)+\.(cc|h|cpp|cu)(:\d+)?\s*", "", text)
+    return re.sub(r"^(\w+ )?onnxruntime::[\w:~]+\([^)]*\)( const)? ", "", text)[:500]
 
 
 def _load_error(problem: Exception) -> LieauditError:
