@@ -12,11 +12,12 @@ import numpy.typing as npt
 from lieaudit.crosscheck import crosscheck
 from lieaudit.data import Dataset
 from lieaudit.environment import environment
-from lieaudit.errors import DataError
+from lieaudit.errors import DataError, ModelError
 from lieaudit.graph.load import load_model
 from lieaudit.layerwise import attribute_layers
 from lieaudit.measure import Images, Measured, Target, measure
-from lieaudit.method import Method, choose_method
+from lieaudit.method import Method, choose_method, without_forward
+from lieaudit.metrics.lee import DERIVATIVE_NOT_FINITE
 from lieaudit.pictures import worst_pictures
 from lieaudit.progress import StageProgress
 from lieaudit.report import Layerwise, Report, ReportData, ReportModel, Timing
@@ -86,18 +87,27 @@ def audit(
     pictured.load([0])  # a set that does not fit the model is refused before any work
     method = choose_method(loaded, pictured, shards=shards, progress=progress, source=source)
 
-    def attribute() -> Mapping[str, Layerwise]:
-        return attribute_layers(loaded, pictured, method.differentiator, shards=shards, progress=progress)
+    def measured(method: Method) -> Report:
+        def attribute() -> Mapping[str, Layerwise]:
+            return attribute_layers(loaded, pictured, method.differentiator, shards=shards, progress=progress)
 
-    return run(
-        loaded.info,
-        pictured,
-        method,
-        attribute=attribute if spec.layerwise != "none" else None,
-        shards=shards,
-        progress=progress,
-        started=started,
-    )
+        return run(
+            loaded.info,
+            pictured,
+            method,
+            attribute=attribute if spec.layerwise != "none" else None,
+            shards=shards,
+            progress=progress,
+            started=started,
+        )
+
+    try:
+        return measured(method)
+    except ModelError as problem:
+        other = without_forward(method, str(problem)) if problem.reason == DERIVATIVE_NOT_FINITE else None
+        if other is None:
+            raise
+        return measured(other)
 
 
 def run(

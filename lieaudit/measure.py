@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from lieaudit.data.arrays import check_whole
 from lieaudit.metrics.head import Head
-from lieaudit.metrics.lee import OutputAction, PerImage, check_finite, lie_derivative
+from lieaudit.metrics.lee import OutputAction, PerImage, check_derivative, check_finite, lie_derivative
 from lieaudit.progress import StageProgress
 from lieaudit.shards import compute_once
 from lieaudit.symmetries import tangents
@@ -201,7 +201,7 @@ def measure(
     Raises
     ------
     ModelError
-        OUTPUT_NOT_FINITE, or what the session raises.
+        OUTPUT_NOT_FINITE, DERIVATIVE_NOT_FINITE, or what the session raises.
     DataError
         What reading the images raises.
     """
@@ -242,6 +242,7 @@ def _measure_shard(
                 top1 = np.argmax(derivatives.value.reshape(count, -1), axis=1).astype(np.int64)
             lie = lie_derivative(derivatives, target.head, spec.generators[group], action)
             rows.append(PerImage.of(lie))
+            check_derivative(rows[-1], spec.generators[group], batch.indices[0])
         if batch.compared:
             for group in _groups(len(spec.generators), _directions_at_once(target, spec, len(batch.compared))):
                 derivatives = differentiator(pixels[batch.compared], batch.others[:, group], group.start)

@@ -110,6 +110,13 @@ def choose_method(
     return Method(forward, checker=differences, skipped=forward.skipped, reasons=_rounding_ops(forward))
 
 
+def without_forward(method: Method, why: str) -> Method | None:
+    """Give the finite differences that checked forward mode, in its place; None where there are none."""
+    if not isinstance(method.checker, FiniteDifference):
+        return None
+    return Method(method.checker, calibration=method.checker.calibration, skipped=(Skipped("method.forward", why),))
+
+
 def _rounding_ops(forward: ForwardDifferentiator) -> tuple[str, ...]:
     """Name ops like QuantizeLinear: they make the derivative zero almost everywhere, which measures nothing."""
     ops = sorted({applied.op for applied in forward.rewritten.applied if not applied.differentiable})

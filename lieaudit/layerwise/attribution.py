@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ from lieaudit.layerwise.differences import DifferenceChain
 from lieaudit.layerwise.prepared import prepare
 from lieaudit.layerwise.reduce import join, reduce_rows
 from lieaudit.layerwise.summary import summarise
-from lieaudit.metrics.lee import OutputAction, lie_derivative
+from lieaudit.metrics.lee import DERIVATIVE_NOT_FINITE, OutputAction, lie_derivative
 from lieaudit.progress import StageProgress
 from lieaudit.report import Skipped
 from lieaudit.shards import compute_once
@@ -233,10 +234,29 @@ def attribute_layers(
     Raises
     ------
     LieauditError
-        As `Attributor`.
+        As `Attributor`; DERIVATIVE_NOT_FINITE where forward mode was asked for and gives no finite contribution.
     """
+    try:
+        return _attribute(model, images, differentiator, shards, progress)
+    except ModelError as problem:
+        if problem.reason != DERIVATIVE_NOT_FINITE or images.spec.method not in {"auto", "torch"}:
+            raise
+        skipped = (Skipped("layerwise.forward", str(problem)),)
+        images = replace(images, spec=replace(images.spec, method="finite_difference"))
+        return _attribute(model, images, differentiator, shards, progress, skipped)
+
+
+def _attribute(
+    model: AuditableModel,
+    images: Images,
+    differentiator: Differentiator,
+    shards: ShardStore | None,
+    progress: ProgressCallback | None,
+    skipped: tuple[Skipped, ...] = (),
+) -> dict[str, Layerwise]:
     spec = images.spec
     attributor = Attributor(model, spec)
+    attributor.skipped += skipped
     action = OutputAction.of(spec) if model.head.spatial else None
     stage = StageProgress(progress, "layerwise", images.count * len(attributor.parts))
     joined: dict[tuple[str, ...], Arrays] = {}
@@ -255,7 +275,9 @@ def attribute_layers(
                 directions = images.tangents(pixels)
                 derivatives = differentiator(pixels, directions)
                 lie = lie_derivative(derivatives, model.head, spec.generators, action).value
-                return attributor.attribute(part, pixels, directions[:, columns], lie[:, columns], stage.advance)
+                own = attributor.attribute(part, pixels, directions[:, columns], lie[:, columns], stage.advance)
+                _check_finite(own, part, attributor.names, indices)
+                return own
 
             arrays, computed = compute_once(shards, f"{prefix}-{start:08d}", compute)
             if not computed:
@@ -264,6 +286,18 @@ def attribute_layers(
         joined[part] = join(found)
     attributor.close()
     return attributor.summarise(joined)
+
+
+def _check_finite(arrays: Arrays, generators: tuple[str, ...], segments: tuple[str, ...], indices: list[int]) -> None:
+    wrong = np.argwhere(~np.isfinite(np.asarray(arrays["lee"], np.float64)))
+    if len(wrong):
+        image, g, segment = map(int, wrong[0])
+        raise ModelError(
+            f"what {segments[segment]} contributes along {generators[g]} is NaN or infinite on image {indices[image]}",
+            reason=DERIVATIVE_NOT_FINITE,
+            subject=segments[segment],
+            hint="an op behind it has no derivative there, like a root or a norm of 0; take --method finite_difference",
+        )
 
 
 def _take_steps(

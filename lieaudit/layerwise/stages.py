@@ -23,6 +23,9 @@ from lieaudit.symmetries import get_generator
 BATCH_SIZE = "lieaudit_batch_size"
 """Name of the tensor that all shape arithmetic of a settled graph starts from."""
 
+_IMAGE_SHAPE = "lieaudit_shape_of_image"
+"""Name of the only Shape node of a settled graph, which gives the batch size."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -197,7 +200,7 @@ def settle_shapes(model: ir.Model) -> None:
     image = graph.inputs[0]
     # made before, where the shapes are settled again
     batch = next((value for node in graph for value in node.outputs if value.name == BATCH_SIZE), None)
-    for node in [n for n in graph if n.op_type == "Shape"]:
+    for node in [n for n in graph if n.op_type == "Shape" and n.name != _IMAGE_SHAPE]:
         source = node.inputs[0]
         if source is None or source.shape is None:
             continue

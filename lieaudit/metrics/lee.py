@@ -138,3 +138,19 @@ def check_finite(values: npt.NDArray[Any], first_image: int) -> None:
             subject=f"image {image}",
             hint="check the preprocessing, and the model on this image",
         )
+
+
+DERIVATIVE_NOT_FINITE = "DERIVATIVE_NOT_FINITE"
+
+
+def check_derivative(per_image: PerImage, generators: Sequence[str], first_image: int) -> None:
+    """Raise `ModelError` DERIVATIVE_NOT_FINITE naming the first image and generator of numbers (n, G) that are not."""
+    finite = np.isfinite(per_image.lee + per_image.lee_error)
+    if not finite.all():
+        row, g = map(int, np.argwhere(~finite)[0])
+        raise ModelError(
+            f"the derivative along {generators[g]} is NaN or infinite on image {first_image + row}, unlike the output",
+            reason=DERIVATIVE_NOT_FINITE,
+            subject=f"image {first_image + row}",
+            hint="an op has no derivative there, like a root or a norm of 0; measure with --method finite_difference",
+        )
