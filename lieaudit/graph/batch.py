@@ -13,13 +13,17 @@ from lieaudit.errors import LieauditError, ModelError
 from lieaudit.runtime.session import Session
 
 _ROWS = 3
+AMPLITUDES = (0.5, 128.0)
+"""Of normalised images and of raw pixels: a quantised model of raw pixels gives one answer to all of the first."""
 _SEED = 20230501
 # Rows of a batch take other kernels and blockings than a single row: rounding differs by some 1e-6 of the output's
 # scale, while a batch axis that leaks into features changes whole digits.
 _TOLERANCE = 1e-4
 
+Batchable = tuple[ir.Model, bool, tuple[int, ...]]
 
-def make_batchable(model: ir.Model, image_shape: tuple[int, int, int]) -> tuple[ir.Model, bool, tuple[int, ...]]:
+
+def make_batchable(model: ir.Model, image_shape: tuple[int, int, int]) -> Batchable:
     """Give a model with a symbolic batch axis if its rows are independent, else one for N = 1.
 
     Returns
@@ -34,8 +38,21 @@ def make_batchable(model: ir.Model, image_shape: tuple[int, int, int]) -> tuple[
         differ. CONSTANT_OUTPUT: different images give the same output. RUN_FAILED, MODEL_REFUSED: the graph does not
         run.
     """
-    rng = np.random.default_rng(_SEED)
-    images = (0.5 * rng.standard_normal((_ROWS, *image_shape))).astype(np.float32)
+    noise = np.random.default_rng(_SEED).standard_normal((_ROWS, *image_shape))
+    for amplitude in AMPLITUDES:
+        found, rows = _checked(model, (amplitude * noise).astype(np.float32))
+        if not np.isfinite(rows).all() or (rows != rows[:1]).any():
+            return found
+    raise ModelError(
+        "the output is the same for every image",
+        reason="CONSTANT_OUTPUT",
+        subject="output",
+        hint="check that the image input reaches the output that is audited",
+    )
+
+
+def _checked(model: ir.Model, images: npt.NDArray[np.float32]) -> tuple[Batchable, npt.NDArray[np.float32]]:
+    """Give what `make_batchable` does, and the outputs of the images run one by one."""
     declared = _batch_size(model)
     single = _with_batch(model, 1) if declared in {None, 1} else None
     failure: LieauditError | None = None
@@ -50,9 +67,8 @@ def make_batchable(model: ir.Model, image_shape: tuple[int, int, int]) -> tuple[
         except LieauditError as problem:
             failure = problem
             continue
-        _refuse_constant(rows)
         if batch.shape == rows.shape and _close(batch, rows):
-            return candidate, True, tuple(batch.shape[1:])
+            return (candidate, True, tuple(batch.shape[1:])), rows
     if single is None:
         raise ModelError(
             f"the batch size is fixed to {declared} inside the graph",
@@ -61,8 +77,7 @@ def make_batchable(model: ir.Model, image_shape: tuple[int, int, int]) -> tuple[
             hint="export the model with a dynamic batch axis, or with batch size 1",
         ) from failure
     rows = _run_single(single, images)
-    _refuse_constant(rows)
-    return single, False, tuple(rows.shape[1:])
+    return (single, False, tuple(rows.shape[1:])), rows
 
 
 def _candidates(model: ir.Model, declared: int | None) -> Iterable[ir.Model]:
@@ -149,16 +164,6 @@ def _run_single(model: ir.Model, images: npt.NDArray[np.float32]) -> npt.NDArray
             hint="export the model with the batch as first axis of its output",
         )
     return np.concatenate(rows)
-
-
-def _refuse_constant(rows: npt.NDArray[np.float32]) -> None:
-    if np.isfinite(rows).all() and (rows == rows[:1]).all():
-        raise ModelError(
-            "the output is the same for every image",
-            reason="CONSTANT_OUTPUT",
-            subject="output",
-            hint="check that the image input reaches the output that is audited",
-        )
 
 
 def _close(batch: npt.NDArray[np.float32], rows: npt.NDArray[np.float32]) -> bool:

@@ -15,6 +15,7 @@ import torch
 
 from lieaudit.audit import as_dataset, run
 from lieaudit.errors import DataError, SourceError, UnsupportedOpError
+from lieaudit.graph.batch import AMPLITUDES
 from lieaudit.measure import Images
 from lieaudit.method import Method, choose_method
 from lieaudit.metrics.head import Head
@@ -234,11 +235,15 @@ def _target(
 
 
 def _refuse_constant(function: SourceFunction, shape: tuple[int, ...]) -> None:
-    """Raise `SourceError` where two images of noise give one output: such a module looks perfectly equivariant."""
-    noise = function.tensor(0.5 * np.random.default_rng(0).standard_normal((2, *shape)))
-    with torch.no_grad():
-        first, second = torch.cat([function(noise[i]) for i in batches(2, _batch(function.module) or 2)])[:2]
-    if torch.equal(first, second):
+    """Raise `SourceError` where images of noise give one output: such a module looks perfectly equivariant."""
+
+    def answers_alike(amplitude: float) -> bool:
+        noise = function.tensor(amplitude * np.random.default_rng(0).standard_normal((2, *shape)))
+        with torch.no_grad():
+            first, second = torch.cat([function(noise[i]) for i in batches(2, _batch(function.module) or 2)])[:2]
+        return torch.equal(first, second)
+
+    if all(map(answers_alike, AMPLITUDES)):
         raise SourceError(
             "the output is the same for every image",
             reason="CONSTANT_OUTPUT",

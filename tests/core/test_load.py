@@ -289,3 +289,19 @@ def test_the_normalised_graph_passes_the_checker(real_dir):
 
     loaded = load_model(real_dir / "models" / "squeezenet_fp16_imagenet.onnx")
     onnx.checker.check_model(ir.to_proto(loaded.model), full_check=True)
+
+
+def test_a_quantised_model_of_raw_pixels_is_not_taken_for_a_constant():
+    """Noise of the size of a normalised image is below its first step, at 20 of 255."""
+    steps = [("step", np.float32(40)), ("zero", np.uint8(0))]
+    nodes = [
+        ("QuantizeLinear", ["image", "step", "zero"], ["q"], {}),
+        ("DequantizeLinear", ["q", "step", "zero"], ["d"], {}),
+        ("Conv", ["d", "w"], ["c"], {}),
+        *TO_LOGITS,
+    ]
+    proto = model(nodes, [("image", "f", ["N", 3, 8, 8])], [("logits", "f", ["N", 5])], [("w", CONV), *steps])
+    loaded = load_model(proto)
+    assert loaded.batchable
+    raw = (255 * np.random.default_rng(3).random((2, 3, 8, 8))).astype(np.float32)
+    assert np.array_equal(evaluate(loaded, raw), original(proto, raw))
