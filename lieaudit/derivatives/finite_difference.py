@@ -9,6 +9,9 @@ four steps 2t, t, t/2, t/4 and keeps the one whose measured error is least. Two 
 both vanish for an exact derivative: the difference between neighbouring steps, and the second difference
 S(t) = (z(x + t v) + z(x − t v) − 2 z(x)) / 2t. A kink at distance s < t bends both D and S by the same vector (up to
 sign), whatever s is; the difference of neighbouring steps alone is blind to a kink at s ≪ t.
+
+Where z hardly answers, neighbouring steps agree on a zero that is only the resolution of float32. The last rounding of
+z is therefore part of every error, measured or not.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import numpy.typing as npt
 
 from lieaudit.derivatives.base import Derivatives, Float32Array, Float64Array
 from lieaudit.derivatives.noise import EVALUATIONS, noise_level
+from lieaudit.derivatives.rounding import last_rounding
 from lieaudit.derivatives.rows import RowEvaluator
 from lieaudit.errors import SpecError
 
@@ -120,7 +124,7 @@ class FiniteDifference:
         plain, extrapolated = [], []
         for g in range(directions.shape[1]):
             pairs = [
-                _pairs(self._ladder(images[i : i + 1], directions[i : i + 1, g : g + 1], unit[g], z[i : i + 1]))
+                _pairs(*self._ladder(images[i : i + 1], directions[i : i + 1, g : g + 1], unit[g], z[i : i + 1]))
                 for i in range(len(images))
             ]
             plain.append(_typical([pair[0] for pair in pairs]))
@@ -148,10 +152,18 @@ class FiniteDifference:
         steps = self.calibration.steps[group, None] * STEPS
         z = self._evaluator.base(images)
         slopes, bends = self._differences(images, directions, steps, z)
+        rounding = last_rounding(z)
         tangent = np.empty_like(slopes[:, :, 0])
-        spreads = tuple(np.empty_like(tangent) for _ in range(3))
+        spreads = tuple(np.empty_like(tangent) for _ in range(4))
         for d, extrapolate in enumerate(self.calibration.richardson[group]):
-            candidates = (_extrapolated if extrapolate else _plain)(slopes[:, d], bends[:, d])
+            candidates = [
+                (*parts, rounding * share)
+                for parts, share in zip(
+                    (_extrapolated if extrapolate else _plain)(slopes[:, d], bends[:, d]),
+                    _rounding_share(steps[d], extrapolate=bool(extrapolate)),
+                    strict=True,
+                )
+            ]
             if self._fixed_step is not None:
                 # a secant of stated size is what was asked for: the first candidate is the one of step t itself
                 candidates = candidates[:1]
@@ -180,11 +192,15 @@ class FiniteDifference:
         scale = (2.0 * steps).reshape(1, *steps.shape, *[1] * (rows.ndim - 3))
         return (ahead - behind) / scale, (ahead + behind - 2.0 * z[:, None, None].astype(np.float64)) / scale
 
-    def _ladder(self, image: Float32Array, direction: Float32Array, unit: float, z: Float32Array) -> list[Float64Array]:
-        """Give Dh D(t), flattened, for every step of the ladder: one image, one direction."""
+    def _ladder(
+        self, image: Float32Array, direction: Float32Array, unit: float, z: Float32Array
+    ) -> tuple[list[Float64Array], Float64Array]:
+        """Give Dh D(t), flattened, and its rounding for every step of the ladder: one image, one direction."""
         steps = np.asarray(unit * LADDER[None], np.float64)
         derivatives, _ = self._differences(image, direction, steps, z)
-        return [self._head.differential(z, derivatives[:, :, s]).ravel() for s in range(len(LADDER))]
+        rounding = np.linalg.norm(self._head.differential(z, last_rounding(z)[:, None]))
+        slopes = [self._head.differential(z, derivatives[:, :, s]).ravel() for s in range(len(LADDER))]
+        return slopes, rounding / (np.sqrt(2.0) * steps[0])
 
     def _noise(self, images: Float32Array, directions: Float32Array, unit: Float64Array) -> Float64Array:
         table = unit[:, None] * _NOISE_STEP * np.arange(EVALUATIONS)
@@ -194,7 +210,10 @@ class FiniteDifference:
                 z = self._evaluator.along(
                     images[i : i + 1], directions[i : i + 1, g : g + 1], table[g : g + 1].astype(np.float32)
                 )
-                variance[g] += np.mean(noise_level(z[0, 0].astype(np.float64)) ** 2) / len(images)
+                # below its resolution a function is not without noise, only without measurable noise
+                resolution = np.spacing(np.abs(z[0, 0, 0])).astype(np.float64) / np.sqrt(12.0)
+                noise = np.maximum(noise_level(z[0, 0].astype(np.float64)), resolution)
+                variance[g] += np.mean(noise**2) / len(images)
         return np.sqrt(variance)
 
 
@@ -206,18 +225,22 @@ def _unit_steps(images: Float32Array, directions: Float32Array) -> Float64Array:
     return np.asarray(np.where(moved > 0, image / np.where(moved > 0, moved, 1.0), 1.0))
 
 
-def _pairs(ladder: list[Float64Array]) -> tuple[Float64Array, Float64Array]:
+def _pairs(ladder: list[Float64Array], rounding: Float64Array) -> tuple[Float64Array, Float64Array]:
     """Give how far neighbouring steps disagree, relative to the largest derivative: plain and extrapolated.
 
     The difference of two neighbours measures the error of the worse one. For the plain ones (S − 1,), with the
-    Richardson extrapolation to step ratio 4 (16 D(t/4) − D(t)) / 15 one fewer.
+    Richardson extrapolation to step ratio 4 (16 D(t/4) − D(t)) / 15 one fewer. ``rounding`` (S,) is the least norm that
+    the error of each derivative has.
     """
     scale = max(float(np.linalg.norm(derivative)) for derivative in ladder) or 1.0
     extrapolated = [(16.0 * fine - coarse) / 15.0 for fine, coarse in itertools.pairwise(ladder)]
-    return (
-        np.array([np.linalg.norm(b - a) / scale for a, b in itertools.pairwise(ladder)]),
-        np.array([np.linalg.norm(b - a) / scale for a, b in itertools.pairwise(extrapolated)]),
-    )
+    rounding_extrapolated = np.hypot(16.0 * rounding[:-1], rounding[1:]) / 15.0
+    return _neighbours(ladder, rounding) / scale, _neighbours(extrapolated, rounding_extrapolated) / scale
+
+
+def _neighbours(derivatives: list[Float64Array], rounding: Float64Array) -> Float64Array:
+    measured = np.array([np.linalg.norm(b - a) for a, b in itertools.pairwise(derivatives)])
+    return np.asarray(np.sqrt(measured**2 + rounding[:-1] ** 2 + rounding[1:] ** 2))
 
 
 def _typical(disagreements: list[Float64Array]) -> Float64Array:
@@ -244,3 +267,9 @@ def _extrapolated(first: Float64Array, second: Float64Array) -> list[tuple[Float
     return [
         (finer[:, j], finer[:, j] - finer[:, j - 1], bends[:, j], bends[:, j - 1]) for j in range(1, finer.shape[1])
     ]
+
+
+def _rounding_share(steps: Float64Array, *, extrapolate: bool) -> Float64Array:
+    """Give the factor from an error of z to that of each candidate: two errors of z over 2t, halved steps over 3."""
+    shares = 1.0 / (np.sqrt(2.0) * steps)
+    return np.asarray(np.hypot(4.0 * shares[1:], shares[:-1]) / 3.0 if extrapolate else shares)[1:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lieaudit.derivatives.base import Float64Array
+from lieaudit.derivatives.base import Float32Array, Float64Array
 
 COVERAGE = 4.0
 """Ratio of the error bar to the root mean square of redrawn rounding errors."""
@@ -36,3 +36,9 @@ def patterns(norms: Float64Array, shape: tuple[int, ...]) -> tuple[Float64Array,
         scale = norms / (size * np.sqrt(_PATTERNS))
         found.append(pattern * scale.reshape(*norms.shape, *[1] * (len(shape) - norms.ndim)))
     return tuple(found)
+
+
+def last_rounding(value: Float32Array | Float64Array) -> Float64Array:
+    """Draw the last rounding of values (n, *K), to the precision they come in: uniform within half a unit."""
+    draws = np.random.default_rng(0).uniform(-0.5, 0.5, value.shape)
+    return np.asarray(draws * np.spacing(np.abs(value)).astype(np.float64))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from lieaudit.derivatives.rounding import last_rounding
 from lieaudit.errors import ModelError
 from lieaudit.symmetries import get_generator, tangents
 
@@ -93,9 +94,7 @@ def _value_errors(derivatives: Derivatives) -> list[Float64Array]:
 
     An estimate from redrawn rounding errors misses the last one where a large offset swallows what was redrawn.
     """
-    value = derivatives.value
-    last = np.random.default_rng(0).uniform(-0.5, 0.5, value.shape) * np.spacing(np.abs(value)).astype(np.float64)
-    return [*derivatives.value_spreads, last]
+    return [*derivatives.value_spreads, last_rounding(derivatives.value)]
 
 
 def _squares(rows: Float64Array) -> Float64Array:

@@ -103,6 +103,35 @@ def test_smooth_models_are_extrapolated_and_the_bar_covers(float64_graph):
         assert np.median(error / np.linalg.norm(exact, axis=1)) < 2e-4
 
 
+@pytest.mark.parametrize("offset", [1.5, 30.0])
+def test_agreement_on_zero_is_not_taken_for_a_derivative(float64_graph, offset):
+    """Behind a large offset z answers a small step with the same bits: zero at every small step, and no noise."""
+    faint = [("MatMul", ["f", "d"], ["m"], {}), ("Mul", ["m", "k"], ["s"], {}), ("Add", ["s", "o"], ["logits"], {})]
+    nodes = [
+        ("Conv", ["image", "w"], ["c"], {}),
+        ("Tanh", ["c"], ["a"], {}),
+        ("GlobalAveragePool", ["a"], ["p"], {}),
+        ("Flatten", ["p"], ["f"], {}),
+        *faint,
+    ]
+    weights = [("w", CONV), ("d", DENSE), ("k", np.float32(1e-4)), ("o", np.float32(offset))]
+    proto = network(nodes, weights)
+    x, v = images_and_directions(n=40)
+    differences = calibrated(proto, x[:6], v[:6], head="identity")
+    found = differences(x, v)
+    for d in range(3):
+        _, exact = float64_graph(proto).jvp(x, v[:, d])
+        error = np.linalg.norm(found.tangent[:, d] - exact, axis=1)
+        bar = found.coverage * np.sqrt(sum(np.sum(spread[:, d] ** 2, axis=1) for spread in found.spreads))
+        assert np.mean(error <= bar) >= 0.95
+        assert bar.min() > 0
+        # the last rounding of a value of this size
+        assert differences.calibration.noise[d] >= np.spacing(np.float32(offset)) / np.sqrt(12) * (1 - 1e-6)
+        if offset == 1.5:
+            # rounding of 3e-8 over steps of about 0.03, as large as curvature allows, against derivatives of about 1e-4
+            assert np.median(error / np.linalg.norm(exact, axis=1)) < 0.02
+
+
 def test_noise_level_recovers_a_known_deviation():
     rng = np.random.default_rng(5)
     i = np.arange(EVALUATIONS, dtype=np.float64)[:, None]
