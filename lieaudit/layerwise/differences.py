@@ -118,9 +118,12 @@ class DifferenceChain:
         ladder = np.broadcast_to(np.array(LADDER), (*self.steps.shape, len(LADDER)))
         changes = []
         for i in range(len(images)):
-            _, found, _, _ = self._pass(images[i : i + 1], directions[i : i + 1], ladder, None)
-            flat = found.reshape(*found.shape[1:4], -1)
-            changes.append(np.linalg.norm(np.diff(flat, axis=2), axis=-1))
+            _, found, _, resolution = self._pass(images[i : i + 1], directions[i : i + 1], ladder, None)
+            flat, least = (a.reshape(*a.shape[1:4], -1) for a in (found, resolution))
+            # steps below the resolution agree on zero
+            changes.append(
+                np.hypot(np.linalg.norm(np.diff(flat, axis=2), axis=-1), np.linalg.norm(least[:, :, 1:], axis=-1))
+            )
         # a change is charged to both of its steps: a good one is calm on either side
         change = np.mean(changes, axis=0)
         padded = np.concatenate([change[..., :1] * 4, change, change[..., -1:] * 4], axis=-1)
