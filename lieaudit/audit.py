@@ -21,6 +21,7 @@ from lieaudit.metrics.lee import DERIVATIVE_NOT_FINITE
 from lieaudit.pictures import worst_pictures
 from lieaudit.progress import StageProgress
 from lieaudit.report import Layerwise, Report, ReportData, ReportModel, Timing
+from lieaudit.runtime.session import Session
 from lieaudit.spec import AuditSpec
 from lieaudit.verdicts import generator_results
 
@@ -30,9 +31,13 @@ if TYPE_CHECKING:
 
     import onnx
 
+    from lieaudit.graph.load import AuditableModel
     from lieaudit.progress import ProgressCallback
     from lieaudit.shards import ShardStore
     from lieaudit.torch.files import TorchFiles
+
+_LOOKED_AT = 8
+"""Images that are looked at before a model is called constant."""
 
 ImagesLike = npt.NDArray[Any] | Dataset
 
@@ -85,6 +90,8 @@ def audit(
     stage.advance(1)
     pictured = Images(dataset, loaded, spec)
     pictured.load([0])  # a set that does not fit the model is refused before any work
+    if loaded.noise_alike:
+        _refuse_constant(loaded, pictured)
     method = choose_method(loaded, pictured, shards=shards, progress=progress, source=source)
 
     def measured(method: Method) -> Report:
@@ -108,6 +115,21 @@ def audit(
         if other is None:
             raise
         return measured(other)
+
+
+def _refuse_constant(model: AuditableModel, images: Images) -> None:
+    """Raise where the images get the answer that noise gets: such a model looks perfectly equivariant."""
+    noise = 0.5 * np.random.default_rng(0).standard_normal((1, model.channels, model.height, model.width))
+    with Session(model.model, provider=images.spec.provider, threads=images.spec.threads) as session:
+        rows = [noise.astype(np.float32), *(images.load([i]) for i in images.spread(_LOOKED_AT))]
+        answers = [session.run({model.input_name: row})[0] for row in rows]
+    if all(np.array_equal(answer, answers[0]) for answer in answers):
+        raise ModelError(
+            "the output is the same for every image",
+            reason="CONSTANT_OUTPUT",
+            subject="output",
+            hint="check that the image input reaches the output that is audited",
+        )
 
 
 def run(

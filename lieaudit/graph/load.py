@@ -39,6 +39,8 @@ class AuditableModel:
         Least and greatest pixel where the graph was exported with an integer image; None for floats.
     batchable
         Rows of a batch were checked to be independent of each other; False: the graph works for N = 1 only.
+    noise_alike
+        Images of noise of all sizes give the same output: either the model is constant, or it has an eye for images.
     parameters, nodes
         Number of weights and of nodes, as exported.
     info
@@ -57,6 +59,7 @@ class AuditableModel:
     head: Head
     pixel_range: tuple[int, int] | None
     batchable: bool
+    noise_alike: bool
     parameters: int
     nodes: int
     ir_version: int
@@ -126,10 +129,13 @@ def load_model(
     model.graph.outputs[:] = [z]
     height, width = image_input.normalise(model, audited_input, image_size, notes)
     common_passes.RemoveUnusedNodesPass()(model)
-    model, batchable, raw_shape = batch.make_batchable(model, (audited_input.channels, height, width))
-    if not batchable:
+    found = batch.make_batchable(model, (audited_input.channels, height, width))
+    model = found.model
+    if not found.batchable:
         notes.append("the graph works for one image at a time only; rows run one by one")
-    shape = output.normalise(model, raw_shape, spec, notes)
+    if found.alike:
+        notes.append("images of noise of all sizes give the same output")
+    shape = output.normalise(model, found.output_shape, spec, notes)
     head = output.choose_head(spec, original_output.name, function, shape, notes)
     common_passes.NameFixPass()(model)
     _check(model)
@@ -143,7 +149,8 @@ def load_model(
         output_shape=shape,
         head=head,
         pixel_range=pixel_range,
-        batchable=batchable,
+        batchable=found.batchable,
+        noise_alike=found.alike,
         parameters=parameters,
         nodes=nodes,
         ir_version=original_ir_version,

@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import lieaudit
 from lieaudit import AuditSpec
 from lieaudit.errors import LieauditError
 from lieaudit.graph.load import load_model
@@ -241,11 +242,32 @@ def test_a_custom_op_is_named():
     assert "Warp" in caught.value.subject
 
 
-def test_a_constant_output_is_refused():
+def test_a_constant_output_is_refused_with_the_images():
     nodes = [("Conv", ["image", "w"], ["c"], {}), *TO_LOGITS, ("Mul", ["logits", "zero"], ["z"], {})]
     zero = ("zero", np.zeros(1, np.float32))
     proto = model(nodes, [("image", "f", ["N", 3, 8, 8])], [("z", "f", ["N", 5])], [("w", CONV), zero])
-    assert reason(proto) == "CONSTANT_OUTPUT"
+    assert any("same output" in note for note in load_model(proto).info.notes)
+    for several in (1, 4):
+        with pytest.raises(LieauditError) as caught:
+            lieaudit.audit(proto, images(several), AuditSpec(generators=("rotation",)))
+        assert caught.value.reason == "CONSTANT_OUTPUT"
+
+
+def test_a_model_with_an_eye_for_images_is_audited():
+    """Whatever is not as bright as a flash is black to it: noise of all sizes, which is dark in the mean, too."""
+    nodes = [
+        ("GlobalAveragePool", ["image"], ["mean"], {}),
+        ("Sub", ["mean", "flash"], ["over"], {}),
+        ("Relu", ["over"], ["light"], {}),
+        ("Flatten", ["light"], ["z"], {}),
+    ]
+    flash = [("flash", np.float32(50))]
+    proto = model(nodes, [("image", "f", ["N", 3, 8, 8])], [("z", "f", ["N", 3])], flash)
+    spec = AuditSpec(generators=("rotation", "translation_x"), head="identity")
+    bright = np.abs(images(4)) + 60
+    assert lieaudit.audit(proto, bright, spec).results["translation_x"].lee > 0
+    with pytest.raises(LieauditError, match="same for every image"):
+        lieaudit.audit(proto, images(4), spec)
 
 
 def test_random_outputs_are_refused():
