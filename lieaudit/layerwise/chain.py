@@ -96,6 +96,7 @@ class Chain:
         self.stages = prepared.stages(generators, keep_all=keep_all)
         gain = any(self.action.gains())
         self._budget = spec.budget_mib << 20
+        self._batchable = model.batchable
         self._image, self._output = prepared.model.graph.inputs[0], prepared.model.graph.outputs[0]
         layouts = boundary_layouts(
             prepared.model, prepared.tracker, self.stages, spatial=model.head.spatial and not gain
@@ -123,6 +124,8 @@ class Chain:
     @property
     def images_at_once(self) -> int:
         """How many images fit the memory budget, half of which is the sessions' own."""
+        if not self._batchable:
+            return 1
         return max(1, self._budget // 2 // self.peak_bytes(self.stages, len(self.generators)))
 
     @staticmethod

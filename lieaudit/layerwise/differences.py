@@ -103,6 +103,8 @@ class DifferenceChain:
     @property
     def images_at_once(self) -> int:
         """How many images fit the memory budget; running rows in blocks bounds the sessions' own memory."""
+        if not self._batchable:
+            return 1
         # calibration has more steps than the pass, and takes one image at a time
         return max(1, self._budget // 2 // self.peak_bytes(self.stages, len(self.generators), _STEPS))
 

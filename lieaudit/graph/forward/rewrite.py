@@ -266,6 +266,13 @@ def _tangent_output(context: Context, value: ir.Value) -> str:
     else:
         tangent = context.op("Concat", *(context.unsqueeze(lane, [0]) for lane in lanes), axis=0)
         size = len(lanes)
+    if tangent.is_graph_output():
+        # a constant apart, two outputs have one tangent; each output needs a name of its own
+        source = lanes[0] if context.lead else tangent
+        copy = ir.Node("", "Identity", [source], name=f"{context.serial()}/Identity")
+        context.insert(copy)
+        tangent = copy.outputs[0]
+        tangent.type = source.type
     tangent.name = f"{value.name}.tangent"
     tangent.shape = ir.Shape([size, *context.dims(value)])
     context.graph.outputs.append(tangent)
