@@ -20,7 +20,7 @@ from lieaudit.method import Method, choose_method, without_forward
 from lieaudit.metrics.lee import DERIVATIVE_NOT_FINITE
 from lieaudit.pictures import worst_pictures
 from lieaudit.progress import StageProgress
-from lieaudit.report import Layerwise, Report, ReportData, ReportModel, Timing
+from lieaudit.report import Layerwise, Report, ReportData, ReportModel, Skipped, Timing
 from lieaudit.runtime.session import Session
 from lieaudit.spec import AuditSpec
 from lieaudit.verdicts import generator_results
@@ -154,13 +154,14 @@ def run(
         if method.checker is not None
         else {}
     )
-    layerwise = attribute() if attribute is not None else {}
+    layerwise, unattributed = _attributed(attribute, spec)
     StageProgress(progress, "statistics", 1).advance(1)
     results, skipped = generator_results(
         measured, spec, method.differentiator.method, calibration=method.calibration, agreements=agreements
     )
     reasons = (
         *method.reasons,
+        *(f"{skip.what} was not measured: {skip.why}" for skip in unattributed),
         *(f"{name}: {reason}" for name, result in results.items() for reason in result.reasons),
     )
     seconds = time.monotonic() - started
@@ -179,11 +180,25 @@ def run(
         results=results,
         timing=Timing(seconds, rows, rows / seconds),
         layerwise=layerwise,
-        skipped=(*method.skipped, *skipped),
+        skipped=(*method.skipped, *unattributed, *skipped),
         status="inconclusive" if reasons else "ok",
         reasons=reasons,
         pictures=worst_pictures(images, measured),
     )
+
+
+def _attributed(
+    attribute: Callable[[], Mapping[str, Layerwise]] | None, spec: AuditSpec
+) -> tuple[Mapping[str, Layerwise], tuple[Skipped, ...]]:
+    """Give the layerwise part, or why ``auto`` found no method that measures it; the audit's own results stand."""
+    if attribute is None:
+        return {}, ()
+    try:
+        return attribute(), ()
+    except ModelError as problem:
+        if problem.reason != DERIVATIVE_NOT_FINITE or spec.method != "auto":
+            raise
+        return {}, (Skipped("layerwise", str(problem)),)
 
 
 def as_dataset(images: ImagesLike, labels: npt.NDArray[Any] | None) -> Dataset:

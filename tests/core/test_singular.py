@@ -15,7 +15,7 @@ KERNEL = RNG.standard_normal((4, 3, 3, 3)).astype(np.float32) / 3
 IMAGES = RNG.standard_normal((5, 3, 8, 8)).astype(np.float32)
 
 
-def net(dead):
+def net(dead, *, rectified=False):
     """Tanh features whose squares are pooled and rooted; the dead channel is a ReLU's zero everywhere."""
     live = np.array([1.0, 1.0, 1.0, 0.0 if dead else 1.0], np.float32).reshape(1, 4, 1, 1)
     nodes = [
@@ -65,3 +65,29 @@ def test_forward_by_name_is_refused(layerwise):
         lieaudit.audit(net(dead=True), IMAGES, spec(method="forward", layerwise=layerwise))
     assert (caught.value.reason, caught.value.subject) == ("DERIVATIVE_NOT_FINITE", "image 0")
     assert "finite_difference" in caught.value.hint
+
+
+def test_layers_that_no_method_can_measure_are_said_to_be():
+    """A row of the dead channel's own perturbs 0 to either side, and the root of what is less than 0 is NaN."""
+    nodes = [
+        helper.make_node("Conv", ["image", "kernel"], ["c"]),
+        helper.make_node("Clip", ["c", "", "top"], ["low"]),
+        helper.make_node("Relu", ["low"], ["r"]),
+        helper.make_node("Sqrt", ["r"], ["s"]),
+        helper.make_node("GlobalAveragePool", ["s"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["norms"]),
+        helper.make_node("MatMul", ["norms", "head"], ["z"]),
+    ]
+    head = np.ones((4, 2), np.float32)
+    tensors = [numpy_helper.from_array(a, n) for a, n in ((KERNEL, "kernel"), (np.float32(2), "top"), (head, "head"))]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 8, 8])
+    graph = helper.make_graph(
+        nodes, "g", [image], [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["N", 2])], tensors
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    found = lieaudit.audit(model, IMAGES, spec(layerwise="op"))
+    assert not found.layerwise
+    assert found.status == "inconclusive"
+    assert any(skip.what == "layerwise" and "NaN or infinite" in skip.why for skip in found.skipped)
+    assert any(reason.startswith("layerwise was not measured") for reason in found.reasons)
+    assert all(result.method == "finite_difference" and result.lee > 0 for result in found.results.values())
