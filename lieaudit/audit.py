@@ -13,6 +13,7 @@ from lieaudit.crosscheck import crosscheck
 from lieaudit.data import Dataset
 from lieaudit.environment import environment
 from lieaudit.errors import DataError, ModelError
+from lieaudit.graph.batch import AMPLITUDES
 from lieaudit.graph.load import load_model
 from lieaudit.layerwise import attribute_layers
 from lieaudit.measure import Images, Measured, Target, measure
@@ -119,7 +120,7 @@ def audit(
 
 def _refuse_constant(model: AuditableModel, images: Images) -> None:
     """Raise where the images get the answer that noise gets: such a model looks perfectly equivariant."""
-    noise = 0.5 * np.random.default_rng(0).standard_normal((1, model.channels, model.height, model.width))
+    noise = AMPLITUDES[0] * np.random.default_rng(0).standard_normal((1, model.channels, model.height, model.width))
     with Session(model.model, provider=images.spec.provider, threads=images.spec.threads) as session:
         rows = [noise.astype(np.float32), *(images.load([i]) for i in images.spread(_LOOKED_AT))]
         answers = [session.run({model.input_name: row})[0] for row in rows]

@@ -24,10 +24,10 @@ INTEGERS = {
 }
 
 _MOVES = {
-    "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "SpaceToDepth", "Split",
+    "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "SpaceToDepth", "Split",
     "Squeeze", "Tile", "Transpose", "Unsqueeze",
 }  # fmt: skip
-"""Ops that copy elements of their first input (Concat: of all inputs) and look at none."""
+"""Ops that copy elements of their first input and look at none."""
 
 _ASKS = {"Shape", "Size"}
 
@@ -60,10 +60,10 @@ def to_real(model: ir.Model, image: ir.Value) -> str:
     for node in list(model.graph):
         if any(value in pixels for value in node.inputs):
             pixels.update(_read_real(node, pixels, dtype, image))
+    for use in (use for value in pixels for use in value.uses()):
+        if use.node.graph is not model.graph:
+            raise _refused(image, use.node)
     for value in pixels:
-        for use in value.uses():
-            if use.node.graph is not model.graph:
-                raise _refused(image, use.node)
         value.type = ir.TensorType(ir.DataType.FLOAT)
     return f"the {dtype.numpy()} image is audited as one of real numbers: pixels may lie between two grey levels"
 
@@ -84,7 +84,8 @@ def _read_real(node: ir.Node, pixels: set[ir.Value], dtype: ir.DataType, image: 
     if kind == "DequantizeLinear" and own[0] and not any(own[1:]) and _is_single(node.inputs[1]):
         _dequantise(node)
         return []
-    if (kind in _MOVES and own[0] and not any(own[1:])) or (kind == "Concat" and all(own)):
+    moved = all(own) if kind == "Concat" else kind in _MOVES and own[0] and not any(own[1:])
+    if moved:
         return list(node.outputs)
     raise _refused(image, node)
 

@@ -23,7 +23,7 @@ OLDEST_IR = 3
 class ReadModel:
     """A model as it was given: the graph, and the sha256 of the ONNX file's bytes.
 
-    The sha256 goes on over the names and bytes of the files with external data, in order of their names.
+    With external data the sha256 goes on over the name and the sha256 of every data file, in order of their names.
     """
 
     model: ir.Model
@@ -38,8 +38,7 @@ def read_model(source: str | Path | bytes | onnx.ModelProto) -> ReadModel:
     ------
     ModelError
         MODEL_NOT_FOUND, MODEL_EMPTY, NOT_ONNX, MODEL_TRUNCATED, INVALID_MODEL, OPSET_TOO_OLD, IR_TOO_OLD,
-        OPSET_TOO_NEW, IR_TOO_NEW,
-        EXTERNAL_DATA_OUTSIDE, EXTERNAL_DATA_MISSING or EXTERNAL_DATA_TRUNCATED.
+        OPSET_TOO_NEW, IR_TOO_NEW, EXTERNAL_DATA_OUTSIDE, EXTERNAL_DATA_MISSING or EXTERNAL_DATA_TRUNCATED.
     """
     if isinstance(source, str | Path):
         path = Path(source)

@@ -13,8 +13,11 @@ import onnx_ir as ir
 
 from lieaudit.errors import UnsupportedOpError
 
-OLDEST_IR = 8
+_LEAST_IR = 8
 """Older versions list initializers as inputs and lack model-local functions; rewriting needs neither."""
+
+_SURE = (10, 21)
+"""IR version and opset that every onnxruntime this package admits knows: most models need no asking."""
 
 
 def settle(model: ir.Model) -> str:
@@ -30,8 +33,9 @@ def settle(model: ir.Model) -> str:
     UnsupportedOpError
         OPSET_TOO_NEW: an op of the graph was changed, or is new, since the newest opset that onnxruntime knows.
     """
-    model.ir_version = min(max(model.ir_version, OLDEST_IR), newest()[0])
-    stamped, known = model.opset_imports.get("", 0), newest()[1]
+    stamped = model.opset_imports.get("", 0)
+    known_ir, known = _SURE if model.ir_version <= _SURE[0] and stamped <= _SURE[1] else newest()
+    model.ir_version = min(max(model.ir_version, _LEAST_IR), known_ir)
     if stamped <= known:
         return ""
     if changed := changed_ops(model, known):

@@ -151,6 +151,7 @@ def test_pixels_that_only_move(moves, widen):
     [
         helper.make_node("Mul", ["image", "image"], ["i"], name="squared"),
         helper.make_node("Pad", ["image", "pads"], ["i"], name="squared"),
+        helper.make_node("Concat", ["image", "border"], ["i"], axis=1, name="squared"),
         helper.make_node("Where", ["no", "image", "image"], ["i"], name="squared"),
         helper.make_node("BitShift", ["image", "image"], ["i"], direction="LEFT", name="squared"),
     ],
@@ -159,10 +160,15 @@ def test_pixels_that_only_move(moves, widen):
 def test_computing_with_integers_is_refused_by_name(node):
     proto = net(
         [node, helper.make_node("Cast", ["i"], ["floats"], to=1)],
-        initializers=[("pads", np.zeros(8, np.int64)), ("no", np.array(False))],
+        initializers=[
+            ("pads", np.zeros(8, np.int64)),
+            ("no", np.array(False)),
+            ("border", np.zeros((1, 1, 8, 3), np.uint8)),
+        ],
     )
     problem = refused(proto)
     assert problem.reason == "INTEGER_PIXELS"
+    assert "takes UINT8" in str(problem)
     assert "squared" in str(problem)
     assert "float image input" in problem.hint
 
@@ -178,7 +184,9 @@ def test_an_image_that_a_branch_reads_is_refused():
         for i in range(2)
     ]
     choice = helper.make_node("If", ["no"], ["floats"], then_branch=branches[0], else_branch=branches[1], name="choice")
-    assert refused(net([choice], initializers=[("no", np.array(False))])).reason == "INTEGER_PIXELS"
+    problem = refused(net([choice], initializers=[("no", np.array(False))]))
+    assert problem.reason == "INTEGER_PIXELS"
+    assert "takes UINT8" in str(problem)
 
 
 def test_a_mask_is_no_rival_of_a_float_image():
