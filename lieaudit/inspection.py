@@ -51,6 +51,7 @@ class Inspection:
     notes: tuple[str, ...]
     top1: float | None
     image_count: int
+    head_why: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Give the JSON form; ``top1`` is left out where it was not measured."""

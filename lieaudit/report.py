@@ -218,6 +218,38 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadCheck:
+    """Which head was ``chosen``, and on what evidence (docs/heads.md)."""
+
+    chosen: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """The model as it was given, run untouched in its own precision, against the function that was audited.
+
+    ``deviation`` is the largest difference of their outputs on ``images`` of the user's images over the largest size of
+    the output, ``allowed`` what it may be; ``by`` is ``value``. Where the graph computes in int8, ``by`` is ``top1``,
+    and both are shares of the images whose largest output is another one.
+    """
+
+    deviation: float
+    allowed: float
+    images: int
+    ok: bool
+    by: str = "value"
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """What shows that the right function was audited; absent, with a line in ``skipped``, where it was not checked."""
+
+    fidelity: Fidelity | None = None
+    head: HeadCheck | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The whole report. ``to_json`` and ``from_json`` are inverse."""
 
@@ -232,6 +264,7 @@ class Report:
     status: str = "ok"
     reasons: tuple[str, ...] = ()
     pictures: tuple[Picture, ...] = ()
+    checks: Checks = field(default_factory=Checks)
     schema: str = SCHEMA
     metric_version: int = METRIC_VERSION
 

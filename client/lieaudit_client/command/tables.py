@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lieaudit_client.formats.numbers import interval, number, percent, short
+from lieaudit_client.formats.numbers import fidelity_line, interval, number, percent, short
 from lieaudit_client.layerwise_view import layer_tree, layerwise_view
 from lieaudit_client.printable import printable_copy
 
@@ -56,7 +56,7 @@ def inspection_view(inspection: model_pb2.Inspection, *, layers: bool) -> Iterab
     for other in inspection.outputs:
         if other.name != inspection.output.name:
             facts.add_row("other output", Text(_tensor(other)))
-    facts.add_row("head", Text(inspection.head))
+    facts.add_row("head", Text(": ".join(filter(None, (inspection.head, inspection.head_why)))))
     batch = "any batch size" if inspection.batchable else "one image at a time"
     facts.add_row("precision", Text(f"{inspection.precision}, {batch}"))
     facts.add_row("size", Text(f"{inspection.node_count} nodes, {inspection.parameter_count:,} parameters"))
@@ -85,6 +85,10 @@ def _head(report: report_pb2.Report) -> Iterable[RenderableType]:
     facts.add_row("computed", Text(f"{model.precision} on {there.provider} ({there.device}), {engine}"))
     for op, count in sorted(there.fallback_ops.items()):
         facts.add_row("fallback", Text(f"{op} ×{count} ran elsewhere than on {there.provider}"))
+    if report.checks.HasField("head"):
+        facts.add_row("head", Text(f"{report.checks.head.chosen}: {report.checks.head.why}"))
+    if report.checks.HasField("fidelity"):
+        facts.add_row("fidelity", Text(fidelity_line(report.checks.fidelity)))
     for note in model.notes:
         facts.add_row("note", Text(note))
     yield facts

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lieaudit_api.v1 import report_pb2
+
 
 def number(value: float | None) -> str:
     """Give three significant digits, or "not measured"."""
@@ -27,3 +29,16 @@ def percent(value: float | None) -> str:
 def short(sha256: str) -> str:
     """Give the first twelve digits of a checksum."""
     return sha256[:12]
+
+
+def fidelity_line(fidelity: report_pb2.Fidelity) -> str:
+    """Say how close the audited function is to the model as it was given."""
+    verdict = "as given" if fidelity.ok else "NOT as given"
+    images = f"{fidelity.images} image{'s' if fidelity.images != 1 else ''}"
+    if fidelity.by == "top1":
+        shares = f"{percent(fidelity.deviation)} of {images} (allowed {percent(fidelity.allowed)})"
+        return f"{verdict}: top-1 differs on {shares}"
+    return (
+        f"{verdict}: outputs differ by at most {number(fidelity.deviation)} of the largest on {images} "
+        f"(allowed {number(fidelity.allowed)})"
+    )

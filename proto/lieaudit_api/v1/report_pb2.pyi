@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Report(_message.Message):
-    __slots__ = ("schema", "metric_version", "model", "data", "environment", "spec", "results", "layerwise", "skipped", "status", "reasons", "timing", "pictures")
+    __slots__ = ("schema", "metric_version", "model", "data", "environment", "spec", "results", "layerwise", "skipped", "status", "reasons", "timing", "pictures", "checks")
     class ResultsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -36,6 +36,7 @@ class Report(_message.Message):
     REASONS_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
     PICTURES_FIELD_NUMBER: _ClassVar[int]
+    CHECKS_FIELD_NUMBER: _ClassVar[int]
     schema: str
     metric_version: int
     model: ReportModel
@@ -49,7 +50,38 @@ class Report(_message.Message):
     reasons: _containers.RepeatedScalarFieldContainer[str]
     timing: Timing
     pictures: _containers.RepeatedCompositeFieldContainer[Picture]
-    def __init__(self, schema: _Optional[str] = ..., metric_version: _Optional[int] = ..., model: _Optional[_Union[ReportModel, _Mapping]] = ..., data: _Optional[_Union[ReportData, _Mapping]] = ..., environment: _Optional[_Union[Environment, _Mapping]] = ..., spec: _Optional[_Union[_spec_pb2.AuditSpec, _Mapping]] = ..., results: _Optional[_Mapping[str, GeneratorResult]] = ..., layerwise: _Optional[_Mapping[str, Layerwise]] = ..., skipped: _Optional[_Iterable[_Union[Skipped, _Mapping]]] = ..., status: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., pictures: _Optional[_Iterable[_Union[Picture, _Mapping]]] = ...) -> None: ...
+    checks: Checks
+    def __init__(self, schema: _Optional[str] = ..., metric_version: _Optional[int] = ..., model: _Optional[_Union[ReportModel, _Mapping]] = ..., data: _Optional[_Union[ReportData, _Mapping]] = ..., environment: _Optional[_Union[Environment, _Mapping]] = ..., spec: _Optional[_Union[_spec_pb2.AuditSpec, _Mapping]] = ..., results: _Optional[_Mapping[str, GeneratorResult]] = ..., layerwise: _Optional[_Mapping[str, Layerwise]] = ..., skipped: _Optional[_Iterable[_Union[Skipped, _Mapping]]] = ..., status: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., pictures: _Optional[_Iterable[_Union[Picture, _Mapping]]] = ..., checks: _Optional[_Union[Checks, _Mapping]] = ...) -> None: ...
+
+class Checks(_message.Message):
+    __slots__ = ("fidelity", "head")
+    FIDELITY_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    fidelity: Fidelity
+    head: HeadCheck
+    def __init__(self, fidelity: _Optional[_Union[Fidelity, _Mapping]] = ..., head: _Optional[_Union[HeadCheck, _Mapping]] = ...) -> None: ...
+
+class Fidelity(_message.Message):
+    __slots__ = ("deviation", "allowed", "images", "ok", "by")
+    DEVIATION_FIELD_NUMBER: _ClassVar[int]
+    ALLOWED_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    OK_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    deviation: float
+    allowed: float
+    images: int
+    ok: bool
+    by: str
+    def __init__(self, deviation: _Optional[float] = ..., allowed: _Optional[float] = ..., images: _Optional[int] = ..., ok: bool = ..., by: _Optional[str] = ...) -> None: ...
+
+class HeadCheck(_message.Message):
+    __slots__ = ("chosen", "why")
+    CHOSEN_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    chosen: str
+    why: str
+    def __init__(self, chosen: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
 
 class ReportModel(_message.Message):
     __slots__ = ("sha256", "name", "producer", "opset", "input", "output", "precision", "head", "notes")
