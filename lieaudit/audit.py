@@ -23,6 +23,7 @@ from lieaudit.pictures import worst_pictures
 from lieaudit.progress import StageProgress
 from lieaudit.report import Layerwise, Report, ReportData, ReportModel, Skipped, Timing
 from lieaudit.runtime.session import Session
+from lieaudit.shards import audit_shards
 from lieaudit.spec import AuditSpec
 from lieaudit.verdicts import generator_results
 
@@ -73,7 +74,7 @@ def audit(
         Called with a `Progress` after every batch.
     shards
         Keeps finished shards; with the same model, images and spec an interrupted audit goes on from them and gives
-        the same bits.
+        the same bits. One store may serve many audits (`lieaudit.shards.audit_digest`).
     source
         For ``spec.method`` torch: where the files of ``spec.torch_source`` or ``spec.torch_weights`` lie, and the
         registered factories; default: these fields are paths.
@@ -93,18 +94,20 @@ def audit(
     pictured.load([0])  # a set that does not fit the model is refused before any work
     if loaded.noise_alike:
         _refuse_constant(loaded, pictured)
-    method = choose_method(loaded, pictured, shards=shards, progress=progress, source=source)
+    kept = audit_shards(shards, loaded.info.sha256, pictured)
+    method = choose_method(loaded, pictured, shards=kept, progress=progress, source=source)
+    kept = audit_shards(shards, loaded.info.sha256, pictured, source=method.source)
 
     def measured(method: Method) -> Report:
         def attribute() -> Mapping[str, Layerwise]:
-            return attribute_layers(loaded, pictured, method.differentiator, shards=shards, progress=progress)
+            return attribute_layers(loaded, pictured, method.differentiator, shards=kept, progress=progress)
 
         return run(
             loaded.info,
             pictured,
             method,
             attribute=attribute if spec.layerwise != "none" else None,
-            shards=shards,
+            shards=kept,
             progress=progress,
             started=started,
         )

@@ -16,28 +16,38 @@ def environment(spec: AuditSpec, fallback_ops: Mapping[str, int], *, torch: bool
     """Describe this machine as the report does; ``torch`` where the torch path was taken."""
     provider = find_provider(spec.provider)
     return Environment(
-        lieaudit=_version("lieaudit"),
-        onnxruntime=_version("onnxruntime") or _version("onnxruntime-gpu"),
+        lieaudit=version_of("lieaudit"),
+        onnxruntime=version_of("onnxruntime") or version_of("onnxruntime-gpu"),
         provider=provider.execution_provider,
         device=_processor() if provider.device == "cpu" else f"cuda:{provider.device_id}",
-        onnx=_version("onnx"),
-        numpy=_version("numpy"),
+        onnx=version_of("onnx"),
+        numpy=version_of("numpy"),
         python=platform.python_version(),
         threads=spec.threads or usable_cores(),
         fallback_ops=dict(fallback_ops),
-        torch=_version("torch") if torch else "",
+        torch=version_of("torch") if torch else "",
     )
 
 
-def _version(distribution: str) -> str:
+def version_of(distribution: str) -> str:
+    """Return the installed version of a distribution; empty where it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return ""
 
 
+def device_kind(provider: str) -> str:
+    """Return what kind of processor a provider runs on: the name of the CPU, or of the machine's GPUs."""
+    if find_provider(provider).device == "cpu":
+        return _processor()
+    cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    lines = (line for card in cards for line in card.read_text(errors="replace").splitlines())
+    return ", ".join(line.split(":", 1)[1].strip() for line in lines if line.startswith("Model"))
+
+
 def _processor() -> str:
-    """Give the processor's model name, which decides which kernels run."""
+    """Return the processor's model name, which decides which kernels run."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text(errors="replace").splitlines():

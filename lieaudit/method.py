@@ -47,6 +47,8 @@ class Method:
         Why no result of this method on this graph can be conclusive.
     precision
         What the derivatives are computed in, where it is not the model's own precision; else empty.
+    source
+        Fingerprint of the torch module that gives the numbers, where one does and shards are kept; else empty.
     """
 
     differentiator: Differentiator
@@ -56,6 +58,7 @@ class Method:
     notes: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
     precision: str = ""
+    source: str = ""
 
     @property
     def fallback_ops(self) -> Mapping[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,9 +20,11 @@ from lieaudit.method import Method, choose_method
 from lieaudit.metrics.head import Head
 from lieaudit.progress import StageProgress
 from lieaudit.report import Layerwise, Report, ReportModel, ReportTensor, Skipped
+from lieaudit.shards import audit_shards
 from lieaudit.spec import AuditSpec
 from lieaudit.torch.attribution import attribute
 from lieaudit.torch.files import TorchFiles
+from lieaudit.torch.fingerprint import fingerprint, weights_digest
 from lieaudit.torch.function import SourceFunction, batches
 from lieaudit.torch.head import module_head
 from lieaudit.torch.jvp import TorchDifferentiator
@@ -97,7 +98,7 @@ def audit(
         skipped=(Skipped("layerwise.op", "a torch module is attributed by modules"),) if spec.layerwise == "op" else (),
     )
     info = ReportModel(
-        sha256=_digest(function),
+        sha256=weights_digest(module),
         name=name or type(module).__name__,
         producer=f"torch {torch.__version__}",
         opset=0,
@@ -112,6 +113,10 @@ def audit(
         notes=tuple(notes),
     )
     pictured = Images(dataset, target, replace(spec, method="torch"))
+    kept = None
+    if shards is not None:
+        size = (target.channels, target.height, target.width)
+        kept = audit_shards(shards, info.sha256, pictured, source=fingerprint(function, size, batch=_batch(module)))
 
     def layerwise() -> dict[str, Layerwise]:
         found = attribute(
@@ -130,7 +135,7 @@ def audit(
         pictured,
         method,
         attribute=None if spec.layerwise == "none" else layerwise,
-        shards=shards,
+        shards=kept,
         progress=progress,
         started=started,
     )
@@ -192,6 +197,7 @@ def torch_method(
         skipped=onnx_skipped,
         notes=(note,),
         precision=function.precision,
+        source="" if shards is None else fingerprint(function, pixels.shape[1:], batch=batch),
     )
 
 
@@ -254,13 +260,3 @@ def _refuse_constant(function: SourceFunction, shape: tuple[int, ...]) -> None:
 
 def _batch(module: torch.nn.Module) -> int | None:
     return module.batch if isinstance(module, ProgramModule) else None
-
-
-def _digest(function: SourceFunction) -> str:
-    """Give the sha256 of a module's weights by name: what identifies it in a report."""
-    digest = hashlib.sha256()
-    for name, tensor in function.module.state_dict().items():
-        values = tensor.detach().cpu()
-        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
-        digest.update(values.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -96,7 +96,7 @@ class TorchDifferentiator:
 
     The error bar is the change of the derivative when every pixel of image and direction is moved by one unit of its
     rounding, which redraws the rounding errors of all operations: measured on every image in float32, where an
-    activation at its kink can make one image far worse than another, and once, on the first batch, in float64.
+    activation at its kink can make one image far worse than another, and on a few images of every call in float64.
 
     Parameters
     ----------
@@ -118,7 +118,6 @@ class TorchDifferentiator:
         self._pushforward = Pushforward(function.module)
         self.rows_done = 0
         self.fallback_ops: dict[str, int] = {}
-        self._rounding: tuple[float, ...] | None = None
 
     def __call__(self, images: Float32Array, directions: Float32Array, first: int = 0) -> Derivatives:  # noqa: ARG002
         """Differentiate at ``images`` (n, C, H, W) along ``directions`` (n, D, C, H, W), of any generators.
@@ -172,20 +171,24 @@ class TorchDifferentiator:
         self, x: torch.Tensor, v: torch.Tensor, value: torch.Tensor, tangent: torch.Tensor
     ) -> tuple[Float64Array, Float64Array]:
         """Give the norms of the errors of z, (n,), and of the derivatives, (n, D)."""
+        single = self.function.precision == "float32"
+        some = slice(None) if single else slice(_REDRAWN)
+        moved_value, moved = self._differentiate(jittered(x[some]), jittered(v[some], _DIRECTION))
+        # Outputs of all images are of one size: their mean square knows more than each alone.
+        pooled = np.sqrt(np.mean(_norms(moved_value - value[some], 1) ** 2))
+        errors = _norms(moved - tangent[some], 2)
         sizes = _norms(value, 1), _norms(tangent, 2)
-        if self._rounding is None or self.function.precision == "float32":
-            moved_value, moved = self._differentiate(jittered(x), jittered(v, _DIRECTION))
-            # Outputs of all images are of one size: their mean square knows more than each alone.
-            pooled = np.sqrt(np.mean(_norms(moved_value - value, 1) ** 2))
-            errors = _norms(moved - tangent, 2)
-            if self.function.precision == "float32":
-                return np.full_like(sizes[0], pooled), errors
-            self._rounding = tuple(
-                float(np.sqrt(np.sum(error**2) / max(np.sum(size**2), _TINY)))
-                for error, size in ((np.full_like(sizes[0], pooled), sizes[0]), (errors, sizes[1]))
-            )
-        return sizes[0] * self._rounding[0], sizes[1] * self._rounding[1]
+        if single:
+            return np.full_like(sizes[0], pooled), errors
+        shares = (
+            float(np.sqrt(np.sum(error**2) / max(np.sum(size[some] ** 2), _TINY)))
+            for error, size in ((np.full_like(sizes[0][some], pooled), sizes[0]), (errors, sizes[1]))
+        )
+        return sizes[0] * next(shares), sizes[1] * next(shares)
 
+
+_REDRAWN = 4
+"""Images of a call that show the rounding of float64, which is all but the same on every image."""
 
 _LIVE = 8
 """How many tensors as large as the largest a row is taken to hold at a time: value and tangent, in and out, and those
