@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -43,6 +45,31 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("counts")
         for line in sorted(lines):
             terminalreporter.write_line(line)
+
+
+SURPRISE = 1e-4
+"""A test of coverage fails where so little of it would be seen with less than this probability."""
+
+
+def covers(inside: Iterable[bool], share: float = 0.95) -> None:
+    """Assert that error bars cover at least ``share`` of what they were drawn for, allowing for the draw itself.
+
+    ``inside`` says of every image whether its error lies within its bar. That many or fewer inside must have a
+    probability of at least `SURPRISE` if every image were inside with probability ``share``: which images rounding
+    carries over a kink differs between processors, so that a plain share of few images is met on one and not on
+    another. Images must be independent: call it per generator, not for all of them together.
+    """
+    flags = np.asarray(list(inside), dtype=bool)
+    count, found = len(flags), int(flags.sum())
+    assert count >= 64, "a bound on fewer images says nothing"
+    chance = sum(math.comb(count, k) * share**k * (1 - share) ** (count - k) for k in range(found + 1))
+    assert chance >= SURPRISE, f"{found} of {count} inside: the probability of that at {share:.0%} is {chance:.1e}"
+
+
+@pytest.fixture(scope="session")
+def assert_covers() -> Callable[..., None]:
+    """Give `covers`."""
+    return covers
 
 
 @pytest.fixture(scope="session")

@@ -45,9 +45,9 @@ def images(n=40, seed=7):
 
 
 @pytest.mark.parametrize("method", ["finite_difference", "forward"])
-def test_a_pooled_linear_model_has_its_closed_form(method):
+def test_a_pooled_linear_model_has_its_closed_form(assert_covers, method):
     """F = Wᵀ mean(I), so L F = Wᵀ mean(X I): no softmax, no nonlinearity, no interpolation in the way."""
-    x = images()
+    x = images(128)
     report = lieaudit.audit(network(POOLED, 4), x, AuditSpec(head="identity", method=method))
     for generator, result in report.results.items():
         moved = tangents(
@@ -55,7 +55,7 @@ def test_a_pooled_linear_model_has_its_closed_form(method):
         )[:, 0]
         exact = np.mean((moved.mean(axis=(2, 3)) @ WEIGHT.astype(np.float64)) ** 2, axis=1)
         difference = np.abs(np.array(result.per_image) - exact)
-        assert np.mean(difference <= np.array(result.per_image_error)) >= 0.95
+        assert_covers(difference <= np.array(result.per_image_error))
         # a float32 mean of 80 pixels that nearly cancel, relative to the pixels' own size
         scale = np.mean(moved**2)
         assert np.max(difference) < (1e-4 if method == "finite_difference" else 1e-6) * scale
@@ -70,9 +70,9 @@ def test_translations_of_a_pooled_model_vanish_on_a_torus():
 
 
 @pytest.mark.parametrize(("method", "tolerance"), [("finite_difference", 5e-3), ("forward", 1e-5)])
-def test_the_reference_convention_is_the_right_hand_derivative(float64_graph, method, tolerance):
+def test_the_reference_convention_is_the_right_hand_derivative(float64_graph, assert_covers, method, tolerance):
     """An independent JVP: torch float64 through the graph, along right-hand differences written out here."""
-    x, proto = images(8), network(CNN, 5)
+    x, proto = images(128), network(CNN, 5)
     spec = AuditSpec(
         generators=("translation_x", "translation_y"),
         convention="reference",
@@ -89,7 +89,7 @@ def test_the_reference_convention_is_the_right_hand_derivative(float64_graph, me
         _, exact = float64_graph(proto).jvp(x, direction)
         result = report.results[generator]
         covered = np.abs(np.array(result.per_image) - np.mean(exact**2, axis=1)) <= result.per_image_error
-        assert covered.all()
+        assert_covers(covered)
         assert result.mean_abs == pytest.approx(np.abs(exact).mean(), rel=tolerance)
 
 

@@ -64,9 +64,9 @@ def resnet20(real_dir):
 
 @pytest.fixture(scope="session")
 def cifar(real_dir):
-    """64 CIFAR-10 test images as the ResNet takes them, float32 (64, 3, 32, 32)."""
+    """128 CIFAR-10 test images as the ResNet takes them, float32 (128, 3, 32, 32)."""
     with np.load(real_dir / "images" / "cifar10_test_1017.npz") as data:
-        raw = data["x"][:64].astype(np.float32) / 255
+        raw = data["x"][:128].astype(np.float32) / 255
     normal = (raw - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
     return np.ascontiguousarray(normal.transpose(0, 3, 1, 2))
 

@@ -54,30 +54,31 @@ def test_resnet20_matches_double_backward_in_float64(resnet20, cifar):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_float32_error_bar_covers_the_distance_to_float64(transformers_models, noise, name):
+def test_float32_error_bar_covers_the_distance_to_float64(transformers_models, noise, assert_covers, name):
     model, size = transformers_models[name]
-    x = noise(20, 3, size)
+    x = noise(64, 3, size)
     v = directions(x, 1)
     exact = TorchDifferentiator(SourceFunction(model))(x, v)
     single = TorchDifferentiator(SourceFunction(model, precision="float32"))(x, v)
-    error = np.linalg.norm((single.tangent - exact.tangent).reshape(20, -1), axis=1)
-    bar = single.coverage * np.linalg.norm(np.stack(single.spreads).reshape(4, 20, -1), axis=(0, 2))
-    assert (error <= bar).mean() >= 0.95
+    error = np.linalg.norm((single.tangent - exact.tangent).reshape(64, -1), axis=1)
+    bar = single.coverage * np.linalg.norm(np.stack(single.spreads).reshape(4, 64, -1), axis=(0, 2))
+    assert_covers(error <= bar)
     # and it is a bar, not a blanket: float32 rounding is 1e-7, a deep graph's a hundred times that
-    assert (bar <= 1e-4 * np.linalg.norm(exact.tangent.reshape(20, -1), axis=1)).all()
+    assert np.median(bar / np.linalg.norm(exact.tangent.reshape(64, -1), axis=1)) <= 1e-4
 
 
-def test_float32_error_bar_covers_on_the_trained_resnet(resnet20, cifar):
+def test_float32_error_bar_covers_on_the_trained_resnet(resnet20, cifar, assert_covers):
+    count = len(cifar)
     v = directions(cifar, 1)
     exact = TorchDifferentiator(SourceFunction(resnet20))(cifar, v)
     single = TorchDifferentiator(SourceFunction(resnet20, precision="float32"))(cifar, v)
-    error = np.linalg.norm((single.tangent - exact.tangent).reshape(64, -1), axis=1)
-    bar = single.coverage * np.linalg.norm(np.stack(single.spreads).reshape(4, 64, -1), axis=(0, 2))
-    assert (error <= bar).mean() >= 0.95
-    exact_bar = exact.coverage * np.linalg.norm(np.stack(exact.spreads).reshape(4, 64, -1), axis=(0, 2))
+    error = np.linalg.norm((single.tangent - exact.tangent).reshape(count, -1), axis=1)
+    bar = single.coverage * np.linalg.norm(np.stack(single.spreads).reshape(4, count, -1), axis=(0, 2))
+    assert_covers(error <= bar)
+    exact_bar = exact.coverage * np.linalg.norm(np.stack(exact.spreads).reshape(4, count, -1), axis=(0, 2))
     assert (exact_bar > 0).all()
     # what is left in float64 is the rounding of the float32 directions, 6e-8
-    assert exact_bar.max() < 1e-6 * np.linalg.norm(exact.tangent.reshape(64, -1), axis=1).max()
+    assert exact_bar.max() < 1e-6 * np.linalg.norm(exact.tangent.reshape(count, -1), axis=1).max()
 
 
 def test_linear_module_has_its_matrix_as_derivative():
