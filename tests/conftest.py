@@ -62,7 +62,10 @@ def covers(inside: Iterable[bool], share: float = 0.95) -> None:
     flags = np.asarray(list(inside), dtype=bool)
     count, found = len(flags), int(flags.sum())
     assert count >= 64, "a bound on fewer images says nothing"
-    chance = sum(math.comb(count, k) * share**k * (1 - share) ** (count - k) for k in range(found + 1))
+    logs = (
+        math.log(math.comb(count, k)) + k * math.log(share) + (count - k) * math.log1p(-share) for k in range(found + 1)
+    )
+    chance = sum(map(math.exp, logs))
     assert chance >= SURPRISE, f"{found} of {count} inside: the probability of that at {share:.0%} is {chance:.1e}"
 
 
