@@ -51,6 +51,8 @@ def external_data_locations(path: Path) -> tuple[str, ...]:
 def external_data_files(path: Path) -> tuple[tuple[str, Path], ...]:
     """Give (location, file) of every external data file of an ONNX file.
 
+    Model and data may both be links to files of one real folder, as in a model hub's cache; no other link is followed.
+
     Raises
     ------
     InvalidInputError
@@ -64,7 +66,7 @@ def external_data_files(path: Path) -> tuple[tuple[str, Path], ...]:
         strange = "\\" in location or "\0" in location or ".." in pure.parts
         inside = location and not (strange or pure.is_absolute() or PureWindowsPath(location).drive)
         file = folder / location
-        if not (inside and file.resolve().is_relative_to(folder)):
+        if not (inside and (file.resolve().is_relative_to(folder) or _linked_alike(file, path))):
             raise InvalidInputError(
                 f"{path.name}: the external data path {location!r} leaves the model's folder",
                 reason="EXTERNAL_DATA_OUTSIDE",
@@ -80,6 +82,10 @@ def external_data_files(path: Path) -> tuple[tuple[str, Path], ...]:
             )
         found.append((pure.as_posix(), file))
     return tuple(found)
+
+
+def _linked_alike(data: Path, model: Path) -> bool:
+    return data.is_symlink() and model.is_symlink() and data.resolve().parent == model.resolve().parent
 
 
 def _locations(data: mmap.mmap) -> set[str]:

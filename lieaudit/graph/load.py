@@ -103,7 +103,7 @@ def load_model(
     spec = spec or AuditSpec()
     read = read_model(source)
     model = read.model
-    notes: list[str] = []
+    notes: list[str] = [*read.notes]
     original_ir_version, original_opset = model.ir_version, model.opset_imports.get("", 0)
     # functions are inlined for good; initializers that are also inputs become plain initializers
     common_passes.RemoveInitializersFromInputsPass()(model)

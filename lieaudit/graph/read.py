@@ -11,10 +11,12 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from lieaudit.errors import ModelError
+from lieaudit.graph.repair import outlined, repair
 
 _IR_VERSION_TAG = 0x08
 """First byte of nearly every ONNX file: field 1 (ir_version) of ModelProto as a varint."""
 
+_LONGEST_LINK = 4096
 OLDEST_OPSET = 7
 OLDEST_IR = 3
 
@@ -24,38 +26,45 @@ class ReadModel:
     """A model as it was given: the graph, and the sha256 of the ONNX file's bytes.
 
     With external data the sha256 goes on over the name and the sha256 of every data file, in order of their names.
+    ``notes`` says what was mended on the way (`lieaudit.graph.repair`).
     """
 
     model: ir.Model
     sha256: str
     name: str
+    notes: tuple[str, ...] = ()
 
 
 def read_model(source: str | Path | bytes | onnx.ModelProto) -> ReadModel:
-    """Read and check a model; external data must lie in the model's own folder.
+    """Read, mend and check a model; external data must lie in the model's own folder.
+
+    Where the model is a link, as in a model hub's cache, its data may be links too, to files beside the real model.
 
     Raises
     ------
     ModelError
         MODEL_NOT_FOUND, MODEL_EMPTY, NOT_ONNX, MODEL_TRUNCATED, INVALID_MODEL, OPSET_TOO_OLD, IR_TOO_OLD,
-        OPSET_TOO_NEW, IR_TOO_NEW, EXTERNAL_DATA_OUTSIDE, EXTERNAL_DATA_MISSING or EXTERNAL_DATA_TRUNCATED.
+        OPSET_TOO_NEW, IR_TOO_NEW, GRAPH_CYCLE, ZIPMAP_OUTPUT, EXTERNAL_DATA_OUTSIDE, EXTERNAL_DATA_MISSING or
+        EXTERNAL_DATA_TRUNCATED.
     """
     if isinstance(source, str | Path):
         path = Path(source)
         if not path.is_file():
             raise ModelError(f"no file {path.name!r}", reason="MODEL_NOT_FOUND", subject=path.name)
-        content, folder, name = path.read_bytes(), path.parent, path.name
+        content, name = path.read_bytes(), path.name
     else:
         content = source if isinstance(source, bytes) else source.SerializeToString()
-        folder, name = None, ""
+        path, name = None, ""
     proto = _parse(content, name or "model")
     _check_versions(proto)
+    notes = repair(proto)
     try:
         model = ir.from_proto(proto)
         external = _external(model)
         # The checker would look for external data in the working folder; those graphs are checked once normalised.
         if not external:
-            onnx.checker.check_model(proto)
+            with outlined(proto.graph):
+                onnx.checker.check_model(proto)
     except (
         onnx.checker.ValidationError,
         ir.serde.SerdeError,
@@ -72,15 +81,15 @@ def read_model(source: str | Path | bytes | onnx.ModelProto) -> ReadModel:
             hint="re-export it",
         ) from problem
     for tensor in external:
-        _check_external_data(tensor, folder)
+        _check_external_data(tensor, path)
     digest = hashlib.sha256(content)
-    if folder is not None and external:
-        _take_in(model, folder)
+    if path is not None and external:
+        _take_in(model, path.parent)
         for location in sorted({str(tensor.location) for tensor in external}):
             digest.update(location.encode())
-            with (folder / location).open("rb") as file:
+            with (path.parent / location).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
-    return ReadModel(model, digest.hexdigest(), name)
+    return ReadModel(model, digest.hexdigest(), name, tuple(notes))
 
 
 def _parse(content: bytes, name: str) -> onnx.ModelProto:
@@ -97,10 +106,19 @@ def _parse(content: bytes, name: str) -> onnx.ModelProto:
                 subject=name,
                 hint="compare its size and checksum with the original's",
             ) from problem
-        raise ModelError("not an ONNX file", reason="NOT_ONNX", subject=name) from problem
+        raise ModelError("not an ONNX file", reason="NOT_ONNX", subject=name, hint=_what_it_is(content)) from problem
     if not proto.ir_version or not proto.HasField("graph") or not proto.graph.output:
         raise ModelError("not an ONNX model: no graph with outputs in it", reason="NOT_ONNX", subject=name)
     return proto
+
+
+def _what_it_is(content: bytes) -> str:
+    """Say what often lies where a model should; empty where it is none of that."""
+    if content.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS: fetch the model with git lfs pull"
+    if len(content) < _LONGEST_LINK and b"/" in content and content.isascii() and content.decode().isprintable():
+        return f"it holds only the path {content.decode()}: a symbolic link that was copied as text"
+    return ""
 
 
 def _check_versions(proto: onnx.ModelProto) -> None:
@@ -157,8 +175,17 @@ def _take_in(model: ir.Model, folder: Path) -> None:
 
 
 def _held(tensor: ir.ExternalTensor, folder: Path) -> ir.TensorProtocol:
-    tensor.base_dir = folder
-    return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
+    real = (folder / tensor.location).resolve()  # `_beside` has allowed it, links and all
+    found = ir.ExternalTensor(
+        real.name,
+        tensor.offset,
+        tensor.length,
+        tensor.dtype,
+        shape=tensor.shape,
+        name=tensor.name or "",
+        base_dir=real.parent,
+    )
+    return ir.Tensor(found.numpy(), dtype=tensor.dtype, name=tensor.name)
 
 
 def _graphs(model: ir.Model) -> list[ir.Graph]:
@@ -180,17 +207,17 @@ def _tensor_attributes(model: ir.Model) -> list[tuple[ir.Node, ir.Attr]]:
     ]
 
 
-def _check_external_data(tensor: ir.ExternalTensor, folder: Path | None) -> None:
+def _check_external_data(tensor: ir.ExternalTensor, model: Path | None) -> None:
     name, location = tensor.name or "", str(tensor.location)
-    if folder is None:
+    if model is None:
         raise ModelError(
             f"tensor {name!r} is stored outside the model, in {location!r}, which was not given",
             reason="EXTERNAL_DATA_MISSING",
             subject=name,
             hint="send the model together with its data files",
         )
-    path = folder / location
-    if not location or Path(location).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+    path = model.parent / location
+    if not location or Path(location).is_absolute() or not _beside(path, model):
         raise ModelError(
             f"tensor {name!r} points to {location!r}, outside the model's folder",
             reason="EXTERNAL_DATA_OUTSIDE",
@@ -212,3 +239,15 @@ def _check_external_data(tensor: ir.ExternalTensor, folder: Path | None) -> None
             subject=name,
             hint="compare the data file's size with the original's",
         )
+
+
+def _beside(data: Path, model: Path) -> bool:
+    """Say whether a data file lies below the model's folder, or both are links to files of one real folder.
+
+    The latter is how the caches of model hubs keep them. No other link is followed: a model that names one would have
+    a file read that its owner never gave.
+    """
+    real, folder = data.resolve(), model.parent.resolve()
+    return real.is_relative_to(folder) or (
+        data.is_symlink() and model.is_symlink() and real.parent == model.resolve().parent
+    )
