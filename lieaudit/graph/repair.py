@@ -34,12 +34,13 @@ def repair(proto: onnx.ModelProto) -> list[str]:
         of dictionaries.
     """
     notes = _drop_dictionaries(proto.graph)
-    _settle_domains(proto)
+    _settle_domains(proto, proto.graph.node)
     moved = 0
     for graph in _graphs(proto.graph):
         graph.name = graph.name or _NAMELESS
         moved += _sort(graph, graph.name)
     for function in proto.functions:
+        _settle_domains(function, function.node)
         moved += _sort(function, function.name)
         moved += sum(_sort(graph, graph.name) for node in function.node for graph in _nested(node))
     if moved:
@@ -76,21 +77,19 @@ def outlined(graph: onnx.GraphProto) -> Iterator[None]:
             value.ClearField("type")
 
 
-def _settle_domains(proto: onnx.ModelProto) -> None:
-    """Spell the default domain one way and import every domain once; of several versions the last counts, as it does
-    for onnxruntime."""
-    for owner in (proto, *proto.functions):
-        versions = {_plain(opset.domain): opset.version for opset in owner.opset_import}
-        nodes = proto.graph.node if owner is proto else owner.node
-        for node in _all_nodes(nodes):
-            node.domain = _plain(node.domain)
-            if node.domain:
-                versions.setdefault(node.domain, _OPSET_OF_CUSTOM)
-        if len(versions) != len(owner.opset_import) or any(
-            versions.get(opset.domain) != opset.version for opset in owner.opset_import
-        ):
-            del owner.opset_import[:]
-            owner.opset_import.extend(onnx.helper.make_opsetid(*item) for item in versions.items())
+def _settle_domains(owner: onnx.ModelProto | onnx.FunctionProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    """Spell the default domain one way and import every domain once.
+
+    Of several versions the last counts, as it does for onnxruntime.
+    """
+    versions = {_plain(opset.domain): opset.version for opset in owner.opset_import}
+    for node in _all_nodes(nodes):
+        node.domain = _plain(node.domain)
+        if node.domain:
+            versions.setdefault(node.domain, _OPSET_OF_CUSTOM)
+    if list(versions.items()) != [(opset.domain, opset.version) for opset in owner.opset_import]:
+        del owner.opset_import[:]
+        owner.opset_import.extend(onnx.helper.make_opsetid(*item) for item in versions.items())
 
 
 def _plain(domain: str) -> str:
@@ -110,7 +109,8 @@ def _drop_dictionaries(graph: onnx.GraphProto) -> list[str]:
             f"output {dictionaries[0].name!r} is a list of dictionaries made by {by}, not a tensor",
             reason="ZIPMAP_OUTPUT",
             subject=dictionaries[0].name,
-            hint=f"export without ZipMap (skl2onnx: options={{'zipmap': False}}), or make its input {source!r} an output",
+            hint="export without ZipMap (skl2onnx: options={'zipmap': False}), "
+            f"or make its input {source!r} the output",
         )
     names = {value.name for value in dictionaries}
     count = len(graph.output)
@@ -159,7 +159,7 @@ def _sort(owner: onnx.GraphProto | onnx.FunctionProto, name: str) -> bool:
     if len(order) < len(nodes):
         stuck = nodes[next(i for i, count in enumerate(left) if count)]
         raise ModelError(
-            f"{stuck.op_type} {stuck.name or stuck.output[0]!r} in graph {name!r} reads, by way of others, what it makes",
+            f"{stuck.op_type} {stuck.name or stuck.output[0]!r} in graph {name!r} waits for what it makes itself",
             reason="GRAPH_CYCLE",
             subject=stuck.name or stuck.output[0],
             hint="export the model again: its nodes form a cycle, and no runtime can order them",
