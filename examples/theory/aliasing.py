@@ -75,7 +75,7 @@ def measured(x: npt.NDArray[np.float32], stride_y: int, stride_x: int) -> Array:
     )
     report = lieaudit.audit(sampling(x.shape[-1], stride_y, stride_x), x, spec)
     pixels = (x.shape[-1] // stride_y) * (x.shape[-1] // stride_x)
-    return pixels * np.array(report.results["translation_x"].per_image, np.float64)
+    return np.asarray(pixels * np.array(report.results["translation_x"].per_image))
 
 
 def amplitudes_summed(x: npt.NDArray[np.float32], stride_y: int, stride_x: int) -> Array:
@@ -151,7 +151,7 @@ def draw(path: Path) -> None:
             n, found / pixels, marker, ms=4, label=f"measured, every {stride}{'nd' if stride == 2 else 'th'} pixel"
         )
         theory = 2 * np.pi**2 * (n - _aliased(n.astype(np.float64), SIZE // stride)) ** 2
-        axes.plot(n, theory, "k-", lw=0.7, label="Theorem 1" if stride == STRIDES[0] else None)
+        axes.plot(n, theory, "kx", ms=8, mew=0.8, label="Theorem 1" if stride == STRIDES[0] else None)
     axes.set(xlabel="frequency of the wave, cycles per image", ylabel="LEE of the sampling, per width²")
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)

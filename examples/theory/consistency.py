@@ -141,7 +141,13 @@ def draw(smooth: Limits, bilinear: Limits, path: Path) -> None:
     for name, found, marker in (("fourier", smooth, "o"), ("bilinear", bilinear, "s")):
         for count, value, limit in (("one", found.one, found.trace), ("two", found.two, 2 * found.trace)):
             style = "-" if count == "one" else "--"
-            axes.plot(pixels, np.abs(value / limit - 1), style + marker, ms=4, label=f"{name}, {count} transform(s)")
+            axes.plot(
+                pixels,
+                np.abs(value / limit - 1),
+                style + marker,
+                ms=4,
+                label=f"{name}, {count} transform{'s' if count == 'two' else ''}",
+            )
     axes.plot(pixels, 0.02 * (pixels / pixels[0]) ** 2, "k:", label="order 2")
     axes.set(
         xscale="log", yscale="log", xlabel="standard deviation of the shift, pixels",
