@@ -15,6 +15,7 @@
     │   └── ReportError               a file or message is not a report
     ├── AuditFailedError              the audit ended without a report
     │   └── AuditCancelledError       somebody cancelled it
+    ├── OutputError                   what was measured cannot be written: a full disk, a closed pipe
     └── ServerError                   the service's own fault
 
 Every error has a ``reason`` (a stable UPPER_SNAKE code), a ``subject`` (the tensor, op, field, file or address it is
@@ -121,6 +122,10 @@ class AuditFailedError(ClientError):
 
 class AuditCancelledError(AuditFailedError):
     """The audit was cancelled."""
+
+
+class OutputError(ClientError):
+    """What was measured or decided cannot be written: a full disk, or a pipe that nobody reads any more."""
 
 
 class ServerError(ClientError):

@@ -9,7 +9,8 @@ the baseline's lower bound, and the reverse.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -110,10 +111,40 @@ def measure(
             why = next((s.why for s in report.skipped if s.what in {generator, f"results.{generator}"}), "")
             said = f"the report of the {name} does not hold {generator}" + (f": {why}" if why else "")
             return Unmeasured("NOT_MEASURED", said)
+    status, why = trust(generator, reports)
     try:
-        return _of_results(rule, generator, candidate, other, resamples, seed)
+        found = _of_results(rule, generator, candidate, other, resamples, seed)
     except DataError as problem:
-        return Unmeasured(problem.reason, f"{problem.message[0].lower()}{problem.message[1:]}")
+        found = Unmeasured(problem.reason, f"{problem.message[0].lower()}{problem.message[1:]}")
+    if isinstance(found, Measured):
+        return replace(found, status=status, why=why)
+    return found if status == "ok" else Unmeasured("RESULT_INCONCLUSIVE", f"the measurement is inconclusive ({why})")
+
+
+def trust(generator: str, reports: Mapping[str, Report]) -> tuple[str, str]:
+    """Say whether a decision about ``generator`` may stand on these reports (by their role): status and reasons.
+
+    It may not where the generator's own result is inconclusive, and not where the report as a whole is, for a reason
+    that is not about another generator or about the layers alone: a number that was not measured must not pass.
+    """
+    whys: list[str] = []
+    for name, report in reports.items():
+        result = report.results.get(generator)
+        found: list[str] = []
+        if result is not None and result.status != "ok":
+            found += result.reasons or ("its error bar is too wide",)
+        if report.status != "ok":
+            found += _of_the_whole(report)
+        whys += [f"{name}: {reason}" if len(reports) > 1 else reason for reason in dict.fromkeys(found)]
+    return ("inconclusive", "; ".join(dict.fromkeys(whys))) if whys else ("ok", "")
+
+
+def _of_the_whole(report: Report) -> list[str]:
+    """Give the reasons of an inconclusive report that concern every generator."""
+    elsewhere = ("layerwise", *(f"{name}: " for name in report.results))
+    general = [reason for reason in report.reasons if not reason.startswith(elsewhere)]
+    explained = any(result.status != "ok" for result in report.results.values()) or bool(report.reasons)
+    return general if explained else ["the report is inconclusive and does not say why"]
 
 
 def _of_results(
@@ -135,7 +166,7 @@ def _limit(result: GeneratorResult, statistic: str, resamples: int, seed: int) -
     value = float(point_estimate(values, statistic))
     low, high = _shifted(values, errors, statistic)
     draws = confidence_draws(values, statistic=statistic, resamples=resamples, seed=seed)
-    return _point(value, draws, (value - low, high - value), len(values), _status(result))
+    return _point(value, draws, (value - low, high - value), len(values))
 
 
 def _paired(
@@ -154,7 +185,6 @@ def _paired(
         (comparison.baseline, other_low, other_high),
         comparison.log_ratios,
         len(values),
-        _status(candidate, baseline),
     )
 
 
@@ -173,7 +203,6 @@ def _gap(here: GeneratorResult, there: GeneratorResult, rule: Rule, resamples: i
         (other, *_shifted(others, other_errors, rule.statistic)),
         draws,
         min(len(values), len(others)),
-        _status(here, there),
     )
 
 
@@ -182,7 +211,6 @@ def _ratio(
     bottom: tuple[float, float, float],
     draws: Array,
     images: int,
-    status: tuple[str, str],
 ) -> Measured | Unmeasured:
     """Form the ratio of two (value, low, high) with numerical bounds low ≤ value ≤ high."""
     if top[0] == bottom[0]:
@@ -203,17 +231,13 @@ def _ratio(
         images=images,
         candidate_value=top[0],
         baseline_value=bottom[0],
-        status=status[0],
-        why=status[1],
     )
 
 
-def _point(
-    value: float, draws: Array | None, error: tuple[float, float], images: int, status: tuple[str, str]
-) -> Measured:
+def _point(value: float, draws: Array | None, error: tuple[float, float], images: int) -> Measured:
     """Form a number that is no ratio."""
     down, up = error
-    return Measured(value, log=False, draws=draws, down=down, up=up, images=images, status=status[0], why=status[1])
+    return Measured(value, log=False, draws=draws, down=down, up=up, images=images)
 
 
 def _share(rule: Rule, generator: str, candidate: Report) -> Measured | Unmeasured:
@@ -226,8 +250,11 @@ def _share(rule: Rule, generator: str, candidate: Report) -> Measured | Unmeasur
         return Unmeasured("NOT_MEASURED", f"the model has no layer of kind {rule.subject!r} (its kinds: {known})")
     # The parts add up to the whole within `completeness`: no share is known better than that.
     error = part.completeness
-    why = "; ".join(part.reasons)
-    return _point(found.share, None, (error, error), candidate.data.count, (part.status, why))
+    status, why = trust(generator, {"candidate": candidate})
+    if part.status != "ok":
+        status, why = "inconclusive", "; ".join(filter(None, (*part.reasons, why)))
+    share = _point(found.share, None, (error, error), candidate.data.count)
+    return replace(share, status=status, why=why)
 
 
 def _relative(result: GeneratorResult, candidate: Report, resamples: int) -> Measured | Unmeasured:
@@ -249,9 +276,8 @@ def _relative(result: GeneratorResult, candidate: Report, resamples: int) -> Mea
     draws = ends[1] + np.where(z < 0, lower, upper) * z
     # Only the numerator's error bar is known; both derivatives come from one method, so it counts twice.
     error = min(2 * result.error_bar / result.lee, 0.99) if result.lee > 0 else 0.0
-    status, why = _status(result)
     down, up = -math.log1p(-error), math.log1p(error)
-    return Measured(value, log=True, draws=draws, down=down, up=up, images=images, status=status, why=why)
+    return Measured(value, log=True, draws=draws, down=down, up=up, images=images)
 
 
 def _values(result: GeneratorResult) -> tuple[Array, Array]:
@@ -288,12 +314,6 @@ def negligible(result: GeneratorResult) -> bool:
     if not result.relative or not result.ci95:
         return False
     return result.ci95[1] + result.error_bar <= NEGLIGIBLE * result.lee / result.relative
-
-
-def _status(*results: GeneratorResult) -> tuple[str, str]:
-    bad = [r for r in results if r.status != "ok"]
-    why = "; ".join(dict.fromkeys(reason for r in bad for reason in r.reasons))
-    return "inconclusive" if bad else "ok", why
 
 
 def _log(value: float) -> float:

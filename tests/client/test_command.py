@@ -15,7 +15,7 @@ import onnx
 import pytest
 from lieaudit_api.v1 import report_pb2
 from lieaudit_client import Client, exceptions, read_report, report_from_json, report_to_json
-from lieaudit_client.command import COMMANDS, run, tables
+from lieaudit_client.command import COMMANDS, printing, run, tables
 from lieaudit_client.command.exits import exit_code
 from lieaudit_client.printable import printable_copy
 from lieaudit_client.report_json import SCHEMA_FILE
@@ -326,7 +326,7 @@ def report(repo_root):
 
 
 def test_what_was_not_measured_is_said_with_its_reason(report, capfd):
-    tables.show(tables.report_view(report), to_stderr=False)
+    printing.show(tables.report_view(report), to_stderr=False)
     out = capfd.readouterr().out
     rows = {line.split()[0]: line for line in out.splitlines() if line.strip()}
     assert "not measured (1)" in rows["rotation"]
@@ -384,7 +384,7 @@ def test_layers_follow_the_generators(report, capfd):
         layers = report.layerwise[generator]
         layers.segments.add(name=f"{generator}.conv", kind="convolution", share=share, norm=1.0, lee=0.5)
         layers.completeness, layers.status = 1e-5, "ok"
-    tables.show(tables.report_view(report), to_stderr=False)
+    printing.show(tables.report_view(report), to_stderr=False)
     out = capfd.readouterr().out
     assert out.index("rotation by layer") < out.index("scale by layer")  # as they were asked for
     rows = [line for line in out.splitlines() if "convolution" in line and ".conv" in line]

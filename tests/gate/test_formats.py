@@ -16,7 +16,7 @@ import junitparser
 import pytest
 from google.protobuf import json_format
 from lieaudit_api.v1 import gate_pb2, report_pb2
-from lieaudit_client.command import tables
+from lieaudit_client.command import printing, tables
 from lieaudit_client.formats import comparison, decision_json, html, junit, markdown, sarif, terminal
 from lieaudit_client.formats.outcome import Outcome
 from lxml import etree
@@ -177,7 +177,7 @@ def test_the_terminal_gets_nothing_that_it_could_obey(outcome: Outcome, capsys: 
     passed = next(rule for rule in rules if rule.outcome == "pass")
     passed.waiver.owner = f"owner{bad}"
     outcome.decision.verdict = f"verdict{bad}"
-    terminal.show(outcome)
+    printing.show(terminal.view(outcome), to_stderr=False)
     shown = capsys.readouterr().out
     assert not set(bad) & set(shown) - set("]0;owned2J")
     for word in ("name", "rule", "way", "said", "owner", "odd", "verdict"):

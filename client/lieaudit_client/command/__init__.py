@@ -6,14 +6,19 @@ returns its exit code (`lieaudit_client.command.exits`); errors of the client be
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import signal
 import sys
+import traceback
+from pathlib import Path
 from types import FrameType
 
 import click
 
-from lieaudit_client.command.exits import INTERRUPTED, TERMINATED, exit_code
+from lieaudit_client.command import streams
+from lieaudit_client.command.exits import INCOMPLETE, INTERRUPTED, OK, POLICY_FAILED, TERMINATED, USAGE, exit_code
 from lieaudit_client.exceptions import ClientError
 from lieaudit_client.printable import printable
 
@@ -59,31 +64,68 @@ def command() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command with these arguments and give its exit code."""
+    """Run the command with these arguments and give its exit code: 1 only where a policy was looked at and failed."""
+    streams.speak_any_encoding()
     try:
         result = command.main(arguments, prog_name="lieaudit", standalone_mode=False)
+        with streams.delivered():
+            pass  # what is still held for standard output is part of the answer
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        with contextlib.suppress(OSError):
+            error.show()
+        return error.exit_code if error.exit_code != POLICY_FAILED else USAGE
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
+        streams.say("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has gone, e.g. `lieaudit report R.json | head`
-        sys.stderr.close()
-        return 141
     except SystemExit as stop:  # the server's own command line, or the signal to end
-        return stop.code if isinstance(stop.code, int) else 0
+        return _code_of(stop)
     except ClientError as error:
-        click.echo(printable(f"lieaudit: {error.reason}: {error}"), err=True)
+        streams.say(printable(f"lieaudit: {error.reason}: {error}"))
         return exit_code(error)
+    except Exception as problem:  # noqa: BLE001 - whatever it is, it is no verdict of a policy
+        streams.say(printable(_crash(problem)))
+        return INCOMPLETE
     return result if isinstance(result, int) else 0
 
 
 def main() -> None:
     """Be the ``lieaudit`` program."""
     signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    # What Python would flush at its end has been written or given up: a second failure would change the exit code.
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        streams.abandon(sys.stdout)
+    sys.exit(code)
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
     raise SystemExit(TERMINATED)  # unwinds, so that the audit is cancelled and an embedded service ends
+
+
+def _code_of(stop: SystemExit) -> int:
+    if isinstance(stop.code, str):
+        streams.say(printable(f"lieaudit: {stop.code}"))
+        return INCOMPLETE
+    code = stop.code or OK
+    if code == POLICY_FAILED:  # how click and rich end where a pipe's reader has gone
+        streams.say("lieaudit: OUTPUT_CLOSED: the output was closed before everything was written")
+        return INCOMPLETE
+    return code
+
+
+def _crash(problem: Exception) -> str:
+    """Say in a sentence what went wrong that nobody foresaw; with LIEAUDIT_TRACEBACK set, where."""
+    if os.environ.get("LIEAUDIT_TRACEBACK"):
+        streams.say(printable("".join(traceback.format_exception(problem))))
+    if isinstance(problem, MemoryError):
+        return "lieaudit: OUT_OF_MEMORY: this machine has no memory left for the command"
+    if isinstance(problem, OSError):
+        return f"lieaudit: SYSTEM_ERROR: the operating system refused: {problem}"
+    place = traceback.extract_tb(problem.__traceback__)[-1]
+    said = " ".join(str(problem).split())[:300]
+    return (
+        f"lieaudit: CRASHED: {type(problem).__name__}: {said} ({Path(place.filename).name}:{place.lineno}). "
+        "This is a fault of lieaudit, and no verdict; LIEAUDIT_TRACEBACK=1 shows where it comes from"
+    )

@@ -9,6 +9,7 @@ import click
 from lieaudit_client.command import exits, service, tables
 from lieaudit_client.command.display import Display
 from lieaudit_client.command.options import check_writable, server_options, spec_from, spec_options
+from lieaudit_client.command.printing import show
 from lieaudit_client.formats import html as page
 from lieaudit_client.report_json import dump_report
 
@@ -37,5 +38,5 @@ def audit(model: str, data: str, json_file: str | None, html_file: str | None, *
     service.save(json_file, dump_report(report))
     if html_file is not None:
         service.save(html_file, page.render(report))
-    tables.show(tables.report_view(report), to_stderr="-" in {json_file, html_file})
+    show(tables.report_view(report), to_stderr="-" in {json_file, html_file})
     return exits.OK if report.status == "ok" else exits.INCOMPLETE

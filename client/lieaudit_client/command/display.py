@@ -8,11 +8,11 @@ import time
 from types import TracebackType
 from typing import Self
 
-import click
 from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from lieaudit_client.command import streams
 from lieaudit_client.printable import printable
 from lieaudit_client.progress import Progress
 
@@ -78,7 +78,7 @@ class Display:
             return
         self._last = now
         amount = _amount(step)
-        click.echo(f"{label}: {amount}" if amount else label, err=True)
+        streams.say(f"{label}: {amount}" if amount else label)
 
     def _finish(self) -> None:
         if self._bars is None or self._task is None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from lieaudit_client.exceptions import AuditFailedError, ClientError, InvalidInputError
+from lieaudit_client.exceptions import AuditFailedError, ClientError, InvalidInputError, OutputError
 
 OK = 0
 POLICY_FAILED = 1
+"""The gate looked, and a rule is broken. Nothing else ends with 1, no crash either."""
 USAGE = 2
 INCOMPLETE = 3
 """Inconclusive, or ended without an answer by no fault of the input."""
@@ -36,6 +37,8 @@ def exit_code(error: ClientError) -> int:
     """Give the exit code for an error."""
     if isinstance(error, InvalidInputError):
         return USAGE
+    if isinstance(error, OutputError):
+        return INCOMPLETE
     if not isinstance(error, AuditFailedError):
         return REFUSED
     if error.reason in _SERVICE_FAULTS or error.reason.startswith("WORKER_"):

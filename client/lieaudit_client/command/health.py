@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from lieaudit_client.client import Client
-from lieaudit_client.command import exits, service
+from lieaudit_client.command import exits, service, streams
 from lieaudit_client.command.options import server_options
 
 DEFAULT_SERVER = "127.0.0.1:50151"
@@ -27,5 +27,8 @@ def health(name: str, timeout: float, **options: Any) -> int:
     server = options["server"] or DEFAULT_SERVER
     with Client(server, **service.credentials(options)) as client:
         serves = client.healthy(name, timeout=timeout)
-    click.echo("serving" if serves else f"{name or server}: not serving", err=not serves)
+    if serves:
+        streams.out("serving\n")
+    else:
+        streams.say(f"{name or server}: not serving")
     return exits.OK if serves else exits.REFUSED

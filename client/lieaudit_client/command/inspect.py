@@ -11,6 +11,7 @@ from google.protobuf import json_format
 from lieaudit_client.command import exits, service, tables
 from lieaudit_client.command.display import Display
 from lieaudit_client.command.options import check_writable, server_options, spec_from, spec_options
+from lieaudit_client.command.printing import show
 
 
 @click.command()
@@ -35,5 +36,5 @@ def inspect(model: str, data: str | None, json_file: str | None, *, layers: bool
         unquote_int64_if_possible=True,
     )
     service.save(json_file, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-    tables.show(tables.inspection_view(found, layers=layers), to_stderr=json_file == "-")
+    show(tables.inspection_view(found, layers=layers), to_stderr=json_file == "-")
     return exits.OK

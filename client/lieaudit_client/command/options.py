@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -166,8 +167,15 @@ def spec_from(options: Mapping[str, Any]) -> spec_pb2.AuditSpec:
 def check_writable(*paths: str | None) -> None:
     """Refuse output files that cannot be written before hours of work, not after."""
     for path in paths:
-        if path is not None and path != "-" and not Path(path).resolve().parent.is_dir():
-            raise click.UsageError(f"cannot write {path}: there is no folder {Path(path).resolve().parent}")
+        if path is None or path == "-":
+            continue
+        place = Path(path).resolve()
+        if not place.parent.is_dir():
+            raise click.UsageError(f"cannot write {path}: there is no folder {place.parent}")
+        if place.is_dir():
+            raise click.UsageError(f"cannot write {path}: it is a folder")
+        if not os.access(place if place.exists() else place.parent, os.W_OK):
+            raise click.UsageError(f"cannot write {path}: this user may not write there")
 
 
 def _add(function: F, options: tuple[Callable[[F], F], ...]) -> F:

@@ -6,6 +6,7 @@ import click
 
 from lieaudit_client.command import exits, service, tables
 from lieaudit_client.command.options import check_writable
+from lieaudit_client.command.printing import show
 from lieaudit_client.formats import html as page
 from lieaudit_client.report_json import read_report
 
@@ -20,7 +21,7 @@ def report(file: str, html_file: str | None) -> int:
     check_writable(html_file)
     found = read_report(file)
     if html_file is None:
-        tables.show(tables.report_view(found), to_stderr=False)
+        show(tables.report_view(found), to_stderr=False)
     else:
         service.save(html_file, page.render(found))
     return exits.OK if found.status == "ok" else exits.INCOMPLETE

@@ -11,6 +11,7 @@ import click
 from lieaudit_api.v1 import report_pb2, spec_pb2
 
 from lieaudit_client.client import Client
+from lieaudit_client.command import streams
 from lieaudit_client.command.display import Display
 from lieaudit_client.exceptions import ClientError, InvalidInputError, UnreachableError
 from lieaudit_client.printable import printable
@@ -75,21 +76,31 @@ def audit(
         if audit_id:
             with contextlib.suppress(ClientError):
                 client.cancel(audit_id, timeout=5.0)
-                click.echo(printable(f"audit {audit_id} is cancelled"), err=True)
+                streams.say(printable(f"audit {audit_id} is cancelled"))
         raise
 
 
 def save(path: str | None, text: str) -> None:
-    """Write a text to a file, or to standard output for ``-``."""
+    """Write a text to a file, or to standard output for ``-``.
+
+    Raises
+    ------
+    InvalidInputError
+        ``UNWRITABLE_FILE``: the path names no place where this user can write.
+    OutputError
+        The place takes no more: a full disk, a closed pipe.
+    """
     if path == "-":
-        click.echo(text, nl=False)
+        streams.out(text)
     elif path is not None:
         try:
             Path(path).write_text(text, encoding="utf-8")
-        except OSError as problem:
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as problem:
             raise InvalidInputError(
                 f"cannot write {path}: {problem.strerror}", reason="UNWRITABLE_FILE", subject=path
             ) from problem
+        except OSError as problem:
+            raise streams.output_error(path, problem) from problem
 
 
 def _with_torch(

@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from lieaudit_client.client import Client
-from lieaudit_client.command import exits, service, tables
+from lieaudit_client.command import exits, service
 from lieaudit_client.command.health import DEFAULT_SERVER
 from lieaudit_client.command.options import server_options
+from lieaudit_client.command.printing import show
 from lieaudit_client.printable import printable_copy
 
 
@@ -29,7 +30,7 @@ def status(last: int, **options: Any) -> int:
     with Client(server, **service.credentials(options)) as client:
         info = client.server_info()
         audits = list(itertools.islice(client.audits(), last))
-    tables.show(_view(server, info, audits), to_stderr=False)
+    show(_view(server, info, audits), to_stderr=False)
     return exits.OK
 
 

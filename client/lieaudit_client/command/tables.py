@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 
-import click
 from lieaudit_api.v1 import model_pb2, report_pb2
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -16,18 +14,7 @@ from lieaudit_client.formats.numbers import fidelity_line, interval, number, per
 from lieaudit_client.layerwise_view import layer_tree, layerwise_view
 from lieaudit_client.printable import printable_copy
 
-_FILE_WIDTH = 160  # without a terminal nothing says how wide lines may be; a table row must not wrap
 _PATHS_SHOWN = 3
-
-
-def show(view: Iterable[RenderableType], *, to_stderr: bool) -> None:
-    """Print a view on standard output, or on standard error where standard output is taken by JSON."""
-    stream = sys.stderr if to_stderr else sys.stdout
-    console = Console(file=stream, width=None if stream.isatty() else _FILE_WIDTH, highlight=False)
-    with console.capture() as captured:
-        for part in view:
-            console.print(part)
-    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()), file=stream)
 
 
 def report_view(report: report_pb2.Report) -> Iterable[RenderableType]:

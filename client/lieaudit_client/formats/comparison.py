@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lieaudit_api.v1 import report_pb2
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from lieaudit_client.formats.numbers import interval, number, percent
 from lieaudit_client.printable import printable, printable_copy
-
-_FILE_WIDTH = 160
 
 
 def labels(paths: Sequence[str]) -> list[str]:
@@ -24,17 +21,15 @@ def labels(paths: Sequence[str]) -> list[str]:
     return [path if stems.count(stem) > 1 else stem for path, stem in zip(paths, stems, strict=True)]
 
 
-def show(reports: Sequence[tuple[str, report_pb2.Report]], *, to_stderr: bool = False) -> None:
-    """Print a table: a row per generator, a column per model."""
-    stream = sys.stderr if to_stderr else sys.stdout
-    console = Console(file=stream, width=None if stream.isatty() else _FILE_WIDTH, highlight=False)
+def view(reports: Sequence[tuple[str, report_pb2.Report]]) -> Iterable[RenderableType]:
+    """Give what is printed: what keeps the reports from being compared, and a row per generator, a column per model."""
     if len({report.data.sha256 for _, report in reports}) > 1:
-        console.print(Text("The reports were measured on different images.", style="bold yellow"))
-    console.print(table([(printable(label), printable_copy(report)) for label, report in reports]))
+        yield Text("The reports were measured on different images.", style="bold yellow")
+    yield table([(printable(label), printable_copy(report)) for label, report in reports])
 
 
 def table(reports: Sequence[tuple[str, report_pb2.Report]]) -> Table:
-    """Give the table that `show` prints."""
+    """Give the table."""
     found = Table(box=SIMPLE_HEAD, pad_edge=False)
     found.add_column("LEE [95 % interval]", no_wrap=True)
     for label, _ in reports:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from dataclasses import replace
 
 from lieaudit_api.v1 import gate_pb2
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -19,19 +18,10 @@ from lieaudit_client.printable import printable, printable_copy
 
 _STYLE = {"pass": "green", "fail": "bold red", "inconclusive": "bold yellow", "waived": "magenta"}
 _MARK = {"pass": "✓", "fail": "✗", "inconclusive": "?", "waived": "⚑"}
-_FILE_WIDTH = 160
-
-
-def show(outcome: Outcome, *, to_stderr: bool = False) -> None:
-    """Print the verdict; on standard error where standard output is taken by another format."""
-    stream = sys.stderr if to_stderr else sys.stdout
-    console = Console(file=stream, width=None if stream.isatty() else _FILE_WIDTH, highlight=False)
-    for part in view(outcome):
-        console.print(part)
 
 
 def view(outcome: Outcome) -> Iterable[RenderableType]:
-    """Give what `show` prints, without anything that a terminal could obey."""
+    """Give what is printed, without anything that a terminal could obey."""
     names = printable(outcome.names())
     decision = printable_copy(outcome.decision)
     outcome = replace(outcome, decision=decision)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import click
 from lieaudit_api.v1 import report_pb2, spec_pb2
 
 from lieaudit_client.client import Client
-from lieaudit_client.command import exits, service
+from lieaudit_client.command import exits, service, streams
 from lieaudit_client.command.display import Display
 from lieaudit_client.command.options import check_writable, server_options, spec_from, spec_options
+from lieaudit_client.command.printing import show
 from lieaudit_client.exceptions import ClientError
 from lieaudit_client.formats import comparison, decision_json, junit, markdown, sarif, terminal
 from lieaudit_client.formats import html as page
@@ -93,9 +95,11 @@ def gate(model: str, policy_file: str, **options: Any) -> int:
         resolver = Resolver(client, Path(folder))
         result = _run(client, resolver, request, options)
         registry = resolver.registry
-    _write(result.outcome, options)
-    terminal.show(result.outcome, to_stderr="-" in {options[name] for name in _FILES})
-    return _finish(result, registry, options)
+    code = exit_code(result.outcome)
+    lost = _write(result.outcome, options)
+    if lost:  # what was decided cannot be looked up: a fail stays one, a pass is none, and nothing is promoted
+        return code or lost
+    return _finish(code, result, registry, options)
 
 
 def _run(client: Client, resolver: Resolver, request: Request, options: dict[str, Any]) -> Result:
@@ -107,7 +111,8 @@ def _run(client: Client, resolver: Resolver, request: Request, options: dict[str
         return run(client, resolver, request, measure, _say)
 
 
-def _write(outcome: Outcome, options: dict[str, Any]) -> None:
+def _write(outcome: Outcome, options: dict[str, Any]) -> int:
+    """Write every format that was asked for and show the verdict: 0, or the exit code of the first that was lost."""
     candidate, baseline, decision = outcome.candidate, outcome.baseline, outcome.decision
     writers: dict[str, Callable[[], str]] = {
         "json_file": lambda: decision_json.render(outcome),
@@ -117,14 +122,27 @@ def _write(outcome: Outcome, options: dict[str, Any]) -> None:
         "html_file": lambda: page.render(candidate, baseline, decision),
         "report_file": lambda: dump_report(candidate),
     }
-    for name, render in writers.items():
-        if options[name] is not None:
-            service.save(options[name], render())
+    places = [(options[name], render) for name, render in writers.items() if options[name] is not None]
+    steps: list[Callable[[], None]] = [partial(_save, place, render) for place, render in places]
+    steps.append(lambda: show(terminal.view(outcome), to_stderr="-" in {place for place, _ in places}))
+    lost = 0
+    for step in steps:
+        try:
+            step()
+        except ClientError as problem:
+            _say(f"lieaudit: {problem.reason}: {problem}")
+            lost = lost or exits.exit_code(problem)
+    if lost:
+        _say(f"the verdict is {decision.verdict}; it could not be written in full, so nothing else is done with it")
+    return lost
 
 
-def _finish(result: Result, registry: Registry | None, options: dict[str, Any]) -> int:
+def _save(place: str, render: Callable[[], str]) -> None:
+    service.save(place, render())
+
+
+def _finish(code: int, result: Result, registry: Registry | None, options: dict[str, Any]) -> int:
     """Record the verdict and give the exit code; a verdict that could not be recorded is not a plain pass."""
-    code = exit_code(result.outcome)
     try:
         if registry is not None and result.candidate.version is not None:
             record.to_mlflow(registry, result, options["promote"], options["mlflow_experiment"], _say)
@@ -144,13 +162,13 @@ def exit_code(outcome: Outcome) -> int:
     if decision.verdict == "fail":
         return exits.POLICY_FAILED
     if decision.on_inconclusive == "warn":
-        click.echo("warning: the verdict is inconclusive, and the policy only warns about it", err=True)
+        _say("warning: the verdict is inconclusive, and the policy only warns about it")
         return exits.OK
     return exits.INCOMPLETE
 
 
 def _say(message: str) -> None:
-    click.echo(printable(message), err=True)
+    streams.say(printable(message))
 
 
 @click.command()
@@ -166,7 +184,7 @@ def compare(reports: tuple[str, ...], html_file: str | None) -> int:
     check_writable(html_file)
     found = [(label, read_report(path)) for label, path in zip(comparison.labels(reports), reports, strict=True)]
     service.save(html_file, page.render_comparison(found) if html_file is not None else "")
-    comparison.show(found, to_stderr=html_file == "-")
+    show(comparison.view(found), to_stderr=html_file == "-")
     return exits.OK
 
 
@@ -206,8 +224,9 @@ def policy_check(file: str, **options: Any) -> int:
     needs += ["a baseline"] if check.needs_baseline else []
     needs += [f"dataset {name}" for name in check.datasets]
     needs += ["layerwise attribution"] if check.layerwise != "none" else []
-    click.echo(f"{file}: {check.rules} rules; needs: {'; '.join(needs)}")
+    lines = [f"{file}: {check.rules} rules; needs: {'; '.join(needs)}"]
     for waiver in check.waivers:
         state = "EXPIRED" if waiver.expired else "until"
-        click.echo(f"  waiver {state} {waiver.expires} by {waiver.owner}: {waiver.reason}")
+        lines.append(f"  waiver {state} {waiver.expires} by {waiver.owner}: {waiver.reason}")
+    streams.out("\n".join(lines) + "\n")
     return exits.OK

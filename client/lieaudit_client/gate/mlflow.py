@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from lieaudit_client.exceptions import InvalidInputError, RefusedError
+from lieaudit_client.exceptions import InvalidInputError, RefusedError, UnreachableError
 
 PREFIX = "mlflow:"
 _URI = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))")
@@ -48,6 +48,7 @@ class Registry:
 
     def __init__(self) -> None:
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # the command shows its own progress
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # seconds, not minutes, until it is said
         try:
             import mlflow
         except ModuleNotFoundError as problem:
@@ -57,7 +58,16 @@ class Registry:
                 subject="mlflow",
                 hint="pip install 'lieaudit-client[mlflow]'",
             ) from problem
-        self._mlflow = mlflow
+        tracking: Any = mlflow.tracking
+        if not tracking.is_tracking_uri_set() and not os.environ.get("MLFLOW_REGISTRY_URI"):
+            # MLflow would make itself an empty store in this folder, and that would have no such model.
+            raise UnreachableError(
+                "no address of an MLflow server is given",
+                reason="MLFLOW_ADDRESS_MISSING",
+                subject="MLFLOW_TRACKING_URI",
+                hint="set MLFLOW_TRACKING_URI, e.g. to http://mlflow.example.org:5000",
+            )
+        self._mlflow: Any = mlflow
         self._client: Any = mlflow.MlflowClient()
 
     def find(self, source: str) -> Version:
