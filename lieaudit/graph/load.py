@@ -15,6 +15,7 @@ import onnx_ir.passes.common as common_passes
 
 from lieaudit.errors import ModelError
 from lieaudit.graph import batch, image_input, output, pixels, versions
+from lieaudit.graph.forward.fused import expand
 from lieaudit.graph.precision import to_float32
 from lieaudit.graph.read import read_model
 from lieaudit.metrics.head import Head
@@ -116,6 +117,8 @@ def load_model(
 
     audited_input = image_input.choose(model.graph, spec)
     original_input = _tensor(audited_input.value, audited_input.layout)
+    if written := expand(model):
+        notes.append(f"onnxruntime's own ops were written out: {', '.join(written)}")
     converted = to_float32(model, audited_input.value)
     if converted:
         notes.append(f"the graph was {converted} to float32 for the audit")

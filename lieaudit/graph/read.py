@@ -11,6 +11,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from lieaudit.errors import ModelError
+from lieaudit.graph.forward.fused import EXPANSIONS, MICROSOFT, known
 from lieaudit.graph.repair import outlined, repair
 
 _IR_VERSION_TAG = 0x08
@@ -63,6 +64,7 @@ def read_model(source: str | Path | bytes | onnx.ModelProto) -> ReadModel:
         external = _external(model)
         # The checker would look for external data in the working folder; those graphs are checked once normalised.
         if not external:
+            _set_apart(proto)
             with outlined(proto.graph):
                 onnx.checker.check_model(proto)
     except (
@@ -119,6 +121,20 @@ def _what_it_is(content: bytes) -> str:
     if len(content) < _LONGEST_LINK and b"/" in content and content.isascii() and content.decode().isprintable():
         return f"it holds only the path {content.decode()}: a symbolic link that was copied as text"
     return ""
+
+
+def _set_apart(proto: onnx.ModelProto) -> None:
+    """Move ops of the default domain that only onnxruntime knows to its own, where the checker lets them pass."""
+    opset = next((o.version for o in proto.opset_import if o.domain in {"", "ai.onnx"}), 1)
+    apart = [
+        node
+        for node in proto.graph.node
+        if not node.domain and ("", node.op_type) in EXPANSIONS and not known(node.op_type, opset)
+    ]
+    for node in apart:
+        node.domain = MICROSOFT
+    if apart and not any(o.domain == MICROSOFT for o in proto.opset_import):
+        proto.opset_import.append(onnx.helper.make_opsetid(MICROSOFT, 1))
 
 
 def _check_versions(proto: onnx.ModelProto) -> None:

@@ -114,3 +114,46 @@ def inline_body(
                 value.name = f"{prefix}.{value.name}"
     graph.insert_before(node, inner)
     return [replaced.get(value, value) for value in outputs]
+
+
+def splice(graph: ir.Graph, node: ir.Node, body: ir.Graph, inputs: Mapping[str, ir.Value]) -> None:
+    """Put a body where a node is; its inputs are named in the map, its outputs are ``out0``, ``out1`` and so on."""
+    prefix = node.name or node.outputs[0].name
+    for value in list(body.inputs):
+        value.replace_all_uses_with(inputs[value.name or ""])
+    for value in list(body.initializers.values()):
+        array = constant(value)
+        assert array is not None  # noqa: S101 - an initializer has a value
+        value.replace_all_uses_with(new_constant(graph, array, f"{prefix}.{value.name}"))
+    outputs = {value.name: value for value in body.outputs}
+    inner = list(body)
+    body.outputs.clear()
+    body.remove(inner)
+    for index, moved in enumerate(inner):
+        moved.name = f"{prefix}.{moved.op_type}_{index}"
+        for value in moved.outputs:
+            if value.name:
+                value.name = f"{prefix}.{value.name}"
+    graph.insert_before(node, inner)
+    for i, old in enumerate(node.outputs):
+        new = outputs.get(f"out{i}")
+        if new is not None:
+            name = old.name
+            ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+            old.name = f"{name}.replaced"
+            new.name, new.type, new.shape = name, old.type, old.shape
+    graph.remove(node, safe=True)
+
+
+def lift_opset(graph: ir.Graph) -> None:
+    """Turn opset 7 and 8 into 9, in place."""
+    if graph.opset_imports.get("", 9) >= 9:
+        return
+    for node in list(graph):
+        if node.op_type == "BatchNormalization" and node.attributes.get_int("spatial", default=True):
+            node.attributes.pop("spatial", None)
+        if node.op_type == "Upsample" and "scales" in node.attributes:
+            scales = np.array(node.attributes.pop("scales").as_floats(), np.float32)
+            node.resize_inputs(2)
+            node.replace_input_with(1, new_constant(graph, scales, f"{node.name or node.outputs[0].name}.scales"))
+    graph.opset_imports[""] = 9

@@ -1,15 +1,15 @@
 """What is done to a graph before tangents are added; none of it changes the function.
 
-Functions are inlined, constants folded, branches with a constant condition taken, loops and recurrent layers unrolled,
-batch normalisation folded into the convolution before it, ops without a rule of their own replaced by their definition
-in the ONNX standard, linear models of ai.onnx.ml by products and sums, and opset 7 and 8 lifted to 9 (the first with
-Where, Sign and the Scan that the generic rule needs).
+Functions are inlined, onnxruntime's own ops written out, constants folded, branches with a constant condition taken,
+loops and recurrent layers unrolled, batch normalisation folded into the convolution before it, ops without a rule of
+their own replaced by their definition in the ONNX standard, linear models of ai.onnx.ml by products and sums, and opset
+7 and 8 lifted to 9 (the first with Where, Sign and the Scan that the generic rule needs).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,8 @@ import onnxruntime
 
 from lieaudit.graph.forward import machine_learning
 from lieaudit.graph.forward.context import constant
-from lieaudit.graph.forward.graphs import inline_body, new_constant
+from lieaudit.graph.forward.fused import expand
+from lieaudit.graph.forward.graphs import inline_body, lift_opset, new_constant, splice
 from lieaudit.graph.forward.loops import unroll_loops
 from lieaudit.graph.forward.recurrent import RECURRENT, unrolled
 from lieaudit.graph.forward.rules import RULES
@@ -38,7 +39,9 @@ def prepare(model: ir.Model) -> ir.Model:
     if model.functions:
         model = passes.InlinePass()(model).model
     graph = model.graph
-    _lift_opset(graph)
+    lift_opset(graph)
+    if expand(model):
+        graph.meta.pop(MEASURED, None)
     inline_control_flow(model)
     passes.RemoveUnusedNodesPass()(model)
     _rewrite_layers(model)
@@ -61,19 +64,6 @@ def inline_control_flow(model: ir.Model) -> bool:
         fold_constants(model)
         inlined = True
     return inlined
-
-
-def _lift_opset(graph: ir.Graph) -> None:
-    if graph.opset_imports.get("", 9) >= 9:
-        return
-    for node in list(graph):
-        if node.op_type == "BatchNormalization" and node.attributes.get_int("spatial", default=True):
-            node.attributes.pop("spatial", None)
-        if node.op_type == "Upsample" and "scales" in node.attributes:
-            scales = np.array(node.attributes.pop("scales").as_floats(), np.float32)
-            node.resize_inputs(2)
-            node.replace_input_with(1, new_constant(graph, scales, f"{node.name or node.outputs[0].name}.scales"))
-    graph.opset_imports[""] = 9
 
 
 def fold_constants(model: ir.Model) -> None:
@@ -168,7 +158,7 @@ def _rewrite_layers(model: ir.Model) -> None:
         proto = (machine_learning.as_products if other else unrolled)(node, graph.opset_imports[""])
         if proto is not None:
             inputs = {f"in{i}": value for i, value in enumerate(node.inputs) if value is not None}
-            _splice(graph, node, ir.from_proto(proto).graph, inputs)
+            splice(graph, node, ir.from_proto(proto).graph, inputs)
             graph.meta.pop(MEASURED, None)
 
 
@@ -207,37 +197,8 @@ def _expand(model: ir.Model, node: ir.Node) -> bool:
         return False
     body = ir.from_proto(inlined)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True)(body)
-    _splice(graph, node, body.graph, {name: value for value, name in names.items()})
+    splice(graph, node, body.graph, {name: value for value, name in names.items()})
     return True
-
-
-def _splice(graph: ir.Graph, node: ir.Node, body: ir.Graph, inputs: Mapping[str, ir.Value]) -> None:
-    """Put a body where a node is; its inputs are named in the map."""
-    prefix = node.name or node.outputs[0].name
-    for value in list(body.inputs):
-        value.replace_all_uses_with(inputs[value.name or ""])
-    for value in list(body.initializers.values()):
-        array = constant(value)
-        assert array is not None  # noqa: S101 - an initializer has a value
-        value.replace_all_uses_with(new_constant(graph, array, f"{prefix}.{value.name}"))
-    outputs = {value.name: value for value in body.outputs}
-    inner = list(body)
-    body.outputs.clear()
-    body.remove(inner)
-    for index, moved in enumerate(inner):
-        moved.name = f"{prefix}.{moved.op_type}_{index}"
-        for value in moved.outputs:
-            if value.name:
-                value.name = f"{prefix}.{value.name}"
-    graph.insert_before(node, inner)
-    for i, old in enumerate(node.outputs):
-        new = outputs.get(f"out{i}")
-        if new is not None:
-            name = old.name
-            ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-            old.name = f"{name}.replaced"
-            new.name, new.type, new.shape = name, old.type, old.shape
-    graph.remove(node, safe=True)
 
 
 def _info(name: str, value: ir.Value) -> onnx.ValueInfoProto:

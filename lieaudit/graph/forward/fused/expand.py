@@ -1,0 +1,81 @@
+"""Putting the bodies in their nodes' places."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from lieaudit.graph.forward.fused.body import EXPANSIONS, Body, NotCovered, ShapeNeeded
+from lieaudit.graph.forward.graphs import lift_opset, splice
+
+
+def expand(model: ir.Model) -> Counter[str]:
+    """Write out every op of the main graph that has an expansion, in place.
+
+    Shapes are inferred as the graph becomes readable, where a form depends on them. Opsets 7 and 8 are lifted to 9.
+
+    Returns
+    -------
+    Counter
+        The op types written out, and how many of each.
+    """
+    done: Counter[str] = Counter()
+    graph = model.graph
+    while waiting := [node for node in graph if is_fused(node, graph)]:
+        lift_opset(graph)
+        written = [node.op_type for node in waiting if _write(graph, node)]
+        done.update(written)
+        if not written and not _learned(model, waiting):
+            break
+    return done
+
+
+def is_fused(node: ir.Node, graph: ir.Graph) -> bool:
+    """Say whether a node has an expansion and is not an op of the standard, at the graph's opset."""
+    if (node.domain, node.op_type) not in EXPANSIONS:
+        return False
+    return bool(node.domain) or not known(node.op_type, graph.opset_imports.get("", 1))
+
+
+def known(op_type: str, opset: int) -> bool:
+    """Say whether the standard has an op at an opset."""
+    try:
+        onnx.defs.get_schema(op_type, opset, "")
+    except onnx.defs.SchemaError:
+        return False
+    return True
+
+
+def _write(graph: ir.Graph, node: ir.Node) -> bool:
+    body = Body(node, graph.opset_imports[""])
+    try:
+        EXPANSIONS[node.domain, node.op_type](body)
+    except NotCovered:
+        return False
+    inputs = {f"in{i}": value for i, value in enumerate(node.inputs) if value is not None}
+    splice(graph, node, ir.from_proto(body.model()).graph, inputs)
+    return True
+
+
+def _learned(model: ir.Model, waiting: list[ir.Node]) -> bool:
+    """Infer shapes; say whether one of the waiting nodes needs them and now has one that it lacked."""
+    needing = [node for node in waiting if _needs_shapes(node, model.graph)]
+    values = [value for node in needing for value in node.inputs if value is not None]
+    if not values:
+        return False
+    before = [value.shape for value in values]
+    passes.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    return before != [value.shape for value in values]
+
+
+def _needs_shapes(node: ir.Node, graph: ir.Graph) -> bool:
+    try:
+        EXPANSIONS[node.domain, node.op_type](Body(node, graph.opset_imports[""]))
+    except ShapeNeeded:
+        return True
+    except NotCovered:
+        return False
+    return False
