@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from lieaudit.derivatives.base import Float32Array
 from lieaudit.errors import BudgetError
+from lieaudit.graph.names import PREFIX
 from lieaudit.runtime.memory import row_bytes
 from lieaudit.runtime.session import Session
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from lieaudit.spec import AuditSpec
 
 _MIB = 1 << 20
+_IMAGES, _DIRECTIONS, _STEPS = (PREFIX + name for name in ("images", "directions", "steps"))
 # On CPU throughput no longer grows beyond some rows per run, on one thread hardly from the first one, and the
 # activations should stay near the caches; a GPU wants its memory filled. Measured by bench/throughput.py.
 _CPU_WORKING_SET = 128 * _MIB
@@ -85,9 +87,9 @@ class RowEvaluator:
     def _run(self, images: Float32Array, directions: Float32Array, steps: Float32Array) -> Float32Array:
         z = self._session.run(
             {
-                "images": images[:, None, None],
-                "directions": directions[:, :, None],
-                "steps": steps.reshape(1, *steps.shape, 1, 1, 1),
+                _IMAGES: images[:, None, None],
+                _DIRECTIONS: directions[:, :, None],
+                _STEPS: steps.reshape(1, *steps.shape, 1, 1, 1),
             }
         )[0]
         self.rows_done += len(z)
@@ -101,9 +103,9 @@ def _expanded(model: AuditableModel) -> ir.Model:
     image = graph.inputs[0]
     shape = [model.channels, model.height, model.width]
     inputs: dict[str, list[int | str]] = {
-        "images": ["n", 1, 1, *shape],
-        "directions": ["n", "D", 1, *shape],
-        "steps": [1, "D", "S", 1, 1, 1],
+        _IMAGES: ["n", 1, 1, *shape],
+        _DIRECTIONS: ["n", "D", 1, *shape],
+        _STEPS: [1, "D", "S", 1, 1, 1],
     }
     values = [
         ir.Value(name=name, shape=ir.Shape(dimensions), type=ir.TensorType(ir.DataType.FLOAT))

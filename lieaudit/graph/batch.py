@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,8 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
 from lieaudit.errors import LieauditError, ModelError
+from lieaudit.graph.names import PREFIX
+from lieaudit.graph.rows_first import one_first, rows_first
 from lieaudit.runtime.session import Session
 
 _ROWS = 3
@@ -34,6 +37,10 @@ class Batchable:
         Whether they are.
     output_shape
         Without the batch axis.
+    output_dtype
+        As onnxruntime gives it.
+    freed
+        The batch size above 1 that the graph declares and does not need; None where it declares none.
     alike
         Images of noise of all sizes gave the same output.
     """
@@ -41,53 +48,80 @@ class Batchable:
     model: ir.Model
     batchable: bool
     output_shape: tuple[int, ...]
+    output_dtype: np.dtype[Any]
+    freed: int | None = None
     alike: bool = False
 
 
-def make_batchable(model: ir.Model, image_shape: tuple[int, int, int]) -> Batchable:
-    """Free the batch axis where its rows are independent.
+def make_batchable(
+    model: ir.Model, image_shape: tuple[int, int, int], further: Mapping[str, npt.NDArray[Any]] | None = None
+) -> Batchable:
+    """Free the batch axis where its rows are independent, and put it first in the output, wherever it was.
+
+    Parameters
+    ----------
+    model
+        Its first input takes the images, the others what comes with each of them.
+    image_shape
+        (C, H, W).
+    further
+        Values of the other inputs by name, each (N, …) with one row per image.
 
     Raises
     ------
     ModelError
         FIXED_BATCH: a batch size above 1 that the graph does not let go of. NONDETERMINISTIC: two runs on one image
-        differ. RUN_FAILED, MODEL_REFUSED: the graph does not run.
+        differ. OUTPUT_SIZE_VARIES. RUN_FAILED, MODEL_REFUSED: the graph does not run.
     """
     noise = np.random.default_rng(_SEED).standard_normal((_ROWS, *image_shape))
+    others = {name: values[np.arange(_ROWS) % len(values)] for name, values in (further or {}).items()}
     for amplitude in AMPLITUDES:
-        found, rows = _checked(model, (amplitude * noise).astype(np.float32))
+        found, rows = _checked(model, (amplitude * noise).astype(np.float32), others)
         if not np.isfinite(rows).all() or (rows != rows[:1]).any():
             return found
     return replace(found, alike=True)
 
 
-def _checked(model: ir.Model, images: npt.NDArray[np.float32]) -> tuple[Batchable, npt.NDArray[np.float32]]:
-    """Give what `make_batchable` does, and the outputs of the images run one by one."""
+def _checked(
+    model: ir.Model, images: npt.NDArray[np.float32], further: Mapping[str, npt.NDArray[Any]]
+) -> tuple[Batchable, npt.NDArray[Any]]:
+    """Return what `make_batchable` does, and the outputs of the images run one by one."""
     declared = _batch_size(model)
+    feeds = {model.graph.inputs[0].name or "": images, **further}
     single = _with_batch(model, 1) if declared in {None, 1} else None
+    outputs: list[npt.NDArray[Any]] = []
     failure: LieauditError | None = None
     for candidate in _candidates(model, declared):
         try:
             with Session(candidate) as session:
-                batch = _run(session, images)
+                batch = _run(session, feeds)
                 if single is None:
-                    rows = np.concatenate([_run(session, image[None]) for image in images])
-            if single is not None:
-                rows = _run_single(single, images)
+                    outputs = _one_by_one(session, feeds)
+            if single is not None and not outputs:
+                outputs = _run_single(single, feeds)
         except LieauditError as problem:
             failure = problem
             continue
-        if batch.shape == rows.shape and _close(batch, rows):
-            return Batchable(candidate, batchable=True, output_shape=tuple(batch.shape[1:])), rows
+        first = rows_first(outputs[0].shape, batch.shape, _ROWS)
+        if first is None:
+            continue
+        rows = np.concatenate([first.of(output) for output in outputs])
+        if _close(first.of(batch), rows):
+            first.put(candidate.graph)
+            freed = None if declared in {None, 1} else declared
+            return Batchable(candidate, True, rows.shape[1:], rows.dtype, freed), rows  # noqa: FBT003 - a field
     if single is None:
         raise ModelError(
-            f"the batch size is fixed to {declared} inside the graph",
+            f"input {model.graph.inputs[0].name!r} takes {declared} images at once, and the graph needs that number",
             reason="FIXED_BATCH",
             subject=model.graph.inputs[0].name or "input",
             hint="export the model with a dynamic batch axis, or with batch size 1",
         ) from failure
-    rows = _run_single(single, images)
-    return Batchable(single, batchable=False, output_shape=tuple(rows.shape[1:])), rows
+    outputs = outputs or _run_single(single, feeds)
+    first = one_first(outputs[0].shape)
+    rows = np.concatenate([first.of(output) for output in outputs])
+    first.put(single.graph)
+    return Batchable(single, False, rows.shape[1:], rows.dtype), rows  # noqa: FBT003 - a field
 
 
 def _candidates(model: ir.Model, declared: int | None) -> Iterable[ir.Model]:
@@ -96,6 +130,9 @@ def _candidates(model: ir.Model, declared: int | None) -> Iterable[ir.Model]:
     relaxed = _with_batch(model, "N")
     if _relax_reshapes(relaxed, declared or 1) or declared is not None:
         yield relaxed
+    elsewhere = _with_batch(model, "N")
+    if _relax_reshapes(elsewhere, declared or 1, anywhere=True):
+        yield elsewhere
 
 
 def _batch_size(model: ir.Model) -> int | None:
@@ -107,9 +144,9 @@ def _batch_size(model: ir.Model) -> int | None:
 def _with_batch(model: ir.Model, size: int | str) -> ir.Model:
     """Give a copy with this batch axis; intermediate shapes are inferred anew."""
     copy = model.clone()
-    value = copy.graph.inputs[0]
-    assert value.shape is not None  # noqa: S101 - image_input gave it one
-    value.shape = ir.Shape([size, *list(value.shape)[1:]])
+    for value in copy.graph.inputs:
+        assert value.shape is not None  # noqa: S101 - `image_input` and `further` gave them one
+        value.shape = ir.Shape([size, *list(value.shape)[1:]])
     _infer_shapes(copy)
     return copy
 
@@ -122,8 +159,11 @@ def _infer_shapes(model: ir.Model) -> None:
     common_passes.ShapeInferencePass(check_type=False, strict_mode=False)(model)
 
 
-def _relax_reshapes(model: ir.Model, batch: int) -> bool:
-    """Let Reshapes of image-dependent tensors infer a leading size that was frozen to the batch size."""
+def _relax_reshapes(model: ir.Model, batch: int, *, anywhere: bool = False) -> bool:
+    """Let Reshapes of image-dependent tensors infer a size that was frozen to the batch size.
+
+    The leading one, or else, with ``anywhere``, the first that equals it.
+    """
     dependent = set(model.graph.inputs)
     changed = False
     for node in model.graph:
@@ -136,11 +176,12 @@ def _relax_reshapes(model: ir.Model, batch: int) -> bool:
         if shape is None:
             continue
         sizes = shape.numpy().astype(np.int64).copy()
-        if not sizes.size or sizes[0] != batch:
+        frozen = np.flatnonzero(sizes == batch)
+        if not frozen.size or (frozen[0] > 0 and not (anywhere and sizes[0] > 0)):
             continue
-        # 0 copies the input's own batch axis where another axis is inferred already
-        sizes[0] = 0 if -1 in sizes else -1
-        constant = ir.Value(name=f"lieaudit_shape_{node.outputs[0].name}", const_value=ir.tensor(sizes))
+        # 0 copies the input's own axis of that place where another axis is inferred already
+        sizes[frozen[0]] = 0 if -1 in sizes else -1
+        constant = ir.Value(name=f"{PREFIX}shape_{node.outputs[0].name}", const_value=ir.tensor(sizes))
         constant.shape, constant.type = ir.Shape(sizes.shape), ir.TensorType(ir.DataType.INT64)
         model.graph.register_initializer(constant)
         node.replace_input_with(1, constant)
@@ -151,31 +192,39 @@ def _relax_reshapes(model: ir.Model, batch: int) -> bool:
     return changed
 
 
-def _run(session: Session, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    return np.asarray(session.run({session.input_names[0]: images})[0])
+def _run(session: Session, feeds: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    return np.asarray(session.run(feeds)[0])
 
 
-def _run_single(model: ir.Model, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _one_by_one(session: Session, feeds: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    return [_run(session, {name: values[i : i + 1] for name, values in feeds.items()}) for i in range(_ROWS)]
+
+
+def _run_single(model: ir.Model, feeds: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    name = model.graph.outputs[0].name or "output"
     with Session(model) as session:
-        rows = [_run(session, image[None]) for image in images]
-        again = _run(session, images[:1])
-    if not np.array_equal(rows[0], again, equal_nan=True):
+        outputs = _one_by_one(session, feeds)
+        again = _run(session, {name: values[:1] for name, values in feeds.items()})
+    sizes = list(dict.fromkeys(str(output.shape) for output in outputs))
+    if len(sizes) > 1:
+        raise ModelError(
+            f"output {name!r} has another size for every image: {' and '.join(sizes[:2])}",
+            reason="OUTPUT_SIZE_VARIES",
+            subject=name,
+            hint="choose an output of fixed size with --output, ahead of what selects boxes or points",
+        )
+    if not np.array_equal(outputs[0], again, equal_nan=True):
         raise ModelError(
             "two runs on the same image give different outputs",
             reason="NONDETERMINISTIC",
-            subject="model",
+            subject=name,
             hint="export the model in evaluation mode, without random ops",
         )
-    if any(row.shape[:1] != (1,) for row in rows):
-        raise ModelError(
-            f"the output has no batch axis: one image gives shape {rows[0].shape}",
-            reason="NO_BATCH_AXIS",
-            subject=model.graph.outputs[0].name or "output",
-            hint="export the model with the batch as first axis of its output",
-        )
-    return np.concatenate(rows)
+    return outputs
 
 
-def _close(batch: npt.NDArray[np.float32], rows: npt.NDArray[np.float32]) -> bool:
+def _close(batch: npt.NDArray[Any], rows: npt.NDArray[Any]) -> bool:
+    if batch.shape != rows.shape:
+        return False
     scale = float(np.nanmax(np.abs(rows), initial=0.0))
     return bool(np.allclose(batch, rows, rtol=0.0, atol=_TOLERANCE * scale, equal_nan=True))

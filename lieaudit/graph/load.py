@@ -14,9 +14,9 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
 from lieaudit.errors import ModelError
-from lieaudit.graph import batch, image_input, output, pixels, versions
+from lieaudit.graph import batch, image_input, names, output, pixels, versions
 from lieaudit.graph.forward.fused import expand
-from lieaudit.graph.precision import to_float32
+from lieaudit.graph.precision import round_output, to_float32
 from lieaudit.graph.read import read_model
 from lieaudit.metrics.head import Head
 from lieaudit.report import ReportModel, ReportTensor
@@ -119,14 +119,15 @@ def load_model(
     original_input = _tensor(audited_input.value, audited_input.layout)
     if written := expand(model):
         notes.append(f"onnxruntime's own ops were written out: {', '.join(written)}")
+    audited_output = output.choose(model.graph, spec, notes)
+    original_output = _tensor(audited_output)
+    names.set_apart(model)
     converted = to_float32(model, audited_input.value)
     if converted:
         notes.append(f"the graph was {converted} to float32 for the audit")
     pixel_range = pixels.range_of(audited_input.value)
     if note := pixels.to_real(model, audited_input.value):
         notes.append(note)
-    audited_output = output.choose(model.graph, spec, notes)
-    original_output = _tensor(audited_output)
     common_passes.ShapeInferencePass(check_type=False, strict_mode=False)(model)
     z, function = output.cut_head(audited_output, spec, notes)
     model.graph.outputs[:] = [z]
@@ -136,6 +137,10 @@ def load_model(
     model = found.model
     if not found.batchable:
         notes.append("the graph works for one image at a time only; rows run one by one")
+    if found.freed is not None:
+        notes.append(f"the graph declares a batch of {found.freed}; one image at a time gives the same outputs")
+    if note := round_output(model, found.output_dtype):
+        notes.append(note)
     if found.alike:
         notes.append("images of noise of all sizes give the same output")
     shape = output.normalise(model, found.output_shape, spec, notes)

@@ -7,8 +7,12 @@ onnxruntime has no float64 convolution. Report and notes say so.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
+
+from lieaudit.graph.names import PREFIX
 
 _REDUCED = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 
@@ -39,6 +43,19 @@ def to_float32(model: ir.Model, image: ir.Value) -> str:
     return ", ".join(
         f"{'rounded' if kind == ir.DataType.DOUBLE else 'upcast'} from {kind.numpy()}" for kind in sorted(found)
     )
+
+
+def round_output(model: ir.Model, dtype: np.dtype[Any]) -> str:
+    """Have the model's only output as float32, in place, where it runs as ``dtype``; return what to say of it."""
+    if dtype == np.float32:
+        return ""
+    output = model.graph.outputs[0]
+    cast = ir.node("Cast", [output], {"to": ir.DataType.FLOAT.value}, name=f"{PREFIX}to_float32")
+    model.graph.append(cast)
+    rounded = cast.outputs[0]
+    rounded.name, rounded.type = f"{PREFIX}rounded", ir.TensorType(ir.DataType.FLOAT)
+    model.graph.outputs[:] = [rounded]
+    return f"the output {output.name!r} is {dtype} and was rounded to float32"
 
 
 def _retype(value: ir.Value, kinds: set[ir.DataType], found: set[ir.DataType]) -> None:

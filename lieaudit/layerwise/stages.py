@@ -218,7 +218,9 @@ def settle_shapes(model: ir.Model) -> None:
                 batch = _batch_size(graph, image, 0, 1, "image")
             first = node
             name = node.outputs[0].name
-            vectors = [_constant(graph, np.array([m], np.int64), f"{name}.{i}") for i, m in enumerate(multiples)]
+            vectors = [
+                _constant(graph, np.array([m], np.int64), f"{name}.{i}.settled") for i, m in enumerate(multiples)
+            ]
             dims = []
             for size, vector in zip(sizes, vectors, strict=True):
                 if isinstance(size, int):

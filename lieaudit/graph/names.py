@@ -1,0 +1,48 @@
+"""Names that belong to lieaudit inside a graph, and how a user's tensors are kept out of them.
+
+What lieaudit adds to a graph is named under a prefix or with a suffix of its own. A tensor of the user's that happens
+to be called so is renamed when the model is read; no later step then has to ask whether a name is taken.
+"""
+
+from __future__ import annotations
+
+import re
+
+import onnx_ir as ir
+
+PREFIX = "lieaudit_"
+"""Of all that stands in the audited graph itself; other prefixes belong to graphs made of it, which live shortly."""
+
+_OWN = re.compile(
+    rf"^({PREFIX}|tangent/|action/|shape/)"
+    r"|\.(tangent|action|settled|frozen|folded|replaced|scales|zero_point|centred|scaled|batch)$"
+)
+
+
+def set_apart(model: ir.Model) -> None:
+    """Rename every tensor and node of the user's whose name is one that lieaudit gives, in place.
+
+    Inputs and outputs are renamed too: call it once they have been looked up by name.
+    """
+    graphs = list(model.graphs())
+    values = [value for graph in graphs for value in _values(graph)]
+    nodes = [node for graph in graphs for node in graph]
+    for things in (values, nodes):
+        taken = {thing.name for thing in things}
+        for thing in things:
+            if thing.name and _OWN.search(thing.name):
+                thing.name = _unused(thing.name, taken)
+
+
+def _values(graph: ir.Graph) -> list[ir.Value]:
+    made = [value for node in graph for value in node.outputs]
+    return [*graph.inputs, *graph.initializers.values(), *made]
+
+
+def _unused(name: str, taken: set[str | None]) -> str:
+    """Return a name of the user's that no rule of ``_OWN`` covers and nothing bears, and take it."""
+    base, number = f"user:{name}:", 1
+    while f"{base}{number}" in taken:
+        number += 1
+    taken.add(f"{base}{number}")
+    return f"{base}{number}"
