@@ -16,8 +16,9 @@ from lieaudit.errors import DataError, ModelError
 from lieaudit.graph.batch import AMPLITUDES
 from lieaudit.graph.load import load_model
 from lieaudit.layerwise import attribute_layers
-from lieaudit.measure import Images, Measured, Target, measure
+from lieaudit.measure import Images, measure
 from lieaudit.method import Method, choose_method, without_forward
+from lieaudit.metrics.accuracy import image_classes, top1
 from lieaudit.metrics.lee import DERIVATIVE_NOT_FINITE
 from lieaudit.pictures import worst_pictures
 from lieaudit.progress import StageProgress
@@ -152,6 +153,7 @@ def run(
     the audit.
     """
     spec = images.spec
+    classes, unlabelled = image_classes(images)  # before any work: a list of classes that does not fit is refused
     measured = measure(method.differentiator, images, shards=shards, progress=progress)
     agreements = (
         crosscheck(method.differentiator, method.checker, images, progress=progress)
@@ -176,15 +178,13 @@ def run(
             precision=method.precision or model.precision,
             notes=(*model.notes, *images.notes, *method.notes),
         ),
-        data=ReportData(
-            images.dataset.sha256, images.count, images.dataset.name, accuracy(measured, images.dataset, images.target)
-        ),
+        data=ReportData(images.dataset.sha256, images.count, images.dataset.name, top1(measured.top1, classes)),
         environment=environment(spec, method.fallback_ops, torch=method.differentiator.method == "torch"),
         spec=spec.to_dict(),
         results=results,
         timing=Timing(seconds, rows, rows / seconds),
         layerwise=layerwise,
-        skipped=(*method.skipped, *unattributed, *skipped),
+        skipped=(*method.skipped, *unlabelled, *unattributed, *skipped),
         status="inconclusive" if reasons else "ok",
         reasons=reasons,
         pictures=worst_pictures(images, measured),
@@ -212,11 +212,3 @@ def as_dataset(images: ImagesLike, labels: npt.NDArray[Any] | None) -> Dataset:
     if labels is not None:
         raise DataError("the dataset brings its own labels", reason="LABELS_TWICE", subject="labels")
     return images
-
-
-def accuracy(measured: Measured, dataset: Dataset, target: Target) -> float | None:
-    """Give the share of images whose largest output is their label, or None without labels or class scores."""
-    count = len(measured.top1)
-    if dataset.labels is None or target.head.spatial or target.output_size < 2:
-        return None
-    return float(np.mean(measured.top1 == dataset.labels[:count]))

@@ -15,6 +15,7 @@ from lieaudit.graph.load import AuditableModel, load_model
 from lieaudit.layerwise import LayerInfo
 from lieaudit.layerwise import layers as layer_tree
 from lieaudit.measure import Images
+from lieaudit.metrics.accuracy import Classes, image_classes
 from lieaudit.report import ReportTensor
 from lieaudit.runtime.session import Session
 from lieaudit.spec import AuditSpec
@@ -87,6 +88,7 @@ def inspect(
     size = dataset.size_after(spec.preprocessing) if dataset is not None else None
     loaded = load_model(model, spec, image_size=size, name=name)
     pictured = Images(dataset, loaded, spec) if dataset is not None else None
+    classes, unlabelled = image_classes(pictured) if pictured is not None else (None, ())
     covered = coverage(loaded.model)
     info = loaded.info
     return Inspection(
@@ -106,22 +108,19 @@ def inspect(
         ops=tuple(covered),
         exact_share=exact_share(covered),
         layers=tuple(layer_tree(loaded, spec)) if layers else (),
-        notes=info.notes,
-        top1=_top1(loaded, pictured) if pictured is not None else None,
+        notes=(*info.notes, *(f"no top-1: {skip.why}" for skip in unlabelled)),
+        top1=_top1(loaded, pictured, classes) if pictured is not None and classes is not None else None,
         image_count=pictured.count if pictured is not None else 0,
     )
 
 
-def _top1(model: AuditableModel, images: Images) -> float | None:
-    """Run every image; give the share whose largest output is the label, None where there is no such thing."""
-    labels = images.dataset.labels
-    if labels is None or model.head.spatial or model.output_size < 2:
-        return None
+def _top1(model: AuditableModel, images: Images, classes: Classes) -> float:
+    """Run every image; return the share whose largest output is its class."""
     at_once = _BATCH if model.batchable else 1
     hits = 0
     with Session(model.model, provider=images.spec.provider, threads=images.spec.threads) as session:
         for number in range(math.ceil(images.count / at_once)):
             indices = list(range(number * at_once, min((number + 1) * at_once, images.count)))
             z = session.run({model.input_name: images.load(indices)})[0]
-            hits += int(np.sum(np.argmax(z.reshape(len(indices), -1), axis=1) == labels[indices]))
+            hits += int(np.sum(np.argmax(z.reshape(len(indices), -1), axis=1) == classes[indices]))
     return hits / images.count

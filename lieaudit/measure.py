@@ -65,6 +65,11 @@ class Target(Protocol):
         """K, the number of output components."""
         ...
 
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of one image's output."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Images:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 NOT_IN_THE_KEY = {
+    "classes": "labels take no part in any shard",
+    "class_offset": "labels take no part in any shard",
     "bootstrap": "the finished shards are resampled, not what is in them",
     "max_images": "the number of images that are audited is in the key",
     "threads": "the number of threads that run is in the key",

@@ -81,6 +81,9 @@ class AuditSpec:
         Declared layouts, tensor name → layout, for tensors whose layout is not derived (or derived wrongly).
     preprocessing
         Needed for uint8 images; float32 images are taken as the model takes them.
+    classes, class_offset
+        Which output is which class, for the accuracy: the model's class names in order, among which class folders are
+        found; and what is added to labels that are numbers.
     max_images
         Use the first so many images only.
     seed, bootstrap
@@ -110,6 +113,8 @@ class AuditSpec:
     output: str | None = None
     input_layout: str = "auto"
     preprocessing: Preprocessing | None = None
+    classes: tuple[str, ...] = ()
+    class_offset: int | None = None
     max_images: int | None = None
     seed: int = 0
     bootstrap: int = 2000
@@ -136,6 +141,7 @@ class AuditSpec:
                 raise _invalid("generators", f"{generator!r} is not one of {', '.join(GENERATORS)}")
         if len(set(self.generators)) != len(self.generators):
             raise _invalid("generators", "a generator is listed twice")
+        _in_range("class_offset", self.class_offset, -(10**6), 10**6)
         _in_range("max_images", self.max_images, 1, 10**9)
         _in_range("depth", self.depth, 1, 100)
         _in_range("seed", self.seed, 0, 2**31 - 1)
@@ -156,6 +162,8 @@ class AuditSpec:
         known = _known(cls, values, "")
         if "generators" in known:
             known["generators"] = tuple(known["generators"]) or GENERATORS
+        if "classes" in known:
+            known["classes"] = tuple(known["classes"])
         if known.get("preprocessing") is not None:
             known["preprocessing"] = Preprocessing.from_dict(known["preprocessing"])
         return cls(**known)

@@ -12,7 +12,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from lieaudit_client.exceptions import InvalidInputError
 from lieaudit_client.external_data import external_data_files
@@ -136,7 +136,7 @@ def dataset_source(data: str | Path) -> Source:
         return Source(_shown(path.name), kind, (_file(path),))
     files = [
         (found.relative_to(path).as_posix(), found)
-        for folder, _, names in os.walk(path)
+        for folder, _, names in os.walk(path, onerror=_unwalkable)
         for found in (Path(folder, name) for name in names)
         if found.suffix.lower() in IMAGE_SUFFIXES and found.is_file()
     ]
@@ -147,12 +147,27 @@ def dataset_source(data: str | Path) -> Source:
             subject=str(path),
             hint=f"looked for {' '.join(sorted(IMAGE_SUFFIXES))}, in sub-folders too",
         )
-    return Source(_shown(path.resolve().name), "tar", tar_parts(files))
+    return Source(_shown(path.resolve().name), "tar", tar_parts(files, _empty_folders(path, files)))
 
 
-def tar_parts(files: list[tuple[str, Path]]) -> tuple[bytes | FilePart, ...]:
-    """Lay out a tar of (name in the archive, file): the same names and contents always give the same bytes."""
+def _empty_folders(path: Path, files: list[tuple[str, Path]]) -> list[str]:
+    """Name the folders without an image: a class folder that is left out would shift the numbers of the others."""
+    full = {parent for name, _ in files for parent in PurePosixPath(name).parents}
+    return [
+        relative.as_posix()
+        for folder, names, _ in os.walk(path)
+        for relative in (Path(folder, name).relative_to(path) for name in names)
+        if PurePosixPath(relative) not in full and not any(part.startswith(".") for part in relative.parts)
+    ]
+
+
+def tar_parts(files: list[tuple[str, Path]], folders: list[str] | None = None) -> tuple[bytes | FilePart, ...]:
+    """Lay out a tar of (name in the archive, file), and of folders without any: equal contents give equal bytes."""
     parts: list[bytes | FilePart] = []
+    for name in sorted(folders or []):
+        info = tarfile.TarInfo(name)
+        info.type = tarfile.DIRTYPE
+        parts.append(info.tobuf(format=tarfile.PAX_FORMAT))
     for name, path in sorted(files):
         content = _file(path)
         info = tarfile.TarInfo(name)  # time, owner and mode are the constants of TarInfo
@@ -195,6 +210,10 @@ def _read(part: FilePart, offset: int) -> Iterator[bytes]:
             subject=str(part.path),
             hint="try again",
         )
+
+
+def _unwalkable(problem: OSError) -> None:
+    raise _unreadable(Path(str(problem.filename)), problem)
 
 
 def _unreadable(path: Path, problem: OSError) -> InvalidInputError:

@@ -49,9 +49,10 @@ _BLOCK = tarfile.BLOCKSIZE
 
 
 class Files(Protocol):
-    """An ordered set of files."""
+    """An ordered set of files, and the folders among which they lie, as far as they are known."""
 
     names: tuple[str, ...]
+    folders: tuple[str, ...]
 
     @contextmanager
     def opened(self) -> Iterator[Callable[[int], BinaryIO]]:
@@ -64,12 +65,15 @@ class FolderFiles:
     def __init__(self, folder: Path, limits: Limits) -> None:
         self._folder = folder
         paths: list[str] = []
+        inside: list[str] = []
         for parent, folders, files in os.walk(folder, onerror=_unreadable):
             folders[:] = [name for name in folders if not name.startswith(".")]
+            inside += [(Path(parent) / name).relative_to(folder).as_posix() for name in folders]
             paths += [(Path(parent) / name).relative_to(folder).as_posix() for name in files if name[0] != "."]
-            if len(paths) > limits.members:
+            if max(len(paths), len(inside)) > limits.members:
                 raise too_large(f"{folder} holds over {limits.members} files", str(folder))
         self.names = tuple(sorted(paths))
+        self.folders = tuple(sorted(inside))
 
     @contextmanager
     def opened(self) -> Iterator[Callable[[int], BinaryIO]]:
@@ -89,6 +93,7 @@ class TarFiles:
     def __init__(self, path: Path, limits: Limits) -> None:
         self._path = path
         members: list[tuple[str, int, int]] = []
+        folders: list[tuple[str, int, int]] = []
         end = 0
         size = path.stat().st_size
         with archive_errors(path), path.open("rb") as file:
@@ -104,13 +109,16 @@ class TarFiles:
                         raise _truncated(path)
                     if member.isreg():
                         members.append((member.name, member.offset_data, member.size))
-                    if len(members) > limits.members:
+                    elif member.isdir():
+                        folders.append((member.name, 0, 0))
+                    if max(len(members), len(folders)) > limits.members:
                         raise too_large(f"{path.name} holds over {limits.members} files", path.name)
             file.seek(end)
             if file.read(_BLOCK) != bytes(_BLOCK):  # a complete tar ends in blocks of zeros
                 raise _truncated(path)
         check_sizes(path.name, [(name, length, length) for name, _, length in members], limits)
         members = _visible(members)
+        self.folders = tuple(name for name, _, _ in _visible(folders))
         self.names = tuple(name for name, _, _ in members)
         self._spans = [(offset, length) for _, offset, length in members]
 
@@ -139,6 +147,8 @@ class ZipFiles:
             # Stays open: its directory of all members would be read again for every image. Reading is thread-safe.
             self._archive = zipfile.ZipFile(path)
             members = checked_zip_members(path.name, self._archive, limits)
+            folders = [(member.filename, 0, 0) for member in self._archive.infolist() if member.is_dir()]
+        self.folders = tuple(name for name, _, _ in _visible(folders))
         self.names = tuple(name for name, _, _ in _visible([(member.filename, 0, 0) for member in members]))
 
     @contextmanager

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from lieaudit.data.archive import Files, FolderFiles, TarFiles, ZipFiles
 from lieaudit.data.arrays import ArrayImages, check_labels
-from lieaudit.data.files import FileImages, class_folder_labels, printable_name
+from lieaudit.data.classes import ClassFolders, class_folders
+from lieaudit.data.files import FileImages, printable_name
 from lieaudit.data.limits import Limits
 from lieaudit.data.npz import read_npz
 from lieaudit.data.preprocess import (
@@ -52,7 +53,10 @@ class Dataset:
     sha256
         Lower-case hex: of the file's bytes; of a folder's names and files; of arrays' dtypes, shapes, bytes.
     labels
-        (count,) int64 classes, or None. Class folders are numbered in sorted order of their names.
+        (count,) int64, or None. Class folders are numbered in sorted order of their names; which classes of a model
+        they are says `lieaudit.data.classes.match_classes`.
+    class_folders
+        The class folders of image files, or None.
     image_shape
         Stored (C, H, W) of every image, or None where they differ.
     notes
@@ -64,6 +68,7 @@ class Dataset:
         images: _Images,
         *,
         labels: npt.NDArray[np.int64] | None,
+        class_folders: ClassFolders | None = None,
         name: str,
         sha256: str,
         notes: tuple[str, ...] = (),
@@ -73,6 +78,7 @@ class Dataset:
         self.dtype = images.dtype
         self.image_shape = images.shape
         self.labels = labels
+        self.class_folders = class_folders
         self.name = name
         self.sha256 = sha256
         self.notes = notes
@@ -230,8 +236,11 @@ def open_dataset(
     files = readers[kind](path, limits)
     file_images = FileImages(files, path.name, limits)
     sha256 = file_images.sha256() if kind == "folder" else _file_sha256(path)
-    labels = class_folder_labels([files.names[i] for i in file_images.indices])
-    return Dataset(file_images, labels=labels, name=name, sha256=sha256, notes=file_images.notes)
+    found, labels = class_folders(
+        [printable_name(files.names[i]) for i in file_images.indices], [printable_name(name) for name in files.folders]
+    )
+    notes = (*file_images.notes, *(found.notes if found is not None else ()))
+    return Dataset(file_images, labels=labels, class_folders=found, name=name, sha256=sha256, notes=notes)
 
 
 def _refuse(preprocessing: Preprocessing | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,15 +54,3 @@ class FileImages:
 def printable_name(name: str) -> str:
     """Write the bytes of a file name that are no UTF-8 as escapes: reports and messages are UTF-8."""
     return name.encode("utf-8", "backslashreplace").decode()
-
-
-def class_folder_labels(names: list[str]) -> npt.NDArray[np.int64] | None:
-    """Give each image the number of its class folder, in sorted order; None where any image has none."""
-    # Some archivers of Windows write "\\" between folders.
-    parts = [PurePosixPath(name.replace("\\", "/")).parts for name in names]
-    while len({p[0] for p in parts}) == 1 and all(len(p) > 1 for p in parts):
-        parts = [p[1:] for p in parts]  # a folder that only wraps the others, as tar and zip make it
-    if any(len(p) < 2 for p in parts):
-        return None
-    classes = {name: number for number, name in enumerate(sorted({p[0] for p in parts}))}
-    return np.array([classes[p[0]] for p in parts], np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -49,8 +50,13 @@ class ModuleTarget:
     height: int
     width: int
     head: Head
-    output_size: int
+    output_shape: tuple[int, ...]
     pixel_range: tuple[int, int] | None = None
+
+    @property
+    def output_size(self) -> int:
+        """K, the number of output components."""
+        return math.prod(self.output_shape)
 
 
 def audit(
@@ -237,7 +243,7 @@ def _target(
     _refuse_constant(function, pixels.shape[1:])
     shape = tuple(z.shape[1:])
     head = module_head(spec, z, notes)
-    return ModuleTarget(channels, size[0], size[1], head, int(np.prod(shape))), shape
+    return ModuleTarget(channels, size[0], size[1], head, shape), shape
 
 
 def _refuse_constant(function: SourceFunction, shape: tuple[int, ...]) -> None:

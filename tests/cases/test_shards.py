@@ -145,6 +145,8 @@ OTHER: Mapping[str, Any] = {
     "output": "logits",
     "input_layout": "NCHW",
     "preprocessing": Preprocessing(),
+    "classes": ("a", "b", "c", "d", "e"),
+    "class_offset": 1,
     "max_images": 4,
     "seed": 1,
     "bootstrap": 500,

@@ -197,7 +197,8 @@ def test_a_folder_is_a_tar_of_its_images(folder):
     data = _bytes(source)
     assert len(data) == source.size
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        names = archive.getnames()
+        empty, *names = archive.getnames()
+        assert (empty, archive.getmember(empty).isdir()) == ("empty", True)  # a class without images is a class
         assert names == sorted(n for n in names if not n.endswith("txt"))
         assert len(names) == 4
         for name in names:
@@ -213,8 +214,12 @@ def test_the_same_images_give_the_same_bytes(folder, tmp_path):
         target.write_bytes(path.read_bytes())
         target.chmod(0o600)
         os.utime(target, (1, 1))
+    (copy / "empty").mkdir()
     assert dataset_source(copy).sha256() == first
     (copy / "cat" / "1.png").write_bytes(b"other")
+    assert dataset_source(copy).sha256() != first
+    (copy / "cat" / "1.png").write_bytes((folder / "cat" / "1.png").read_bytes())
+    (copy / "empty").rmdir()  # the folders behind it would be other classes
     assert dataset_source(copy).sha256() != first
 
 

@@ -44,7 +44,7 @@ def test_the_library_s_specification_is_understood_whole():
         value = getattr(spec, field.name)
         if value is None:
             assert not message.HasField(field.name)
-        elif field.name in {"generators", "layouts"}:
+        elif field.name in {"generators", "layouts", "classes"}:
             assert type(value)(getattr(message, field.name)) == value
         else:
             assert getattr(message, field.name) == value
@@ -73,7 +73,7 @@ def test_every_option_reaches_its_field():
         "--generators rotation,scale --method finite_difference --head identity --convention reference --interpolation "
         "bicubic --padding circular --layerwise op --depth 2 --layout a=b=NLC --layout c=NCHW --input x --output y "
         "--input-layout NHWC --preprocess cifar10 --max-images 7 --seed 0 --bootstrap 100 --relative-images 0 "
-        "--provider cuda:1 --allow-fallback --threads 0 --budget 16 --step 0.25 --torch-factory f"
+        "--classes -3 --provider cuda:1 --allow-fallback --threads 0 --budget 16 --step 0.25 --torch-factory f"
     )
     spec = _parse(*text.split())
     expected = {
@@ -90,6 +90,7 @@ def test_every_option_reaches_its_field():
         "output": "y",
         "input_layout": "NHWC",
         "preprocessing": "cifar10",
+        "class_offset": -3,
         "max_images": 7,
         "seed": 0,
         "bootstrap": 100,
@@ -102,9 +103,9 @@ def test_every_option_reaches_its_field():
         "torch_factory": "f",
     }
     assert spec == to_spec(expected)
-    # the two that are left name files to upload
+    # the three that are left are read from files (tests/cases/test_labels.py) or name files to upload
     assert {f.name for f, _ in spec.ListFields()} == set(expected)
-    assert {f.name for f in spec.DESCRIPTOR.fields} - set(expected) == {"torch_source", "torch_weights"}
+    assert {f.name for f in spec.DESCRIPTOR.fields} - set(expected) == {"classes", "torch_source", "torch_weights"}
 
 
 @pytest.mark.parametrize(

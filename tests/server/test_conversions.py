@@ -59,6 +59,8 @@ def full_spec(*, optional):
             "input": "in",
             "output": "out",
             "preprocessing": Preprocessing(2.0, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), "bgr", 7, 8, "own"),
+            "classes": ("cat", "dog"),
+            "class_offset": -1,
             "max_images": 9,
             "step": 0.125,
             "torch_source": "a",

@@ -68,6 +68,22 @@ def _split_layouts(
     return tuple(pairs)
 
 
+def _read_classes(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> tuple[tuple[str, ...], int | None]:
+    if value is None:
+        return (), None
+    if value.removeprefix("-").removeprefix("+").isdecimal():
+        return (), int(value)
+    try:
+        names = tuple(line.strip() for line in Path(value).read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeError) as problem:
+        raise click.BadParameter(f"{value!r} is neither a number nor a file of class names: {problem}") from problem
+    if not names:
+        raise click.BadParameter(f"{value} holds no class names")
+    return names, None
+
+
 _SERVER = (
     click.option(
         "--server", metavar="HOST:PORT", envvar="LIEAUDIT_SERVER", help="The service; none: start it embedded."
@@ -108,6 +124,12 @@ _SPEC = (
         metavar="P",
         help=f"For uint8 images: a preset ({', '.join(PRESETS)}), a YAML file, or "
         "scale=255,mean=…,std=…,order=…,resize=…,crop=….",
+    ),
+    click.option(
+        "--classes",
+        metavar="FILE|OFFSET",
+        callback=_read_classes,
+        help="For the accuracy: the model's class names in order, one a line, or what to add to the labels' numbers.",
     ),
     click.option("--max-images", type=click.IntRange(1), help="Use the first so many images only."),
     click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of every random choice."),
@@ -158,7 +180,14 @@ def spec_from(options: Mapping[str, Any]) -> spec_pb2.AuditSpec:
     Raises `InvalidInputError` on an unusable preprocessing.
     """
     values = {_RENAMED.get(name, name): options[name] for name in _PLAIN if options[name] is not None}
-    spec = spec_pb2.AuditSpec(generators=options["generators"], layouts=dict(options["layouts"]), **values)
+    names, offset = options["classes"]
+    spec = spec_pb2.AuditSpec(
+        generators=options["generators"],
+        layouts=dict(options["layouts"]),
+        classes=names,
+        class_offset=offset,
+        **values,
+    )
     if options["preprocess"] is not None:
         spec.preprocessing.CopyFrom(parse_preprocessing(options["preprocess"]))
     return spec
