@@ -454,3 +454,40 @@ def test_a_graph_with_ops_that_the_checker_does_not_know_is_read():
     x = _r(1, 3, 8, 8)
     (z,) = _run(ir.to_proto(loaded.model), {loaded.input_name: x})
     _close(z, 0.5 * x.mean((2, 3)) + np.array([1, 2, 3], np.float32), 1e-6)
+
+
+def test_quantised_ops_of_onnxruntime_are_reported_as_steps():
+    """A graph as onnxruntime quantises it: every op of its own domain is piecewise constant."""
+    parameters = {"s": np.array(0.02, np.float32), "z": np.array(128, np.uint8)}
+    parameters |= {"w": np.arange(24, dtype=np.uint8).reshape(3, 8), "zw": np.array(12, np.uint8)}
+    scaled = ["s", "z"]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", *scaled], ["q"]),
+        helper.make_node("QLinearSigmoid", ["q", *scaled, *scaled], ["a"], domain=MICROSOFT),
+        helper.make_node("QLinearLeakyRelu", ["q", *scaled, *scaled], ["l"], domain=MICROSOFT, alpha=0.1),
+        helper.make_node("QLinearAdd", ["a", *scaled, "l", *scaled, *scaled], ["b"], domain=MICROSOFT),
+        helper.make_node("QLinearMul", ["b", *scaled, "a", *scaled, *scaled], ["m"], domain=MICROSOFT),
+        helper.make_node("QLinearConcat", [*scaled, "m", *scaled, "m", *scaled], ["k"], domain=MICROSOFT, axis=1),
+        helper.make_node("QLinearAveragePool", ["m", *scaled, *scaled], ["v"], domain=MICROSOFT, kernel_shape=[2, 2]),
+        helper.make_node("QLinearGlobalAveragePool", ["v", *scaled, *scaled], ["p"], domain=MICROSOFT),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("QGemm", ["f", *scaled, "w", "s", "zw", "", *scaled], ["g"], domain=MICROSOFT),
+        helper.make_node("QLinearSoftmax", ["g", *scaled, *scaled], ["t"], domain=MICROSOFT, axis=-1, opset=13),
+        helper.make_node("DequantizeLinear", ["t", *scaled], ["features"]),
+        helper.make_node("DequantizeLinear", ["k", *scaled], ["more"]),
+    ]
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "quantised",
+        [info("x", TensorProto.FLOAT, ["N", 3, 8, 8])],
+        [info("features", TensorProto.FLOAT, ["N", 8]), info("more", TensorProto.FLOAT, ["N", 6, 8, 8])],
+        [numpy_helper.from_array(array, name) for name, array in parameters.items()],
+    )
+    imports = [helper.make_opsetid("", 13), helper.make_opsetid(MICROSOFT, 1)]
+    model = ir.from_proto(helper.make_model(graph, opset_imports=imports, ir_version=8))
+    applied = rewrite(model, outputs=["features"]).applied
+    steps = {a.op for a in applied if not a.differentiable}
+    assert {a.op for a in applied} - steps <= {"Flatten"}
+    own = {f"{MICROSOFT}::{node.op_type}" for node in nodes if node.domain and node.op_type != "QLinearConcat"}
+    assert own < steps

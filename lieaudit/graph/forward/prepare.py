@@ -9,7 +9,7 @@ their own replaced by their definition in the ONNX standard, linear models of ai
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from lieaudit.graph.forward import machine_learning
 from lieaudit.graph.forward.context import constant
 from lieaudit.graph.forward.fused import expand
 from lieaudit.graph.forward.graphs import inline_body, lift_opset, new_constant, splice
+from lieaudit.graph.forward.grids import affine_grid
 from lieaudit.graph.forward.loops import unroll_loops
 from lieaudit.graph.forward.recurrent import RECURRENT, unrolled
 from lieaudit.graph.forward.rules import RULES
@@ -30,6 +31,9 @@ from lieaudit.graph.forward.shapes import MEASURED, measure_shapes
 from lieaudit.runtime.serialised import serialised
 
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+_KEPT = {"Range"}
+"""Ops whose body in the standard is a loop that says less than they do."""
+
 _FOLD_LIMIT = 1 << 24
 """Largest folded constant, in elements: more would trade memory for nothing."""
 
@@ -137,7 +141,12 @@ def _expand_functions(model: ir.Model) -> None:
     for _ in range(4):  # bodies may use further functions
         expanded = False
         for node in list(graph):
-            if node.domain not in {"", "ai.onnx"} or ("", node.op_type) in RULES or not _has_body(node.op_type, opset):
+            if (
+                node.domain not in {"", "ai.onnx"}
+                or ("", node.op_type) in RULES
+                or node.op_type in _KEPT
+                or not _has_body(node.op_type, opset)
+            ):
                 continue
             expanded = _expand(model, node) or expanded
         if not expanded:
@@ -147,19 +156,27 @@ def _expand_functions(model: ir.Model) -> None:
 
 
 def _rewrite_layers(model: ir.Model) -> None:
-    """Unroll recurrent layers and write out linear models."""
+    """Unroll recurrent layers, write out linear models and affine grids."""
     graph = model.graph
-    layers = [node for node in graph if node.op_type in RECURRENT or node.domain == machine_learning.DOMAIN]
+    layers = [node for node in graph if _written_as(node) is not None]
     if not layers:
         return
     measure_shapes(model)
     for node in layers:
-        other = node.domain == machine_learning.DOMAIN
-        proto = (machine_learning.as_products if other else unrolled)(node, graph.opset_imports[""])
+        write = _written_as(node)
+        proto = write(node, graph.opset_imports[""]) if write is not None else None
         if proto is not None:
             inputs = {f"in{i}": value for i, value in enumerate(node.inputs) if value is not None}
             splice(graph, node, ir.from_proto(proto).graph, inputs)
             graph.meta.pop(MEASURED, None)
+
+
+def _written_as(node: ir.Node) -> Callable[[ir.Node, int], onnx.ModelProto | None] | None:
+    if node.domain == machine_learning.DOMAIN:
+        return machine_learning.as_products
+    if node.op_type == "AffineGrid":
+        return affine_grid
+    return unrolled if node.op_type in RECURRENT else None
 
 
 def _has_body(op_type: str, opset: int) -> bool:

@@ -16,7 +16,7 @@ from lieaudit.graph.forward.memory import OVERHEAD, peak_bytes
 from lieaudit.graph.forward.prepare import prepare
 from lieaudit.graph.forward.rules import RULES, Rule
 from lieaudit.graph.forward.rules import families as _families  # noqa: F401 - fills the table
-from lieaudit.graph.forward.rules.discrete import QUANTISATION
+from lieaudit.graph.forward.rules.discrete import QUANTISATION_RULE
 from lieaudit.graph.forward.rules.generic import GENERIC
 from lieaudit.graph.forward.rules.layout import rows_or_zeros
 from lieaudit.graph.forward.shapes import measure_shapes
@@ -139,9 +139,9 @@ def rewrite(
         context.move_after(node)
         if is_active(context, node):
             applied.append(differentiate(context, node))
-        elif node.op_type in QUANTISATION and not _constant_inputs(node):
+        elif (own := _own_rule(node)) is not None and own.name == QUANTISATION_RULE and not _constant_inputs(node):
             # behind a quantised tensor nothing is active any more; the reader should still see why
-            applied.append(_record(node, RULES["", node.op_type]))
+            applied.append(_record(node, own))
     values_out = tuple(value.name or "" for value in graph.outputs)
     tangents_out = [_tangent_output(context, value) for value in list(graph.outputs)]
     finished = _finished(model)
@@ -187,9 +187,12 @@ def is_active(context: Context, node: ir.Node) -> bool:
 
 def choose(context: Context, node: ir.Node) -> Rule:
     """Give the rule for a node: its own, or the generic one."""
-    domain = "" if node.domain == "ai.onnx" else node.domain
-    own = RULES.get((domain, node.op_type))
+    own = _own_rule(node)
     return own if own is not None and own.accepts(context, node) else GENERIC
+
+
+def _own_rule(node: ir.Node) -> Rule | None:
+    return RULES.get(("" if node.domain == "ai.onnx" else node.domain, node.op_type))
 
 
 def differentiate(context: Context, node: ir.Node) -> Applied:

@@ -8,6 +8,7 @@ from lieaudit.graph.forward.context import Context
 from lieaudit.graph.forward.rules import RULES, Outputs, Rule
 
 INTEGER_RULE = "integer or constant"
+QUANTISATION_RULE = "quantisation"
 
 QUANTISATION = (
     "QuantizeLinear",
@@ -18,6 +19,31 @@ QUANTISATION = (
     "ConvInteger",
     "MatMulInteger",
 )
+MICROSOFT_QUANTISATION = (
+    "DequantizeLinear",
+    "DynamicQuantizeLSTM",
+    "DynamicQuantizeMatMul",
+    "MatMulInteger16",
+    "MatMulIntegerToFloat",
+    "MulInteger",
+    "QAttention",
+    "QEmbedLayerNormalization",
+    "QGemm",
+    "QLinearAdd",
+    "QLinearAveragePool",
+    "QLinearConcat",
+    "QLinearConv",
+    "QLinearGlobalAveragePool",
+    "QLinearLeakyRelu",
+    "QLinearMul",
+    "QLinearReduceMean",
+    "QLinearSigmoid",
+    "QLinearSoftmax",
+    "QLinearWhere",
+    "QuantizeLinear",
+    "ReduceSumInteger",
+)
+"""Those of onnxruntime's own domain: it fuses a quantised graph into them."""
 STEPS = ("Round", "Floor", "Ceil", "Sign", "OneHot", "BitShift", "Mod", "Multinomial", "Bernoulli")
 INTEGER = (
     "ArgMax",
@@ -55,8 +81,8 @@ def zero(_context: Context, _node: ir.Node) -> Outputs:
 
 RULES.update(
     {
-        ("", op_type): Rule(
-            "quantisation",
+        key: Rule(
+            QUANTISATION_RULE,
             zero,
             differentiable=False,
             note=(
@@ -64,7 +90,10 @@ RULES.update(
                 "the limit t → 0 is not meaningful, use finite differences with a stated step"
             ),
         )
-        for op_type in QUANTISATION
+        for key in (
+            *(("", op_type) for op_type in QUANTISATION),
+            *(("com.microsoft", op_type) for op_type in MICROSOFT_QUANTISATION),
+        )
     }
 )
 RULES.update(

@@ -10,6 +10,7 @@ from lieaudit.graph.forward.rules import (
     pointwise,
     pooling,
     reduction,
+    sampling,
     selection,
     softmax,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "pointwise",
     "pooling",
     "reduction",
+    "sampling",
     "selection",
     "softmax",
 ]

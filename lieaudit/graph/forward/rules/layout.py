@@ -377,17 +377,6 @@ def trilu(context: Context, node: ir.Node) -> Outputs:
     return _stacked(context, node, rows)
 
 
-@rule("GridSample", name="resize", accepts=only_first)
-def grid_sample(context: Context, node: ir.Node) -> Outputs:
-    """Give the same sampling on all directions as one batch, the grid repeated."""
-    grid = node.inputs[1]
-    assert grid is not None  # noqa: S101 - required input
-    rows = context.op(
-        "GridSample", context.fold(_first(context, node)), context.repeat(grid), attributes=node.attributes
-    )
-    return context.folded(rows, context.dims(node.outputs[0]))
-
-
 @rule("Einsum", name="matrix product")
 def einsum(context: Context, node: ir.Node) -> Outputs:
     """D of a multilinear form: one term per moving operand, that operand with one more index in front."""
