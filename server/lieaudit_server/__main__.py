@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lieaudit_server import __version__, config, identity, logs
-from lieaudit_server.errors import ConfigError
+from lieaudit_server.errors import ConfigError, DamagedFolderError
 
 _EXIT_USAGE, _EXIT_UNREACHABLE = 2, 4
 
@@ -41,7 +41,14 @@ def _parser() -> argparse.ArgumentParser:
     health.set_defaults(run=_health)
     doctor = commands.add_parser("doctor", help="check the data folder of a stopped server")
     doctor.add_argument("--data-dir", type=Path, default=None, help="the data folder")
-    doctor.add_argument("--repair", action="store_true", help="remove what is broken; without it, only say so")
+    deciding = doctor.add_mutually_exclusive_group()
+    deciding.add_argument("--repair", action="store_true", help="mark what is broken; without it, only say so")
+    deciding.add_argument(
+        "--adopt",
+        action="store_true",
+        help="make the state again from the files' sidecars; set aside what has none",
+    )
+    deciding.add_argument("--discard", action="store_true", help="set the files that the state does not know aside")
     doctor.set_defaults(run=_doctor)
     token = commands.add_parser("token", help="make, list and revoke bearer tokens").add_subparsers(
         required=True, metavar="ACTION"
@@ -83,10 +90,18 @@ def _health(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from lieaudit_server.doctor import examine
+    from lieaudit_server.doctor import examine, settle
 
     given = {"data_dir": None if options.data_dir is None else str(options.data_dir)}
-    findings = examine(config.read(given, os.environ).data_dir, repair=options.repair)
+    root = config.read(given, os.environ).data_dir
+    if options.adopt or options.discard:
+        for line in settle(root, keep=options.adopt):
+            sys.stdout.write(line + "\n")
+    try:
+        findings = examine(root, repair=options.repair)
+    except DamagedFolderError as problem:
+        sys.stdout.write(f"{problem}\n")
+        return 1
     for finding in findings:
         sys.stdout.write(finding + "\n")
     sys.stdout.write(f"{len(findings)} findings{', repaired' if findings and options.repair else ''}\n")

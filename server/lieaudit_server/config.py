@@ -73,6 +73,9 @@ class Config:
         float, "finished audits, and models and data sets unused for so long, are deleted; 0: never"
     ] = 0.0
     partial_retention_hours: Annotated[float, "half-done uploads untouched for so long are deleted"] = 72.0
+    quarantine_hours: Annotated[
+        float, "hours of running for which what is old by the clock is kept, and then kept again in quarantine"
+    ] = 24.0
     max_rpcs: Annotated[int, "calls served at the same time"] = 1000
     drain_seconds: Annotated[
         float, "time for running calls and audits after SIGTERM; interrupted audits resume at the next start"

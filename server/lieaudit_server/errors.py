@@ -3,6 +3,7 @@
 ::
 
     ConfigError          a setting of the server
+    └── DamagedFolderError   the data folder
     ServiceError         a refusal by the service itself, with its gRPC code
 """
 
@@ -17,6 +18,10 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 class ConfigError(Exception):
     """A setting of the server is invalid; the server does not start."""
+
+
+class DamagedFolderError(ConfigError):
+    """The data folder is damaged, or its state is not its own; `lieaudit-server doctor` puts it right."""
 
 
 class ServiceError(Exception):

@@ -11,7 +11,7 @@ import time
 from lieaudit_server.config import Config
 from lieaudit_server.metrics import Metrics
 from lieaudit_server.scheduling.scheduler import clean_audit
-from lieaudit_server.store import audits, resources
+from lieaudit_server.store import audits, expiry, garbage, meta, resources
 from lieaudit_server.store.database import Database
 from lieaudit_server.store.folder import Folder
 
@@ -20,41 +20,34 @@ _INTERVAL = 3600.0
 
 
 def tidy(db: sqlite3.Connection, folder: Folder) -> list[str]:
-    """Remove what a killed server left half-way, and say what; runs before anything else uses the folder.
+    """Finish what a killed server left half-way, and say what; runs before anything else uses the folder.
 
-    Half-way are: scratch folders, partial files that nobody knows, uploads whose file is gone, blobs without an owner,
-    and folders of audits that are not there or need them no more. `discard_orphans` comes after the commit.
+    Half-way are: scratch folders, uploads whose file is gone, blobs that the state says nobody owns, and folders of
+    audits that have ended. Files that the state does not know stay where they are. `garbage.sweep` comes after the
+    commit.
     """
     done = []
     for path in folder.scratch.iterdir():
-        shutil.rmtree(path, ignore_errors=True)
-    known = {row["file"] for row in db.execute("SELECT file FROM uploads")}
-    for path in folder.partial.iterdir():
-        if path.name not in known:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink()
-            done.append(f"partial file {path.name}: belongs to no upload")
-    for file in known - {path.name for path in folder.partial.iterdir()}:
-        resources.drop_upload(db, file)
-        done.append(f"upload {file}: its file is gone")
-    collected = resources.collect(db)
+    for row in db.execute("SELECT file FROM uploads").fetchall():
+        if not (folder.partial / row["file"]).exists():
+            resources.drop_upload(db, folder, row["file"])
+            done.append(f"upload {row['file']}: its file is gone")
+    collected = resources.collect(db, folder, at_once=False)
     if collected:
-        done.append(f"{len(collected)} blobs that nobody owns")
+        done.append(f"{collected} blobs that nobody owns")
     for path in folder.audits.iterdir():
         audit = audits.find(db, path.name, None)
-        if audit is None:
-            done.append(f"folder of audit {path.name}: no such audit")
-        clean_audit(folder, path.name, audit)
+        if audit is not None:
+            clean_audit(folder, audit.id, audit)
     return done
 
 
-def discard_orphans(db: sqlite3.Connection, folder: Folder) -> list[str]:
-    """Delete the blob files that the committed state does not hold, and say which."""
-    names = [path.name for path in folder.blobs.glob("*/*")]
-    return [f"blob {name[:16]}…: not in the state" for name in resources.discard(db, folder, names)]
-
-
 class Maintenance:
-    """Retention, stale uploads and the storage metrics, once an hour."""
+    """Retention, stale uploads, the quarantine and the storage metrics, once an hour."""
 
     def __init__(self, config: Config, folder: Folder, database: Database, metrics: Metrics) -> None:
         self._config = config
@@ -62,12 +55,11 @@ class Maintenance:
         self._database = database
         self._metrics = metrics
         self._task: asyncio.Task[None] | None = None
+        self._measured = time.monotonic()
 
     async def start(self) -> None:
         """Tidy, then go on once an hour."""
-        done = await self._database.run(lambda db: tidy(db, self._folder))
-        done += await self._database.run(lambda db: discard_orphans(db, self._folder))
-        for line in done:
+        for line in await self._database.run(lambda db: tidy(db, self._folder)):
             _log.info("tidied: %s", line)
         await self.run_once(time.time())
         self._task = asyncio.create_task(self._run(), name="maintenance")
@@ -77,19 +69,18 @@ class Maintenance:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+            await self._database.run(lambda db: meta.add_uptime(db, self._elapsed()))
 
     async def run_once(self, now: float) -> None:
-        """Delete what retention says is old at time ``now``, and measure."""
-        stale = await self._database.run(
-            lambda db: self._drop_stale(db, now - 3600 * self._config.partial_retention_hours)
-        )
-        for file in stale:
-            (self._folder.partial / file).unlink(missing_ok=True)
-        if self._config.retention_days:
-            old = await self._database.run(lambda db: self._retire(db, now - 86400 * self._config.retention_days))
-            await self._database.run(lambda db: discard_orphans(db, self._folder))
-            for audit_id in old:
-                await asyncio.to_thread(shutil.rmtree, self._folder.audit(audit_id), ignore_errors=True)
+        """Delete what has been old for long enough at time ``now``, and measure."""
+        seconds = self._elapsed()
+        await self._database.run(lambda db: meta.add_uptime(db, seconds))
+        await self._database.run(lambda db: self._expire(db, now))
+        await self._database.run(lambda db: garbage.sweep(db, self._folder))
+        grace = 3600 * self._config.quarantine_hours
+        over = await self._database.run(lambda db: garbage.over(db, grace))
+        await asyncio.to_thread(garbage.purge, self._folder, over)
+        await self._database.run(lambda db: garbage.forget(db, over))
         stored = await self._database.run(
             lambda db: db.execute("SELECT coalesce(sum(size), 0) FROM blobs").fetchone()[0]
         )
@@ -104,16 +95,22 @@ class Maintenance:
             except (sqlite3.Error, OSError):
                 _log.exception("maintenance failed; trying again in an hour")
 
-    def _drop_stale(self, db: sqlite3.Connection, before: float) -> list[str]:
-        stale = [upload.file for upload in resources.stale_uploads(db, before)]
-        for file in stale:
-            resources.drop_upload(db, file)
-        return stale
+    def _elapsed(self) -> float:
+        now = time.monotonic()
+        seconds, self._measured = now - self._measured, now
+        return seconds
 
-    def _retire(self, db: sqlite3.Connection, before: float) -> list[str]:
-        old = audits.finished_before(db, before)
-        for audit_id in old:
-            audits.delete(db, audit_id)
-        db.execute("DELETE FROM resources WHERE used < ? AND sha256 NOT IN (SELECT sha256 FROM audit_blobs)", (before,))
-        resources.collect(db)
-        return old
+    def _expire(self, db: sqlite3.Connection, now: float) -> None:
+        days, grace = self._config.retention_days, 3600 * self._config.quarantine_hours
+        ages = {"uploads": 3600 * self._config.partial_retention_hours}
+        if days:
+            ages |= {"audits": 86400 * days, "resources": 86400 * days}
+        for table, age in ages.items():
+            marked = expiry.mark(db, table, now - age)
+            if marked:
+                hours = self._config.quarantine_hours
+                _log.warning("%d %s are old by the clock; they go after %g more hours of running", marked, table, hours)
+            gone = expiry.retire(db, self._folder, table, grace)
+            if gone:
+                _log.info("%d %s are retired", gone, table)
+        resources.collect(db, self._folder, at_once=False)

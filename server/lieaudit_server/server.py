@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
+import sqlite3
 import sys
 import threading
 from collections.abc import Callable
@@ -19,7 +21,7 @@ from lieaudit.errors import LieauditError
 from lieaudit_server import __version__
 from lieaudit_server.background import Background
 from lieaudit_server.config import Config
-from lieaudit_server.errors import ConfigError, ServiceError
+from lieaudit_server.errors import ConfigError, DamagedFolderError, ServiceError
 from lieaudit_server.identity import Authority
 from lieaudit_server.interceptor import Interceptor
 from lieaudit_server.maintenance import Maintenance
@@ -34,6 +36,7 @@ from lieaudit_server.services.datasets import DatasetService
 from lieaudit_server.services.models import ModelService
 from lieaudit_server.store.database import Database
 from lieaudit_server.store.folder import Folder
+from lieaudit_server.store.opening import prepare
 from lieaudit_server.tls import credentials
 from lieaudit_server.tracing import Tracer
 
@@ -47,6 +50,7 @@ SERVICES = tuple(
         (audit_pb2.DESCRIPTOR, "AuditService"),
     )
 )
+_STRAYS_SAID = 20
 _MAX_MESSAGE = 32 * 2**20
 _OPTIONS = (
     ("grpc.max_receive_message_length", _MAX_MESSAGE),
@@ -67,6 +71,8 @@ class Server:
         self._folder = Folder(config.data_dir)
         self.metrics = Metrics()
         self.port = 0
+        self.stopping = asyncio.Event()
+        self.damage: sqlite3.Error | None = None
 
     async def start(self) -> None:
         """Take the data folder, resume what was interrupted, and serve.
@@ -78,7 +84,17 @@ class Server:
         server_credentials = credentials(config)
         self._tracer = Tracer(enabled=config.otel, version=__version__)
         self._folder.open()
-        self._database = Database(self._folder.state)
+        unknown = await asyncio.to_thread(prepare, self._folder)
+        for path in unknown[:_STRAYS_SAID]:
+            _log.warning("%s is not in the state; it is left alone", self._folder.relative(path))
+        if unknown:
+            _log.warning("%d files are not in the state; `lieaudit-server doctor` says more", len(unknown))
+        loop = asyncio.get_running_loop()
+
+        def damaged(problem: sqlite3.Error) -> None:
+            loop.call_soon_threadsafe(self._state_is_damaged, problem)
+
+        self._database = Database(self._folder.state, damaged)
         self._journal = Journal()
         self._fork_server = ForkServer(self._folder.scratch)
         self._scheduler = Scheduler(
@@ -134,7 +150,7 @@ class Server:
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._scheduler.drain()
         try:
-            async with asyncio.timeout(self._config.drain_seconds):
+            async with asyncio.timeout(self._config.drain_seconds if self.damage is None else 0.0):
                 await self._scheduler.wait_idle()
         except TimeoutError:
             _log.info("%d audits are interrupted; they resume at the next start", self._scheduler.running)
@@ -144,11 +160,18 @@ class Server:
         await self._grpc.stop(grace=2.0)
         await self._background.wait()
         await self._fork_server.stop()
-        await self._maintenance.stop()
+        with contextlib.suppress(sqlite3.Error):  # a full disk or a damaged state: it stops all the same
+            await self._maintenance.stop()
         self._database.close()
         self._folder.close()
         self._tracer.close()
         _log.info("stopped")
+
+    def _state_is_damaged(self, problem: sqlite3.Error) -> None:
+        if self.damage is None:
+            _log.critical("the state is damaged: %s", problem)
+            self.damage = problem
+            self.stopping.set()
 
     def _bind(self, server_credentials: object) -> int:
         listen = self._config.listen
@@ -187,10 +210,13 @@ def _stop_on_closed_input(loop: asyncio.AbstractEventLoop, stop: Callable[[], No
 
 
 async def serve(config: Config) -> None:
-    """Serve until SIGTERM or SIGINT; the first line on standard output is ``ready TARGET``. Raises `ConfigError`."""
+    """Serve until SIGTERM or SIGINT; the first line on standard output is ``ready TARGET``.
+
+    Raises `ConfigError`, and `DamagedFolderError` where the state is damaged or deleted while it serves.
+    """
     server = Server(config)
     await server.start()
-    stopping = asyncio.Event()
+    stopping = server.stopping
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
@@ -200,3 +226,5 @@ async def serve(config: Config) -> None:
     sys.stdout.flush()
     await stopping.wait()
     await server.stop()
+    if server.damage is not None:
+        raise DamagedFolderError(f"data_dir: the state is damaged ({server.damage}); run `lieaudit-server doctor`")

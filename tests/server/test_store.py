@@ -13,14 +13,14 @@ import grpc
 import pytest
 from lieaudit_api.v1 import audit_pb2, dataset_pb2, model_pb2, upload_pb2
 from lieaudit_server.config import Config
-from lieaudit_server.doctor import examine
+from lieaudit_server.doctor import examine, settle
 from lieaudit_server.errors import ConfigError, is_disk_full
 from lieaudit_server.maintenance import Maintenance
 from lieaudit_server.metrics import Metrics
 from lieaudit_server.scheduling.fairness import order
 from lieaudit_server.scheduling.journal import Journal
 from lieaudit_server.scheduling.slots import Slots
-from lieaudit_server.store import schema
+from lieaudit_server.store import meta, schema
 from lieaudit_server.store.audits import Audit, finish
 from lieaudit_server.store.database import Database, connect
 from lieaudit_server.store.folder import Folder
@@ -179,10 +179,14 @@ def test_the_doctor_finds_and_repairs(used, start, kit):
     (root / "partial" / "stray").touch()
     os.truncate(next(p for p in (root / "partial").iterdir() if p.name != "stray"), 10)
     findings = examine(root, repair=False)
-    assert len(findings) == 3
+    assert len(findings) == 5
     assert [any(word in finding for finding in findings) for word in (model, audit, "upload")] == [True] * 3
     assert examine(root, repair=False) == findings  # looking changes nothing
-    assert len(examine(root, repair=True)) == len(findings) + 3  # the two strays, and the file of the upload
+    assert examine(root, repair=True) == findings
+    left = [f for f in examine(root, repair=False) if "damaged" not in f]
+    assert left == ["audits/stray: not in the state", "partial/stray: not in the state"]  # not without being told
+    assert len(settle(root, keep=False)) == 2
+    assert len(list((root / "quarantine").iterdir())) == 2
     assert [f for f in examine(root, repair=False) if "damaged" not in f] == []
 
     again = start()
@@ -229,10 +233,11 @@ def test_a_restarted_server_has_everything(used, start, kit):
 def test_retention_deletes_what_is_old_and_nothing_that_is_needed(used):
     server, model, images, audit, _ = used
     folder = Folder(server.data_dir).open()
+    blob = folder.blob(images)
 
     async def run():
         database = Database(folder.state)
-        config = Config(data_dir=server.data_dir, retention_days=2, partial_retention_hours=24)
+        config = Config(data_dir=server.data_dir, retention_days=2, partial_retention_hours=24, quarantine_hours=10)
         maintenance = Maintenance(config, folder, database, Metrics())
 
         def count(db):
@@ -246,23 +251,42 @@ def test_retention_deletes_what_is_old_and_nothing_that_is_needed(used):
         def release(db):
             finish(db, audit, "cancelled")
 
+        async def pass_by(days, hours):
+            """What the clock says, and how long the server has run since."""
+            await database.run(lambda db: meta.add_uptime(db, 3600 * hours))
+            await maintenance.run_once(time.time() + 86400 * days)
+            return [*await database.run(count), blob.exists(), len(list(folder.quarantine.iterdir()))]
+
         counts = [await database.run(count)]
-        for days, prepare in ((1.5, None), (3, hold), (3, release)):
+        for days, hours, prepare in (
+            (1.5, 0, None),  # the upload is marked
+            (1.5, 9, None),
+            (0, 9, None),  # a reading says otherwise: it was never old
+            (1.5, 1, None),
+            (1.5, 11, None),  # the upload goes
+            (3, 0, hold),
+            (3, 11, None),  # and the images, into the quarantine
+            (3, 0, release),
+            (3, 11, None),  # the audit and its model; the quarantine of the images is over
+            (3, 11, None),
+        ):
             if prepare is not None:
                 await database.run(prepare)
-            await maintenance.run_once(time.time() + 86400 * days)
-            counts.append(await database.run(count))
+            counts.append(await pass_by(days, hours))
         database.close()
         return counts
 
     counts = asyncio.run(run())
     folder.close()
     assert counts[0] == [1, 2, 2, 1]
-    assert counts[1] == [1, 2, 2, 0]
-    assert counts[2] == [1, 1, 1, 0]  # the running audit and its model stay
-    assert counts[3] == [0, 0, 0, 0]
+    assert counts[1:5] == [[1, 2, 2, 1, True, 0]] * 4
+    assert counts[5:7] == [[1, 2, 2, 0, True, 0]] * 2
+    assert counts[7] == [1, 1, 1, 0, False, 2]  # the running audit and its model stay; a blob and its sidecar wait
+    assert counts[8] == [1, 1, 1, 0, False, 2]
+    assert counts[9] == [0, 0, 0, 0, False, 3]
+    assert counts[10] == [0, 0, 0, 0, False, 0]
     assert not (server.data_dir / "audits" / audit).exists()
-    assert not (server.data_dir / "blobs" / images[:2] / images).exists()
+    assert not folder.blob(images).exists()
 
 
 def test_the_queue_is_bounded_and_says_when_to_come_back(start, kit):

@@ -62,13 +62,16 @@ class Worker:
         self._final: dict[str, Any] | None = None
         self._stopped: Failure | None = None
 
-    async def run(self, deadline_seconds: float) -> Outcome:
-        """Run the job to its end; kill it at the deadline or when this coroutine is cancelled."""
+    async def run(self, deadline_seconds: float, already: float = 0.0) -> Outcome:
+        """Run the job to its end; kill it at the deadline or when this coroutine is cancelled.
+
+        ``already`` are the seconds that earlier starts of it have taken from the deadline.
+        """
         self._child = await self._fork_server.spawn(self._job)
         if self._stopped is not None:
             self._kill()
         try:
-            async with asyncio.timeout(deadline_seconds):
+            async with asyncio.timeout(max(deadline_seconds - already, 0.0)):
                 await asyncio.gather(self._read_messages(), self._read_log(), self._child.wait())
         except TimeoutError:
             self.stop(

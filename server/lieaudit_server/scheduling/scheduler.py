@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -23,13 +25,14 @@ from lieaudit_server.scheduling.journal import Journal
 from lieaudit_server.scheduling.process import Outcome, Worker
 from lieaudit_server.scheduling.slots import Slot, Slots
 from lieaudit_server.status import scrubbed
-from lieaudit_server.store import audits, resources
-from lieaudit_server.store.audits import Audit, Failure
+from lieaudit_server.store import audits, damage, reports, resources
+from lieaudit_server.store.audits import Audit, Failure, Kept
 from lieaudit_server.store.database import Database
 from lieaudit_server.store.folder import Folder
 
 _log = logging.getLogger(__name__)
 _RETRY_SECONDS = 5.0
+_COUNT_SECONDS = 5.0
 T = TypeVar("T")
 
 
@@ -244,22 +247,34 @@ class Scheduler:
                 _log.exception("progress could not be written", extra={"audit_id": audit.id})
             self._journal.notify(audit.id)
 
-        started = time.monotonic()
         job = jobs.audit(self._config, self._folder, audit, slot.cpus)
         running.worker = Worker(job, self._fork_server, max_log_bytes=self._config.max_log_bytes, on_progress=progress)
         if running.stopped is not None:
             running.worker.stop(running.stopped)
-        outcome = await running.worker.run(audit.deadline)
-        self._metrics.audit_seconds.observe(time.monotonic() - started)
+        started = time.monotonic()
+        counting = asyncio.create_task(self._count(audit, started), name=f"time-{audit.id}")
+        try:
+            outcome = await running.worker.run(audit.deadline, already=audit.spent)
+        finally:
+            counting.cancel()
+        seconds = time.monotonic() - started
+        await self._insist(lambda db: audits.spend(db, audit.id, audit.spent + seconds))
+        self._metrics.audit_seconds.observe(seconds)
         await self._settle(audit, outcome)
+
+    async def _count(self, audit: Audit, started: float) -> None:
+        """Write down every few seconds for how long the audit has run, so that its deadline outlives the server."""
+        while True:
+            await asyncio.sleep(_COUNT_SECONDS)
+            seconds = audit.spent + time.monotonic() - started
+            with contextlib.suppress(sqlite3.Error):  # a full disk: the next time
+                await self._database.run(functools.partial(audits.spend, audit_id=audit.id, seconds=seconds))
 
     async def _settle(self, audit: Audit, outcome: Outcome) -> None:
         if outcome.result is not None:
-            rate = outcome.result.get("rows_per_second")
-            if isinstance(rate, int | float):
-                self._metrics.rows_per_second.observe(rate)
-            await self._finish(audit.id, "succeeded", None)
-            return
+            outcome = await self._keep_report(audit, outcome.result, outcome)
+            if outcome.failure is None:
+                return
         failure = outcome.failure
         assert failure is not None  # noqa: S101 - an outcome without a result has one
         if failure.reason == "CANCELLED":
@@ -273,7 +288,8 @@ class Scheduler:
         _log.warning("worker failed: %s", failure.message, extra=extra)
         self._metrics.worker_failures.labels(failure.reason).inc()
         if failure.reason == "BLOB_DAMAGED":
-            await self._database.run(lambda db: resources.mark_damaged(db, failure.subject))
+            for sha256 in {blob["sha256"] for blob in audit.blobs.values()}:
+                await damage.verify(self._database, self._folder, sha256)
         hidden = (self._folder.root,)
         clean = Failure(
             failure.reason,
@@ -283,8 +299,23 @@ class Scheduler:
         )
         await self._finish(audit.id, "failed", clean)
 
-    async def _finish(self, audit_id: str, state: str, failure: Failure | None) -> None:
-        ended = await self._insist(lambda db: audits.finish(db, audit_id, state, failure))
+    async def _keep_report(self, audit: Audit, result: Mapping[str, Any], outcome: Outcome) -> Outcome:
+        """Take the report that the worker wrote and end the audit; where it cannot be taken, say why."""
+        written, sha256 = self._folder.scratch / audit.id / "report.pb", str(result.get("report_sha256"))
+        try:
+            kept = await asyncio.to_thread(
+                reports.keep, self._folder, audit, written, sha256, self._config.max_report_bytes
+            )
+        except reports.WorkerLiedError as problem:
+            return Outcome(failure=Failure("WORKER_PROTOCOL", str(problem)), log=outcome.log)
+        rate = result.get("rows_per_second")
+        if isinstance(rate, int | float):
+            self._metrics.rows_per_second.observe(rate)
+        await self._finish(audit.id, "succeeded", None, kept)
+        return outcome
+
+    async def _finish(self, audit_id: str, state: str, failure: Failure | None, report: Kept | None = None) -> None:
+        ended = await self._insist(lambda db: audits.finish(db, audit_id, state, failure, report))
         if ended is not None:
             self._ended(ended)
 

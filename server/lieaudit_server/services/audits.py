@@ -7,8 +7,7 @@ import functools
 import hashlib
 import secrets
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from lieaudit_api.v1 import audit_pb2, audit_pb2_grpc, gate_pb2, spec_pb2
@@ -18,15 +17,14 @@ from lieaudit.spec import AuditSpec
 from lieaudit_server import __version__
 from lieaudit_server.config import factories
 from lieaudit_server.conversions import into, spec_from_proto, timestamp
-from lieaudit_server.errors import ServiceError, invalid
+from lieaudit_server.errors import ServiceError, invalid, not_found
 from lieaudit_server.scheduling import jobs
-from lieaudit_server.services import paging, stored
+from lieaudit_server.services import paging
 from lieaudit_server.services.context import Context
 from lieaudit_server.services.evaluation import check_policy, evaluate
-from lieaudit_server.store import audits
+from lieaudit_server.store import audits, reports
 from lieaudit_server.store.audits import Audit, Event
 
-_REPORT_CHUNK = 512 * 2**10
 _STATES = (*audits.UNFINISHED, *audits.FINISHED)
 _PROVIDER_NAMES = {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "Tensorrt"}
 API_VERSION = "lieaudit.v1"
@@ -97,17 +95,21 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):  # type: ignore[misc]
         after = request.after_sequence
         if after >= 2**63:
             raise invalid("after_sequence", "after_sequence is not one that this server gave")
-        audit_id = (await self._context.audit(request.id)).id
+        visible = self._context.caller.visible
         while True:
-            latch = self._context.journal.latch(audit_id)
-            found = await self._context.database.run(functools.partial(audits.events, audit_id=audit_id, after=after))
-            for event in found:
+            latch = self._context.journal.latch(request.id)
+            # Events and state of one moment: else the audit could end between the two, and its last event be missed.
+            found = await self._context.database.run(
+                functools.partial(audits.follow, audit_id=request.id, owner=visible, after=after)
+            )
+            if found is None:
+                raise not_found("audit", request.id)
+            events, ended = found
+            for event in events:
                 yield _event(event)
                 after = event.sequence
-            if found and found[-1].state in audits.FINISHED:
+            if ended:
                 return
-            if not found and (await self._context.audit(audit_id)).is_finished:
-                return  # the watcher has seen the last event before
             if self._context.journal.closed:
                 raise ServiceError(
                     "UNAVAILABLE",
@@ -121,10 +123,9 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):  # type: ignore[misc]
     async def GetReport(  # noqa: N802, D102
         self, request: audit_pb2.GetReportRequest, _context: Any
     ) -> AsyncIterator[audit_pb2.ReportChunk]:
-        path = report_path(self._context, await self._context.audit(request.id))
-        with await asyncio.to_thread(path.open, "rb") as file:
-            while data := await asyncio.to_thread(file.read, _REPORT_CHUNK):
-                yield audit_pb2.ReportChunk(data=data)
+        pieces = report(self._context, await self._context.audit(request.id))
+        while data := await asyncio.to_thread(next, pieces, None):
+            yield audit_pb2.ReportChunk(data=data)
 
     async def Evaluate(self, request: gate_pb2.EvaluateRequest, _context: Any) -> gate_pb2.Decision:  # noqa: N802, D102
         return await evaluate(self._context, request)
@@ -225,7 +226,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):  # type: ignore[misc]
         found = {}
         for role, (kind, sha256, field, formats) in wanted.items():
             resource = await self._context.resource(kind, sha256, field)
-            stored.blob(self._context, resource)
+            await self._context.blob(resource)
             if resource.format not in formats:
                 raise invalid(
                     field, f"{field}: a {resource.format} file, not {' or '.join(formats)}", reason="WRONG_FORMAT"
@@ -238,8 +239,8 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):  # type: ignore[misc]
         return [_message(audit, events[audit.id]) for audit in found]
 
 
-def report_path(context: Context, audit: Audit) -> Path:
-    """Give the path of an audit's report. Raises `ServiceError` where there is none."""
+def report(context: Context, audit: Audit) -> Iterator[bytes]:
+    """Give an audit's report in pieces, compared with its checksum. Raises `ServiceError` where there is none."""
     if audit.state != "succeeded":
         raise ServiceError(
             "FAILED_PRECONDITION",
@@ -248,10 +249,7 @@ def report_path(context: Context, audit: Audit) -> Path:
             subject=audit.id,
             hint="" if audit.failure is None else f"it failed: {audit.failure.message}",
         )
-    path = context.folder.report(audit.id)
-    if not path.exists():
-        raise ServiceError("DATA_LOSS", "the report is no longer there", reason="REPORT_LOST", subject=audit.id)
-    return path
+    return reports.chunks(context.folder, audit)
 
 
 def _request_sha256(request: audit_pb2.CreateAuditRequest) -> str:

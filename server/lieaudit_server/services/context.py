@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from lieaudit_server import identity
 from lieaudit_server.background import Background
 from lieaudit_server.config import Config
-from lieaudit_server.errors import disk_full, invalid, not_found
+from lieaudit_server.errors import ServiceError, disk_full, invalid, not_found
 from lieaudit_server.identity import Identity
 from lieaudit_server.metrics import Metrics
+from lieaudit_server.scheduling import jobs
 from lieaudit_server.scheduling.journal import Journal
 from lieaudit_server.scheduling.probes import Probes
 from lieaudit_server.scheduling.scheduler import Scheduler
-from lieaudit_server.store import audits, resources
+from lieaudit_server.store import audits, damage, resources
 from lieaudit_server.store.audits import Audit
 from lieaudit_server.store.database import Database
 from lieaudit_server.store.folder import Folder
@@ -55,6 +58,37 @@ class Context:
         if found is None:
             raise not_found(kind, sha256)
         return found
+
+    async def is_whole(self, resource: Resource) -> bool:
+        """Whether a resource's blob is there, as far as its size tells; one that is not is marked as damaged."""
+        if resource.damaged:
+            return False
+        if await asyncio.to_thread(resources.is_there, self.folder.blob(resource.sha256), resource.size):
+            return True
+        await self.database.run(lambda db: resources.mark_damaged(db, resource.sha256))
+        return False
+
+    async def blob(self, resource: Resource) -> dict[str, str]:
+        """Describe a stored blob to a worker. Raises `ServiceError` DATA_LOSS where it is damaged."""
+        if not await self.is_whole(resource):
+            raise ServiceError(
+                "DATA_LOSS",
+                f"the stored {resource.kind} is damaged",
+                reason="BLOB_DAMAGED",
+                subject=resource.sha256,
+                hint="upload it again",
+            )
+        return jobs.blob(self.folder, resource)
+
+    async def probe(self, task: str, parts: Mapping[str, Any], used: Sequence[Resource]) -> Mapping[str, Any]:
+        """Run a task of `Probes` on stored resources; one that it finds damaged is marked. Raises like `Probes.run`."""
+        try:
+            return await self.probes.run(task, parts)
+        except ServiceError as problem:
+            if problem.reason == "BLOB_DAMAGED":
+                for resource in used:
+                    await damage.verify(self.database, self.folder, resource.sha256)
+            raise
 
     def check_disk(self, size: int) -> None:
         """Raise `ServiceError` RESOURCE_EXHAUSTED where so many bytes more would leave too little room."""

@@ -53,8 +53,8 @@ def _check_size(policy_yaml: str) -> None:
 async def _serialized(context: Context, source: gate_pb2.ReportSource, field: str) -> bytes:
     match source.WhichOneof("source"):
         case "audit_id":
-            path = audits.report_path(context, await context.audit(source.audit_id))
-            return await asyncio.to_thread(path.read_bytes)
+            pieces = audits.report(context, await context.audit(source.audit_id))
+            return await asyncio.to_thread(b"".join, pieces)
         case "report":
             return source.report.SerializeToString()
         case "report_json":

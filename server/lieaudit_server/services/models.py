@@ -54,15 +54,17 @@ class ModelService(stored.StoredService, model_pb2_grpc.ModelServiceServicer):  
         # Checks are not scheduled, so they use no GPU whatever the audit is to run on.
         spec = dataclasses.replace(spec, provider="cpu", threads=threads)
         parts: dict[str, Any] = {
-            "model": stored.blob(self._context, model),
+            "model": await self._context.blob(model),
             "spec": spec.to_dict(),
             "threads": threads,
             "layers": request.layers,
         }
+        used = [model]
         if request.dataset_sha256:
             dataset = await self._context.resource("dataset", request.dataset_sha256, "dataset_sha256")
-            parts["dataset"] = stored.blob(self._context, dataset)
-        result = await self._context.probes.run("inspect", parts)
+            parts["dataset"] = await self._context.blob(dataset)
+            used.append(dataset)
+        result = await self._context.probe("inspect", parts, used)
         return into(model_pb2.Inspection(), result["inspection"])
 
 

@@ -7,12 +7,10 @@ from typing import Any, ClassVar, Protocol
 from lieaudit_api.v1 import upload_pb2
 
 from lieaudit_server.conversions import timestamp
-from lieaudit_server.errors import ServiceError
-from lieaudit_server.scheduling import jobs
 from lieaudit_server.services import paging
 from lieaudit_server.services.context import Context
 from lieaudit_server.services.uploads import Uploads
-from lieaudit_server.store import resources
+from lieaudit_server.store import garbage, resources
 from lieaudit_server.store.resources import Resource
 
 
@@ -50,8 +48,9 @@ class StoredService:
     async def _delete(self, sha256: str) -> None:
         """Delete a resource and, where nothing needs it any more, its blob. Raises `ServiceError`."""
         found = await self._find(sha256)
-        forgotten = await self._context.database.run(lambda db: resources.delete(db, found))
-        await self._context.database.run(lambda db: resources.discard(db, self._context.folder, forgotten))
+        folder = self._context.folder
+        await self._context.database.run(lambda db: resources.delete(db, folder, found))
+        await self._context.database.run(lambda db: garbage.sweep(db, folder))
 
 
 def fields(resource: Resource) -> dict[str, Any]:
@@ -64,16 +63,3 @@ def fields(resource: Resource) -> dict[str, Any]:
         "created": timestamp(resource.created),
         "owner": resource.owner,
     }
-
-
-def blob(context: Context, resource: Resource) -> dict[str, str]:
-    """Describe a stored blob to a worker. Raises `ServiceError` DATA_LOSS where it is known to be damaged."""
-    if resource.damaged:
-        raise ServiceError(
-            "DATA_LOSS",
-            f"the stored {resource.kind} is damaged",
-            reason="BLOB_DAMAGED",
-            subject=resource.sha256,
-            hint="upload it again",
-        )
-    return jobs.blob(context.folder, resource)

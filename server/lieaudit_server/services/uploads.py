@@ -19,8 +19,7 @@ from lieaudit_api.v1 import upload_pb2
 from lieaudit.errors import LieauditError
 from lieaudit_server.errors import ServiceError, invalid
 from lieaudit_server.services.context import Context, check_sha256
-from lieaudit_server.store import resources
-from lieaudit_server.store.folder import sync_directory
+from lieaudit_server.store import garbage, resources
 from lieaudit_server.store.resources import Resource, Upload
 
 FORMATS = {"model": ("onnx", "tar", "pt2", "safetensors"), "dataset": ("npz", "tar", "zip")}
@@ -57,13 +56,8 @@ class Uploads:
         """Say how much of an upload is durable. Raises `ServiceError`."""
         check_sha256(sha256, "sha256")
         owner = self._context.caller.owner
-        found, upload = await self._context.database.run(
-            lambda db: (
-                resources.find(db, self._kind, sha256, owner),
-                resources.find_upload(db, owner, self._kind, sha256),
-            )
-        )
-        if found is not None and not found.damaged:
+        found, upload = await self._known(sha256, owner)
+        if found is not None and await self._context.is_whole(found):
             return upload_pb2.UploadStatus(sha256=sha256, committed_bytes=found.size, complete=True)
         return upload_pb2.UploadStatus(sha256=sha256, committed_bytes=0 if upload is None else upload.committed)
 
@@ -75,8 +69,8 @@ class Uploads:
         """
         header = await self._header(requests)
         owner = self._context.caller.owner
-        known = await self._context.database.run(lambda db: resources.find(db, self._kind, header.sha256, owner))
-        if known is not None and not known.damaged:
+        known, _ = await self._known(header.sha256, owner)
+        if known is not None and await self._context.is_whole(known):
             return known
         key = (owner, header.sha256)
         other = self._streams.get(key)
@@ -103,6 +97,23 @@ class Uploads:
         finally:
             if self._streams.get(key) is stream:
                 del self._streams[key]
+
+    async def _known(self, sha256: str, owner: str) -> tuple[Resource | None, Upload | None]:
+        """Give the owner's resource and half-done upload; one whose bytes are no longer there begins again."""
+        found, upload = await self._context.database.run(
+            lambda db: (
+                resources.find(db, self._kind, sha256, owner),
+                resources.find_upload(db, owner, self._kind, sha256),
+            )
+        )
+        if upload is not None and not await asyncio.to_thread(self._has_bytes, upload):
+            await self._context.background.run(self._drop(upload))
+            upload = None
+        return found, upload
+
+    def _has_bytes(self, upload: Upload) -> bool:
+        path = self._context.folder.partial / upload.file
+        return not upload.committed or (path.exists() and path.stat().st_size >= upload.committed)
 
     async def _header(self, requests: Requests) -> upload_pb2.UploadHeader:
         first = await self._next(requests)
@@ -138,13 +149,8 @@ class Uploads:
             ) from problem
 
     async def _open(self, header: upload_pb2.UploadHeader, owner: str) -> Upload:
-        found = await self._context.database.run(
-            lambda db: (
-                resources.find_upload(db, owner, self._kind, header.sha256),
-                resources.used_bytes(db, owner),
-            )
-        )
-        upload, used = found
+        _, upload = await self._known(header.sha256, owner)
+        used = await self._context.database.run(lambda db: resources.used_bytes(db, owner))
         committed = 0 if upload is None else upload.committed
         if header.offset != committed:
             raise ServiceError(
@@ -161,7 +167,6 @@ class Uploads:
             return upload
         self._check_room(header.size_bytes, used)
         upload = Upload(owner, self._kind, header.sha256, header.size_bytes, 0, secrets.token_hex(16))
-        (self._context.folder.partial / upload.file).touch(0o600)
         await self._context.database.run(lambda db: resources.begin_upload(db, upload))
         return upload
 
@@ -250,7 +255,7 @@ class Uploads:
                 db, folder, upload, name=header.name, format_=header.format, details=details
             )
         )
-        await asyncio.to_thread(self._unlink, upload)
+        await self._context.database.run(lambda db: garbage.sweep(db, folder))
         return stored
 
     async def _check(self, header: upload_pb2.UploadHeader, upload: Upload) -> Mapping[str, Any]:
@@ -259,12 +264,9 @@ class Uploads:
         return await self._context.probes.run(f"check_{self._kind}", {self._kind: blob})
 
     async def _drop(self, upload: Upload) -> None:
-        await self._context.database.run(lambda db: resources.drop_upload(db, upload.file))
-        await asyncio.to_thread(self._unlink, upload)
-
-    def _unlink(self, upload: Upload) -> None:
-        (self._context.folder.partial / upload.file).unlink(missing_ok=True)
-        sync_directory(self._context.folder.partial)
+        folder = self._context.folder
+        await self._context.database.run(lambda db: resources.drop_upload(db, folder, upload.file))
+        await self._context.database.run(lambda db: garbage.sweep(db, folder))
 
 
 class _Writer:
@@ -282,7 +284,7 @@ class _Writer:
 
     def open(self) -> None:
         with self._lock:
-            self._file = self._path.open("r+b")
+            self._file = os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b")
             self._file.truncate(self.size)
             while chunk := self._file.read(_COMMIT_BYTES):
                 self._hash.update(chunk)

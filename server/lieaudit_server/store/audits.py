@@ -25,6 +25,14 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """A stored report: its checksum and its size in bytes."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """One event of an audit; sequence numbers only rise."""
 
@@ -45,7 +53,7 @@ class Audit:
 
     ``blobs`` says under each role (``model``, ``dataset``, ``torch_source``, ``torch_weights``) the ``sha256``,
     ``name`` and ``format`` of what it reads, so that deleting the resource while the audit waits takes nothing from it;
-    ``device`` is its GPU (None: CPU).
+    ``device`` is its GPU (None: CPU); ``deadline`` and ``spent`` are seconds of running, in all its starts together.
     """
 
     number: int
@@ -64,6 +72,8 @@ class Audit:
     sequence: int
     idempotency_key: str | None
     request_sha256: str
+    spent: float = 0.0
+    report: Kept | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -76,6 +86,9 @@ def _audit(row: sqlite3.Row) -> Audit:
     values["spec"] = json.loads(values["spec"])
     values["blobs"] = json.loads(values["blobs"])
     values["failure"] = None if values["failure"] is None else Failure(**json.loads(values["failure"]))
+    sha256, size = values.pop("report_sha256"), values.pop("report_bytes")
+    values["report"] = None if sha256 is None else Kept(sha256, size)
+    del values["expiring"]
     return Audit(**values)
 
 
@@ -106,6 +119,11 @@ def page(db: sqlite3.Connection, owner: str | None, state: str, before: int, siz
 def queued(db: sqlite3.Connection) -> list[Audit]:
     """Give the waiting audits, oldest first."""
     return [_audit(row) for row in db.execute("SELECT * FROM audits WHERE state = 'queued' ORDER BY number")]
+
+
+def succeeded(db: sqlite3.Connection) -> list[Audit]:
+    """Give the audits that have a report."""
+    return [_audit(row) for row in db.execute("SELECT * FROM audits WHERE state = 'succeeded' ORDER BY number")]
 
 
 def counts(db: sqlite3.Connection, owner: str | None = None) -> dict[str, int]:
@@ -165,7 +183,9 @@ def requeue_all(db: sqlite3.Connection, message: str) -> int:
     return sum(requeue(db, audit_id, message) for audit_id in ids)
 
 
-def finish(db: sqlite3.Connection, audit_id: str, state: str, failure: Failure | None = None) -> Audit | None:
+def finish(
+    db: sqlite3.Connection, audit_id: str, state: str, failure: Failure | None = None, report: Kept | None = None
+) -> Audit | None:
     """Take an audit to a final state; None where it already has one. Its blobs may go, its progress is forgotten."""
     text = None
     if failure is not None:
@@ -173,8 +193,16 @@ def finish(db: sqlite3.Connection, audit_id: str, state: str, failure: Failure |
             {"reason": failure.reason, "message": failure.message, "subject": failure.subject, "hint": failure.hint}
         )
     changed = db.execute(
-        "UPDATE audits SET state = ?, finished = ?, failure = ? WHERE id = ? AND state IN ('queued', 'running')",
-        (state, time.time(), text, audit_id),
+        "UPDATE audits SET state = ?, finished = ?, failure = ?, report_sha256 = ?, report_bytes = ?"
+        " WHERE id = ? AND state IN ('queued', 'running')",
+        (
+            state,
+            time.time(),
+            text,
+            None if report is None else report.sha256,
+            0 if report is None else report.size,
+            audit_id,
+        ),
     ).rowcount
     if not changed:
         return None
@@ -206,6 +234,11 @@ def add_event(
     )
 
 
+def spend(db: sqlite3.Connection, audit_id: str, seconds: float) -> None:
+    """Remember for how long an audit has run, in all its starts."""
+    db.execute("UPDATE audits SET spent = max(spent, ?) WHERE id = ?", (seconds, audit_id))
+
+
 def progress(db: sqlite3.Connection, audit_id: str, stage: str, done: int, total: int, rate: float) -> None:
     """Append a progress event, if the audit still runs; only the latest of them are kept."""
     row = db.execute("SELECT state, sequence FROM audits WHERE id = ?", (audit_id,)).fetchone()
@@ -234,15 +267,33 @@ def last_events(db: sqlite3.Connection, audit_ids: list[str]) -> dict[str, Event
     return found
 
 
-def finished_before(db: sqlite3.Connection, before: float) -> list[str]:
-    """Give the audits that finished before a time."""
-    rows = db.execute("SELECT id FROM audits WHERE finished < ?", (before,)).fetchall()
-    return [row["id"] for row in rows]
+def follow(db: sqlite3.Connection, audit_id: str, owner: str | None, after: int) -> tuple[list[Event], bool] | None:
+    """Give the events after a sequence number and whether the audit has ended, both of the same moment.
+
+    None where the owner (None: anybody) has no such audit. A number that the audit has not reached yet, as from before
+    a backup was put back, counts as the one before the last.
+    """
+    row = db.execute(
+        "SELECT state, sequence FROM audits WHERE id = ? AND (? IS NULL OR owner = ?)", (audit_id, owner, owner)
+    ).fetchone()
+    if row is None:
+        return None
+    after = after if after <= row["sequence"] else row["sequence"] - 1
+    return events(db, audit_id, after), row["state"] in FINISHED
 
 
-def delete(db: sqlite3.Connection, audit_id: str) -> None:
-    """Delete a finished audit; the caller deletes its folder afterwards."""
-    db.execute("DELETE FROM audits WHERE id = ? AND state IN ('succeeded', 'failed', 'cancelled')", (audit_id,))
+def adopt(db: sqlite3.Connection, audit: Audit) -> None:
+    """Take a finished audit into the state again, from the sidecar of its report."""
+    report = audit.report
+    if report is None:
+        raise ValueError("an audit without a report cannot be adopted")
+    insert(db, audit)
+    db.execute(
+        "UPDATE audits SET state = 'running', attempts = ?, spent = ? WHERE id = ?",
+        (audit.attempts, audit.spent, audit.id),
+    )
+    finish(db, audit.id, "succeeded", report=report)
+    db.execute("UPDATE audits SET finished = coalesce(?, finished) WHERE id = ?", (audit.finished, audit.id))
 
 
 def _existing(db: sqlite3.Connection, audit_id: str) -> Audit:

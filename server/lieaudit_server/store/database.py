@@ -33,11 +33,32 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-class Database:
-    """The state of the server. Operations are functions of the connection; they run one after the other."""
+def is_damage(problem: sqlite3.Error) -> bool:
+    """Whether an error says that the file itself is damaged or gone."""
+    code = getattr(problem, "sqlite_errorcode", 0) & 0xFF
+    return isinstance(problem, StateLostError) or code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
-    def __init__(self, path: Path) -> None:
+
+class StateLostError(sqlite3.DatabaseError):
+    """The file of the state is no longer there: what is written now, nobody would find again."""
+
+
+class Database:
+    """The state of the server. Operations are functions of the connection; they run one after the other.
+
+    Parameters
+    ----------
+    path
+        The file.
+    on_damage
+        Called, in the database's thread, when the state turns out to be damaged or gone.
+    """
+
+    def __init__(self, path: Path, on_damage: Callable[[sqlite3.Error], None] = lambda _: None) -> None:
+        self._path = path
+        self._on_damage = on_damage
         self._connection = connect(path)
+        self._inode = path.stat().st_ino
         schema.migrate(self._connection)
         self._operations: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name="database", daemon=True)
@@ -74,21 +95,34 @@ class Database:
         results: list[tuple[Any, BaseException | None]] = []
         failure: BaseException | None = None
         try:
+            self._check_file()
             execute("BEGIN IMMEDIATE")
             for operation, _ in batch:
                 results.append(self._savepoint(operation))
             execute("COMMIT")
         except sqlite3.Error as problem:  # the disk is full or broken: nothing of this batch was kept
             failure = problem
+            if is_damage(problem):
+                self._on_damage(problem)
             if self._connection.in_transaction:
                 with contextlib.suppress(sqlite3.Error):  # where that fails too, the next batch fails and tries again
                     execute("ROLLBACK")
         for position, (_, future) in enumerate(batch):
             value, refusal = results[position] if failure is None else (None, failure)
+            if isinstance(refusal, sqlite3.Error) and failure is None and is_damage(refusal):
+                self._on_damage(refusal)
             if refusal is None:
                 future.set_result(value)
             else:
                 future.set_exception(refusal)
+
+    def _check_file(self) -> None:
+        try:
+            there = self._path.stat().st_ino == self._inode
+        except OSError:
+            there = False
+        if not there:
+            raise StateLostError(f"{self._path} was deleted or replaced while the server ran")
 
     def _savepoint(self, operation: Callable[[sqlite3.Connection], Any]) -> tuple[Any, BaseException | None]:
         execute = self._connection.execute

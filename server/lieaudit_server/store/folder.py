@@ -17,11 +17,13 @@ class Folder:
     ::
 
         lock           held by the running server
+        identity       the folder's id, which the state holds too
         state.sqlite   what is known (plus -wal and -shm)
-        blobs/ab/…     models and data sets by sha256
+        blobs/ab/…     models and data sets by sha256; beside each a sidecar for each owner
         partial/…      uploads under way
-        audits/ID/     job.json while it runs, shards/, report.pb
+        audits/ID/     shards/ while it runs, then report.pb and its sidecar report.json
         scratch/…      working folders of checks and workers; emptied at each start
+        quarantine/…   what nobody needs any more, kept for a while before it is deleted
     """
 
     def __init__(self, root: Path) -> None:
@@ -31,6 +33,8 @@ class Folder:
         self.partial = self.root / "partial"
         self.audits = self.root / "audits"
         self.scratch = self.root / "scratch"
+        self.quarantine = self.root / "quarantine"
+        self.identity = self.root / "identity"
         self._lock: IO[str] | None = None
 
     def open(self) -> Self:
@@ -40,7 +44,7 @@ class Folder:
         """
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for path in (self.blobs, self.partial, self.audits, self.scratch):
+            for path in (self.blobs, self.partial, self.audits, self.scratch, self.quarantine):
                 path.mkdir(mode=0o700, exist_ok=True)
             lock = (self.root / "lock").open("a+", encoding="utf-8")
         except OSError as problem:
@@ -76,6 +80,10 @@ class Folder:
         """Give the path of a finished audit's report, a serialized ``lieaudit.v1.Report``."""
         return self.audits / audit_id / "report.pb"
 
+    def relative(self, path: Path) -> str:
+        """Give a path in the folder as the state writes it."""
+        return path.relative_to(self.root).as_posix()
+
     def free_bytes(self) -> int:
         """Give the bytes that may still be written."""
         return shutil.disk_usage(self.root).free
@@ -90,9 +98,8 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a file aside, sync it and rename it into place: it is there whole or not at all."""
-    aside = path.with_name(path.name + ".part")
+def write_durably(path: Path, data: bytes, aside: Path) -> None:
+    """Write a file aside (on the same volume), sync it and rename it into place: it is there whole or not at all."""
     with aside.open("wb") as file:
         file.write(data)
         file.flush()

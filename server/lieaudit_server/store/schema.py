@@ -78,7 +78,27 @@ CREATE TABLE events (
 ) STRICT, WITHOUT ROWID;
 """
 
-MIGRATIONS: tuple[str, ...] = (_VERSION_1,)
+_VERSION_2 = """
+CREATE TABLE meta (
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE garbage (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    path TEXT NOT NULL,
+    at_once INTEGER NOT NULL,
+    quarantined REAL
+) STRICT;
+CREATE UNIQUE INDEX garbage_by_path ON garbage (path) WHERE quarantined IS NULL;
+ALTER TABLE audits ADD COLUMN spent REAL NOT NULL DEFAULT 0;
+ALTER TABLE audits ADD COLUMN report_sha256 TEXT;
+ALTER TABLE audits ADD COLUMN report_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE audits ADD COLUMN expiring REAL;
+ALTER TABLE resources ADD COLUMN expiring REAL;
+ALTER TABLE uploads ADD COLUMN expiring REAL;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2)
 
 
 def migrate(connection: sqlite3.Connection, migrations: Sequence[str] = MIGRATIONS) -> int:

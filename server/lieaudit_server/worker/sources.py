@@ -34,21 +34,25 @@ def place(blob: Blob, folder: Path) -> Path:
 
     A file of its own folder cannot reach other blobs by a relative external-data path. Raises `DamagedBlobError`.
     """
-    with blob.path.open("rb") as file:
-        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with blob.path.open("rb") as file:
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as problem:
+        raise _damaged(blob, f"it cannot be read ({problem.strerror})") from problem
     if actual != blob.sha256:
-        raise DamagedBlobError(
-            "the stored content is damaged: its checksum has changed",
-            reason="BLOB_DAMAGED",
-            subject=blob.sha256,
-            hint="upload it again",
-        )
+        raise _damaged(blob, "its checksum has changed")
     folder.mkdir(mode=0o700)
     stem = re.sub(r"[^A-Za-z0-9_.-]", "_", PurePosixPath(blob.name).name)[:100].lstrip(".") or "blob"
     suffix = _SUFFIXES[blob.format]
     target = folder / (stem if stem.endswith(suffix) else stem + suffix)
     os.link(blob.path, target)
     return target
+
+
+def _damaged(blob: Blob, why: str) -> DamagedBlobError:
+    return DamagedBlobError(
+        f"the stored content is damaged: {why}", reason="BLOB_DAMAGED", subject=blob.sha256, hint="upload it again"
+    )
 
 
 def model_file(blob: Blob, folder: Path, max_bytes: int, max_members: int) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,11 +76,10 @@ def inspect(job: Job, _channel: Channel) -> dict[str, Any]:
 
 
 def audit(job: Job, channel: Channel) -> dict[str, Any]:
-    """Audit; the report lies in the audit's folder afterwards."""
+    """Audit; the report lies in the scratch folder afterwards, for the server to take."""
     from lieaudit.audit import audit as measure
     from lieaudit.shards import DirectoryShards
     from lieaudit_server.conversions import report_to_proto
-    from lieaudit_server.store.folder import write_durably
 
     folder = Path(job["folder"])
     blob = _blob(job["model"])
@@ -104,8 +104,12 @@ def audit(job: Job, channel: Channel) -> dict[str, Any]:
             subject="report",
             hint="audit fewer images (max_images)",
         )
-    write_durably(folder / "report.pb", data)
-    return {"rows": report.timing.rows, "rows_per_second": report.timing.rows_per_second}
+    (Path(job["scratch"]) / "report.pb").write_bytes(data)
+    return {
+        "report_sha256": hashlib.sha256(data).hexdigest(),
+        "rows": report.timing.rows,
+        "rows_per_second": report.timing.rows_per_second,
+    }
 
 
 def evaluate(job: Job, _channel: Channel) -> dict[str, Any]:
