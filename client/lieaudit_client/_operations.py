@@ -17,7 +17,7 @@ from lieaudit_api.v1 import audit_pb2, dataset_pb2, model_pb2, report_pb2, uploa
 from lieaudit_client import _requests as requests
 from lieaudit_client._channel import HEALTH_SERVING
 from lieaudit_client._requests import Listing, Unary
-from lieaudit_client._steps import Attempts, Call, Emit, Next, Open, Operation, Retry, Run, Send, remaining, until
+from lieaudit_client._steps import Attempts, Call, Emit, Next, Open, Operation, Own, Retry, Run, Send, remaining, until
 from lieaudit_client.exceptions import (
     AuditCancelledError,
     AuditFailedError,
@@ -37,6 +37,7 @@ from lieaudit_client.specification import Specification, to_spec
 API_VERSION = "lieaudit.v1"
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
 _REPORT_SECONDS = 300.0
+_ABANDON_SECONDS = 5.0
 _RESUMABLE = frozenset({"UPLOAD_IDLE", "UPLOAD_INCOMPLETE", "UPLOAD_IN_PROGRESS", "UPLOAD_OFFSET", "UPLOAD_SUPERSEDED"})
 """Reasons for which an upload asks again where to go on: the stream broke off, or another one sends the same bytes."""
 
@@ -158,13 +159,8 @@ class Operations:
         waiting: Callable[[ClientError], Any] | None = None,
     ) -> Operation[audit_pb2.Audit]:
         """Create an audit; waits while the queue is full, as long as ``timeout`` allows (None: without end)."""
-        request = audit_pb2.CreateAuditRequest(
-            model_sha256=model_sha256,
-            dataset_sha256=dataset_sha256,
-            spec=to_spec(spec),
-            idempotency_key=idempotency_key or uuid.uuid4().hex,
-            deadline_seconds=deadline or 0.0,
-        )
+        key = idempotency_key or uuid.uuid4().hex
+        request = audit_request(model_sha256, dataset_sha256, spec, key, deadline)
         yield from self.check()
         return (yield from self._repeated(requests.create_audit(request), timeout, waiting=waiting))
 
@@ -234,17 +230,28 @@ class Operations:
         message = to_spec(spec)
         uploaded = yield from self.upload_model(model)
         dataset = yield from self.upload_dataset(data)
+        key = idempotency_key or uuid.uuid4().hex
+        request = audit_request(uploaded.sha256, dataset.sha256, message, key, deadline)
+        yield Own(lambda: self._abandon(request, ""))
         audit = yield from self.create_audit(
             uploaded.sha256,
             dataset.sha256,
             message,
-            idempotency_key=idempotency_key,
+            idempotency_key=key,
             deadline=deadline,
             timeout=None,
             waiting=lambda error: Progress("waiting", message=error.message),
         )
+        yield Own(lambda: self._abandon(request, audit.id))
         yield Emit(Progress(audit.state, audit_id=audit.id))
         return (yield from self.finish(audit.id))
+
+    def _abandon(self, request: audit_pb2.CreateAuditRequest, audit_id: str) -> Operation[None]:
+        """Cancel an audit; where its id is not known yet, the idempotency key finds it, or makes it first."""
+        if not audit_id:
+            made: Any = yield Call("AuditService", "CreateAudit", request, _ABANDON_SECONDS)
+            audit_id = made.id
+        yield Call("AuditService", "CancelAudit", audit_pb2.CancelAuditRequest(id=audit_id), _ABANDON_SECONDS)
 
     def _limit(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else timeout
@@ -282,6 +289,19 @@ class Operations:
                 yield from attempts.after(error)
             else:
                 return found
+
+
+def audit_request(
+    model_sha256: str, dataset_sha256: str, spec: Specification, key: str, deadline: float | None
+) -> audit_pb2.CreateAuditRequest:
+    """Make the request for an audit."""
+    return audit_pb2.CreateAuditRequest(
+        model_sha256=model_sha256,
+        dataset_sha256=dataset_sha256,
+        spec=to_spec(spec),
+        idempotency_key=key,
+        deadline_seconds=deadline or 0.0,
+    )
 
 
 def failure_of(audit: audit_pb2.Audit) -> AuditFailedError:

@@ -81,7 +81,14 @@ class Emit:
     item: Any
 
 
-Step = Call | Send | Open | Next | Run | Sleep | Emit
+@dataclass(frozen=True, slots=True)
+class Own:
+    """From now on, where the caller breaks the operation off, ``abandon`` is performed; None: no more."""
+
+    abandon: Callable[[], Operation[None]] | None
+
+
+Step = Call | Send | Open | Next | Run | Sleep | Emit | Own
 T = TypeVar("T")
 Operation = Generator[Step, Any, T]
 

@@ -20,7 +20,7 @@ from lieaudit_client._operations import Operations
 from lieaudit_client._requests import Unary
 from lieaudit_client._sending import News, Sending
 from lieaudit_client._status import translate
-from lieaudit_client._steps import Call, Emit, Next, Open, Operation, Retry, Run, Send, Sleep
+from lieaudit_client._steps import Call, Emit, Next, Open, Operation, Own, Retry, Run, Send, Sleep
 from lieaudit_client.exceptions import ClientError
 from lieaudit_client.progress import ProgressCallback
 from lieaudit_client.specification import Specification
@@ -253,6 +253,7 @@ class AsyncClient:
         result: Any = None
         error: ClientError | None = None
         streams: list[Any] = []
+        abandon: Callable[[], Operation[None]] | None = None
         try:
             while True:
                 try:
@@ -264,6 +265,8 @@ class AsyncClient:
                 try:
                     if isinstance(step, Emit):
                         yield step.item
+                    elif isinstance(step, Own):
+                        abandon = step.abandon
                     elif isinstance(step, Send):
                         news: asyncio.Queue[News] = asyncio.Queue()
                         method = getattr(self._uploads[step.service], step.method)
@@ -281,9 +284,23 @@ class AsyncClient:
                 except ClientError as problem:
                     error = problem
         finally:
-            operation.close()
-            for stream in streams:
-                stream.cancel()
+            await self._leave(operation, streams, abandon)
+
+    async def _leave(
+        self, operation: Operation[Any], streams: list[Any], abandon: Callable[[], Operation[None]] | None
+    ) -> None:
+        broken_off = operation.gi_frame is not None  # it has neither returned nor raised
+        operation.close()
+        for stream in streams:
+            stream.cancel()
+        if abandon is None or not broken_off:
+            return
+        cleaning, result = abandon(), None  # where it fails, nobody is there to hear of it
+        with suppress(grpc.RpcError, ClientError, StopIteration):
+            while True:
+                step = cleaning.send(result)
+                if isinstance(step, Call):
+                    result = await self._do(step, [])
 
     async def _do(self, step: Call | Open | Next | Run | Sleep, streams: list[Any]) -> Any:
         match step:

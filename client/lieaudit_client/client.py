@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -18,7 +19,7 @@ from lieaudit_client._operations import Operations
 from lieaudit_client._requests import Unary
 from lieaudit_client._sending import News, Sending
 from lieaudit_client._status import translate
-from lieaudit_client._steps import Call, Emit, Next, Open, Operation, Retry, Run, Send, Sleep
+from lieaudit_client._steps import Call, Emit, Next, Open, Operation, Own, Retry, Run, Send, Sleep
 from lieaudit_client.exceptions import ClientError
 from lieaudit_client.progress import ProgressCallback
 from lieaudit_client.specification import Specification
@@ -185,6 +186,8 @@ class Client:
     ) -> report_pb2.Report:
         """Upload what the service has not, run one audit and give its report.
 
+        Where the caller breaks it off (Ctrl-C, a cancelled task, an exception in ``progress``) the audit is cancelled.
+
         Parameters
         ----------
         model, data
@@ -282,6 +285,7 @@ class Client:
         result: Any = None
         error: ClientError | None = None
         streams: list[Any] = []
+        abandon: Callable[[], Operation[None]] | None = None
         try:
             while True:
                 try:
@@ -293,6 +297,8 @@ class Client:
                 try:
                     if isinstance(step, Emit):
                         yield step.item
+                    elif isinstance(step, Own):
+                        abandon = step.abandon
                     elif isinstance(step, Send):
                         news: queue.SimpleQueue[News] = queue.SimpleQueue()
                         method = getattr(self._stubs[step.service], step.method)
@@ -310,9 +316,23 @@ class Client:
                 except ClientError as problem:
                     error = problem
         finally:
-            operation.close()
-            for stream in streams:
-                stream.cancel()
+            self._leave(operation, streams, abandon)
+
+    def _leave(
+        self, operation: Operation[Any], streams: list[Any], abandon: Callable[[], Operation[None]] | None
+    ) -> None:
+        broken_off = operation.gi_frame is not None  # it has neither returned nor raised
+        operation.close()
+        for stream in streams:
+            stream.cancel()
+        if abandon is None or not broken_off:
+            return
+        cleaning, result = abandon(), None  # where it fails, nobody is there to hear of it
+        with suppress(grpc.RpcError, ClientError, StopIteration):
+            while True:
+                step = cleaning.send(result)
+                if isinstance(step, Call):
+                    result = self._do(step, [])
 
     def _do(self, step: Call | Open | Next | Run | Sleep, streams: list[Any]) -> Any:
         match step:

@@ -122,7 +122,7 @@ class Authority:
             names = auth_context.get("x509_common_name") or ()
             name = names[0].decode("utf-8", "replace") if names else ""
             if not name:
-                raise _unauthenticated("the client certificate has no common name")
+                raise unauthenticated("the client certificate has no common name")
             return Identity(name, "audit")
         return LOCAL
 
@@ -144,14 +144,14 @@ class Authority:
         self._reload()
         kind, _, secret = header.partition(" ")
         if kind.lower() != "bearer" or not secret:
-            raise _unauthenticated("a bearer token is needed")
+            raise unauthenticated("a bearer token is needed")
         digest = _digest(secret.strip())
         for token in self._tokens:
             if hmac.compare_digest(token.sha256, digest):
                 if token.expires is not None and token.expires <= time.time():
-                    raise _unauthenticated("the token has expired", "TOKEN_EXPIRED")
+                    raise unauthenticated("the token has expired", "TOKEN_EXPIRED")
                 return Identity(token.owner, token.scope)
-        raise _unauthenticated("the token is not known to this server")
+        raise unauthenticated("the token is not known to this server")
 
     def _reload(self) -> None:
         assert self._path is not None  # noqa: S101 - called with a file
@@ -174,7 +174,8 @@ def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def _unauthenticated(message: str, reason: str = "UNAUTHENTICATED") -> ServiceError:
+def unauthenticated(message: str, reason: str = "UNAUTHENTICATED") -> ServiceError:
+    """Make the error for a caller who is not known."""
     return ServiceError(
         "UNAUTHENTICATED",
         message,

@@ -8,7 +8,8 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,12 +19,14 @@ from grpc_status import rpc_status
 
 from lieaudit_server import identity, logs
 from lieaudit_server.errors import ServiceError, invalid
-from lieaudit_server.identity import Authority
+from lieaudit_server.identity import Authority, unauthenticated
 from lieaudit_server.metrics import Metrics
 from lieaudit_server.status import to_service_error, to_status
 from lieaudit_server.tracing import Tracer
 
 _log = logging.getLogger(__name__)
+_CHECK_SECONDS = 1.0
+_END = object()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
 
@@ -44,14 +47,17 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             return handler
         metadata = dict(handler_call_details.invocation_metadata or ())
         # Requests are parsed inside the call: after the caller is known, and with errors in one form.
-        parse = _parser(handler.request_deserializer, streaming=handler.request_streaming)
+        parse = _parser(handler.request_deserializer)
+        parse_all = _stream_parser(parse)
         if handler.response_streaming:
             inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
 
             async def streaming(raw: Any, context: Any) -> AsyncIterator[Any]:
                 async with _Call(self, method, metadata, context) as call:
-                    async for response in inner(parse(raw), context):
-                        yield response
+                    request = parse_all(raw, call) if handler.request_streaming else parse(raw)
+                    async with aclosing(_checked(inner(request, context), call.check)) as responses:
+                        async for response in responses:
+                            yield response
                     call.code = "OK"
 
             make = (
@@ -64,7 +70,8 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
         async def single(raw: Any, context: Any) -> Any:
             async with _Call(self, method, metadata, context) as call:
-                response = await inner(parse(raw), context)
+                request = parse_all(raw, call) if handler.request_streaming else parse(raw)
+                response = await inner(request, context)
                 call.code = "OK"
                 return response
 
@@ -82,6 +89,12 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         call.owner = caller.owner
         identity.current.set(caller)
         call.span = self._tracer.start(call.method, call.request_id, call.metadata)
+
+    def check(self, call: _Call) -> None:
+        """Identify the caller again: a token may have been revoked, or have expired. Raises `ServiceError`."""
+        caller = self._authority.authorize(call.method, call.metadata, call.context.auth_context())
+        if caller.owner != call.owner:
+            raise unauthenticated("the token now belongs to somebody else")
 
     async def fail(self, call: _Call, problem: Exception) -> None:
         """End the call with google.rpc.Status."""
@@ -105,18 +118,43 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         _log.info("call", extra=extra)
 
 
-def _parser(deserialize: Callable[[bytes], Any], *, streaming: bool) -> Callable[[Any], Any]:
-    def one(data: bytes) -> Any:
+def _parser(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def parse(data: bytes) -> Any:
         try:
             return deserialize(data)
         except DecodeError as problem:
             raise invalid("request", "the request is not a message of lieaudit.v1", reason="UNREADABLE") from problem
 
-    async def many(stream: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-        async for data in stream:
-            yield one(data)
+    return parse
 
-    return many if streaming else one
+
+def _stream_parser(parse: Callable[[bytes], Any]) -> Callable[[AsyncIterator[bytes], _Call], AsyncIterator[Any]]:
+    async def many(stream: AsyncIterator[bytes], call: _Call) -> AsyncIterator[Any]:
+        async for data in stream:
+            call.check()
+            yield parse(data)
+
+    return many
+
+
+async def _checked(responses: AsyncGenerator[Any, None], check: Callable[[], None]) -> AsyncGenerator[Any, None]:
+    """Pass a stream of responses on, and ask every second whether the caller may still have it."""
+    step: asyncio.Task[Any] | None = None
+    try:
+        while True:
+            step = asyncio.ensure_future(anext(responses, _END))
+            while not step.done():
+                await asyncio.wait({step}, timeout=_CHECK_SECONDS)
+                check()
+            response = step.result()
+            if response is _END:
+                return
+            yield response
+    finally:
+        if step is not None:
+            step.cancel()
+            await asyncio.gather(step, return_exceptions=True)
+        await responses.aclose()
 
 
 @dataclasses.dataclass(slots=True)
@@ -130,6 +168,14 @@ class _Call:
     code: str = "CANCELLED"
     span: Any = None
     started: float = dataclasses.field(default_factory=time.monotonic)
+    checked: float = dataclasses.field(default_factory=time.monotonic)
+
+    def check(self) -> None:
+        """Ask, at most once a second, whether the caller of a long call may still make it. Raises `ServiceError`."""
+        now = time.monotonic()
+        if now - self.checked >= _CHECK_SECONDS:
+            self.checked = now
+            self.interceptor.check(self)
 
     async def __aenter__(self) -> Self:
         try:

@@ -117,6 +117,7 @@ def test_a_disk_that_runs_full_refuses_clearly_and_keeps_what_was_accepted(start
     # A server that starts on the full disk either says so, or serves what there is; it loses nothing.
     server = start_inside()
     assert server.report(first.id) == report
+    disk.fill()  # what the start gave back: the log of the state is written into it
     assert reason(kit, server.create, model, images, kit.FAST) == "DISK_FULL"
     disk.free()
     known = server.models.GetUploadStatus(upload_pb2.UploadStatusRequest(sha256=kit.sha256(large)))

@@ -22,6 +22,8 @@ _PASSED = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "PYTHONPATH", "VIR
 _PASSED_PREFIXES = ("CUDA_", "NVIDIA_")
 _ANSWER_BYTES = 4096
 _LINE_BYTES = 16 * 2**20
+_ASK_SECONDS = 5.0
+_START_SECONDS, _HUNG_SECONDS = 120.0, 20.0  # its imports come first; after them it always answers at once
 
 
 class Child:
@@ -118,7 +120,9 @@ class _Running:
         self._ends: dict[int, asyncio.Future[int]] = {}
         self.over = False
         asyncio.get_running_loop().add_reader(commands, self._read)
+        self._answered: asyncio.Future[None] | None = None
         self._log_task = asyncio.create_task(self._read_log(), name="fork server's log")
+        self._life_task = asyncio.create_task(self._ask_for_life(), name="fork server's life")
 
     @classmethod
     async def launch(cls, clean: dict[str, str]) -> _Running:
@@ -152,9 +156,22 @@ class _Running:
 
     def _send(self, command: Mapping[str, Any], ancillary: list[tuple[int, int, array.array[int]]]) -> None:
         try:
-            self._commands.sendmsg([json.dumps(command).encode()], ancillary)
-        except OSError:  # it died: whoever waits for a worker hears of it
+            self._commands.sendmsg([json.dumps(command).encode()], ancillary, socket.MSG_DONTWAIT)
+        except OSError:  # it died or reads no more: whoever waits for a worker hears of it
             self._died()
+
+    async def _ask_for_life(self) -> None:
+        """Ask every few seconds, and kill a fork server that hangs: its workers go back into the queue."""
+        patience = _START_SECONDS
+        while not self.over:
+            self._answered = asyncio.get_running_loop().create_future()
+            self._send({"ask": True}, [])
+            answered, _ = await asyncio.wait({self._answered}, timeout=patience)
+            if not answered and not self.over:
+                _log.error("the fork server has not answered for %g seconds; it is killed", patience)
+                self._died()
+            patience = _HUNG_SECONDS
+            await asyncio.sleep(_ASK_SECONDS)
 
     def _read(self) -> None:
         while not self.over:
@@ -168,7 +185,10 @@ class _Running:
                 self._died()
                 return
             message = json.loads(answer)
-            self._ended(message["ended"], message["status"])
+            if "ended" in message:
+                self._ended(message["ended"], message["status"])
+            elif self._answered is not None and not self._answered.done():
+                self._answered.set_result(None)
 
     def _ended(self, number: int, status: int) -> None:
         end = self._ends.pop(number)
@@ -193,7 +213,8 @@ class _Running:
     async def stop(self) -> None:
         self._died()
         await self._process.wait()
-        await self._log_task
+        self._life_task.cancel()
+        await asyncio.gather(self._log_task, self._life_task, return_exceptions=True)
 
 
 def environment(home: Path) -> dict[str, str]:

@@ -5,9 +5,10 @@ where a new interpreter with onnxruntime takes most of a second of a core. It ne
 itself, holds no secret (its environment is a clean one) and has one thread, so that a fork is a whole process.
 
 Commands come on standard input, a socket that keeps messages apart: ``{"start": ID}`` with three descriptors, the new
-worker's standard input, output and error; ``{"kill": ID}``. For each worker that has ended it answers
-``{"ended": ID, "status": STATUS}``, the status negative for a signal. It ends, and all workers with it, when the server
-closes the socket or dies.
+worker's standard input, output and error; ``{"kill": ID}``; ``{"ask": true}``, which it answers with
+``{"alive": true}``. For each worker that has ended it answers ``{"ended": ID, "status": STATUS}``, the status negative
+for a signal. A worker that somebody stops (SIGSTOP) would hold its place for ever, and is killed. The fork server ends,
+and all workers with it, when the server closes the socket or dies.
 """
 
 from __future__ import annotations
@@ -88,6 +89,8 @@ class ForkServer:
         command = json.loads(message)
         if "start" in command:
             self._start(command["start"], descriptors)
+        elif "ask" in command:
+            self._answers.append(b'{"alive": true}')
         else:
             self._kill(command["kill"])
         for descriptor in descriptors:
@@ -143,10 +146,13 @@ class ForkServer:
 
     def _reap(self) -> None:
         while self._workers:
-            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
             if ended is None:
                 return
             self._kill_session(ended.si_pid)
+            if ended.si_code == os.CLD_STOPPED:
+                os.waitid(os.P_PID, ended.si_pid, os.WSTOPPED | os.WNOHANG)
+                continue
             _, status = os.waitpid(ended.si_pid, 0)
             job = self._workers.pop(ended.si_pid)
             answer = {"ended": job, "status": os.waitstatus_to_exitcode(status)}
