@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -289,7 +290,7 @@ class AsyncClient:
     async def _leave(
         self, operation: Operation[Any], streams: list[Any], abandon: Callable[[], Operation[None]] | None
     ) -> None:
-        broken_off = operation.gi_frame is not None  # it has neither returned nor raised
+        broken_off = inspect.getgeneratorstate(operation) != inspect.GEN_CLOSED  # it has neither returned nor raised
         operation.close()
         for stream in streams:
             stream.cancel()

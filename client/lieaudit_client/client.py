@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import queue
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -321,7 +322,7 @@ class Client:
     def _leave(
         self, operation: Operation[Any], streams: list[Any], abandon: Callable[[], Operation[None]] | None
     ) -> None:
-        broken_off = operation.gi_frame is not None  # it has neither returned nor raised
+        broken_off = inspect.getgeneratorstate(operation) != inspect.GEN_CLOSED  # it has neither returned nor raised
         operation.close()
         for stream in streams:
             stream.cancel()
