@@ -19,7 +19,7 @@ from typing import Any, Self
 from lieaudit.errors import DataError
 
 SCHEMA = "lieaudit.report/1"
-METRIC_VERSION = 1
+METRIC_VERSION = 2
 """Raised whenever the same model and images would give other numbers; the gate compares only equal versions."""
 
 

@@ -15,7 +15,7 @@ from lieaudit_api.v1 import gate_pb2
 
 from lieaudit.errors import ComparisonError
 from lieaudit.gate import evaluate
-from lieaudit.report import KindTotal, Layerwise, Report, Skipped
+from lieaudit.report import METRIC_VERSION, KindTotal, Layerwise, Report, Skipped
 
 Maker = Callable[..., Report]
 Draw = Callable[..., np.ndarray]
@@ -222,7 +222,7 @@ def test_the_gap_between_two_datasets(make_report: Maker, lognormal: Draw) -> No
     ("fields", "named"),
     [
         ({"data": "e" * 64}, "other images: baseline images.npz (eeeeeeeeeeee"),
-        ({"metric_version": 2}, "metric version 2"),
+        ({"metric_version": METRIC_VERSION + 1}, f"metric version {METRIC_VERSION + 1}"),
         ({"spec": {"seed": 1}}, "spec.seed: baseline 1, candidate 0"),
         ({"spec": {"interpolation": "bicubic"}}, "spec.interpolation: baseline bicubic, candidate bilinear"),
         ({"spec": {"padding": "circular"}}, "spec.padding: baseline circular, candidate reflect"),
