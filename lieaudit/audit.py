@@ -20,16 +20,18 @@ from lieaudit.measure import Images, measure
 from lieaudit.method import Method, choose_method, without_forward
 from lieaudit.metrics.accuracy import image_classes, top1
 from lieaudit.metrics.lee import DERIVATIVE_NOT_FINITE
+from lieaudit.metrics.secant import Secants
 from lieaudit.pictures import worst_pictures
 from lieaudit.progress import StageProgress
-from lieaudit.report import Layerwise, Report, ReportData, ReportModel, Skipped, Timing
+from lieaudit.report import GeneratorResult, Layerwise, Report, ReportData, ReportModel, Skipped, Timing
 from lieaudit.runtime.session import Session
 from lieaudit.shards import audit_shards
 from lieaudit.spec import AuditSpec
+from lieaudit.symmetries import get_generator
 from lieaudit.verdicts import generator_results
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import onnx
@@ -101,7 +103,7 @@ def audit(
 
     def measured(method: Method) -> Report:
         def attribute() -> Mapping[str, Layerwise]:
-            return attribute_layers(loaded, pictured, method.differentiator, shards=kept, progress=progress)
+            return attribute_layers(loaded, pictured, method.derivative, shards=kept, progress=progress)
 
         return run(
             loaded.info,
@@ -154,17 +156,21 @@ def run(
     """
     spec = images.spec
     classes, unlabelled = image_classes(images)  # before any work: a list of classes that does not fit is refused
-    measured = measure(method.differentiator, images, shards=shards, progress=progress)
+    used = method.differentiator
+    if isinstance(used, Secants):
+        measured = used.measure(images, shards=shards, progress=progress)
+    else:
+        measured = measure(used, images, shards=shards, progress=progress)
     agreements = (
-        crosscheck(method.differentiator, method.checker, images, progress=progress)
-        if method.checker is not None
-        else {}
+        crosscheck(method.derivative, method.checker, images, progress=progress) if method.checker is not None else {}
     )
     layerwise, unattributed = _attributed(attribute, spec)
     StageProgress(progress, "statistics", 1).advance(1)
     results, skipped = generator_results(
-        measured, spec, method.differentiator.method, calibration=method.calibration, agreements=agreements
+        measured, spec, used.method, calibration=method.calibration, agreements=agreements
     )
+    if isinstance(used, Secants):
+        results = _of_stated_size(results, used.steps, spec)
     reasons = (
         *method.reasons,
         *(f"{skip.what} was not measured: {skip.why}" for skip in unattributed),
@@ -179,7 +185,7 @@ def run(
             notes=(*model.notes, *images.notes, *method.notes),
         ),
         data=ReportData(images.dataset.sha256, images.count, images.dataset.name, top1(measured.top1, classes)),
-        environment=environment(spec, method.fallback_ops, torch=method.differentiator.method == "torch"),
+        environment=environment(spec, method.fallback_ops, torch=used.method == "torch"),
         spec=spec.to_dict(),
         results=results,
         timing=Timing(seconds, rows, rows / seconds),
@@ -189,6 +195,16 @@ def run(
         reasons=reasons,
         pictures=worst_pictures(images, measured),
     )
+
+
+def _of_stated_size(
+    results: Mapping[str, GeneratorResult], steps: Sequence[float], spec: AuditSpec
+) -> dict[str, GeneratorResult]:
+    """Write the size of the secants beside what they gave."""
+    return {
+        name: replace(result, step=t, secant_px=spec.secant_px if get_generator(name).spatial else None)
+        for (name, result), t in zip(results.items(), steps, strict=True)
+    }
 
 
 def _attributed(

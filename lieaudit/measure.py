@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -18,7 +19,7 @@ from lieaudit.shards import compute_once
 from lieaudit.symmetries import tangents
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from lieaudit.data import Dataset
     from lieaudit.derivatives.base import Differentiator, Float32Array, Float64Array
@@ -92,6 +93,11 @@ class Images:
             notes += ("brightness scales the float32 images as given: how they were normalised is not known",)
         return notes
 
+    @property
+    def zero_point(self) -> npt.ArrayLike:
+        """What a raw intensity of 0 is in the images, one value or one per channel: brightness scales around it."""
+        return self.dataset.zero_point(self.spec.preprocessing, self.target.channels)
+
     def load(self, indices: Sequence[int]) -> Float32Array:
         """Give images (n, C, H, W)."""
         target, preprocessing = self.target, self.spec.preprocessing
@@ -123,7 +129,7 @@ class Images:
             interpolation=self.spec.interpolation,
             padding=self.spec.padding,
             convention=self.spec.convention,
-            zero_point=self.dataset.zero_point(self.spec.preprocessing, self.target.channels),
+            zero_point=self.zero_point,
         )
         return np.asarray(moved, np.float32)
 
@@ -134,13 +140,16 @@ class Images:
         """
         if not indices:
             return own
-        order = np.random.default_rng(self.spec.seed).permutation(self.count)
-        place = np.argsort(order)
-        others = self.tangents(self.load([int(order[(place[i] + 1) % self.count]) for i in indices]))
+        others = self.tangents(self.load([self.partner(i) for i in indices]))
         wanted, found = _norms(own), _norms(others)
         scale = np.where(found > 0, wanted / np.where(found > 0, found, 1.0), 0.0).astype(np.float32)
         others *= scale[:, :, None, None, None]
         return others
+
+    def partner(self, index: int) -> int:
+        """Return the other image that `relative` compares an image with: the next one in a seeded order."""
+        order = np.random.default_rng(self.spec.seed).permutation(self.count)
+        return int(order[(int(np.argsort(order)[index]) + 1) % self.count])
 
     def spread(self, count: int) -> list[int]:
         """Give up to ``count`` image indices spread evenly over the set."""
@@ -210,16 +219,26 @@ def measure(
     DataError
         What reading the images raises.
     """
+    compute = partial(_measure_shard, differentiator, images)
+    return in_shards(compute, differentiator.method, images, shards=shards, progress=progress)
+
+
+def in_shards(
+    compute: Callable[[list[int], set[int], StageProgress], Arrays],
+    method: str,
+    images: Images,
+    *,
+    shards: ShardStore | None,
+    progress: ProgressCallback | None,
+) -> Measured:
+    """Measure every image by ``compute(indices, images that `relative` is measured on, stage)``, shard by shard."""
     relative = set(images.spread(images.spec.relative_images if images.count > 1 else 0))
     stage = StageProgress(progress, "audit", images.count)
     found: list[Arrays] = []
     for start in range(0, images.count, SHARD):
         indices = list(range(start, min(start + SHARD, images.count)))
-
-        def compute(indices: list[int] = indices) -> Arrays:
-            return _measure_shard(differentiator, images, indices, relative, stage)
-
-        arrays, computed = compute_once(shards, f"audit-{differentiator.method}-{start:08d}", compute)
+        work = partial(compute, indices, relative, stage)
+        arrays, computed = compute_once(shards, f"audit-{method}-{start:08d}", work)
         if not computed:
             stage.advance(len(indices), measured=False)
         found.append(arrays)

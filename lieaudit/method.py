@@ -10,10 +10,12 @@ import numpy as np
 
 from lieaudit.derivatives.finite_difference import Calibration, FiniteDifference
 from lieaudit.derivatives.forward import ForwardDifferentiator
-from lieaudit.errors import UnsupportedOpError
+from lieaudit.errors import SpecError, UnsupportedOpError
+from lieaudit.metrics.secant import Secants
 from lieaudit.progress import StageProgress
 from lieaudit.report import Skipped
 from lieaudit.shards import compute_once
+from lieaudit.symmetries.generators import BRIGHTNESS_STEP
 
 if TYPE_CHECKING:
     from lieaudit.derivatives.base import Differentiator
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from lieaudit.measure import Images
     from lieaudit.progress import ProgressCallback
     from lieaudit.shards import Arrays, ShardStore
+    from lieaudit.spec import AuditSpec
     from lieaudit.torch.files import TorchFiles
 
 CALIBRATION_IMAGES = 6
@@ -51,7 +54,7 @@ class Method:
         Fingerprint of the torch module that gives the numbers, where one does and shards are kept; else empty.
     """
 
-    differentiator: Differentiator
+    differentiator: Differentiator | Secants
     checker: Differentiator | None = None
     calibration: Calibration | None = None
     skipped: tuple[Skipped, ...] = ()
@@ -59,6 +62,13 @@ class Method:
     reasons: tuple[str, ...] = ()
     precision: str = ""
     source: str = ""
+
+    @property
+    def derivative(self) -> Differentiator:
+        """The differentiator. Raises `SpecError` where secants are measured, which are no derivative."""
+        if isinstance(self.differentiator, Secants):
+            raise SpecError("secants are no derivative", reason="INVALID_SPEC", subject="secant_px")
+        return self.differentiator
 
     @property
     def fallback_ops(self) -> Mapping[str, int]:
@@ -69,7 +79,7 @@ class Method:
     @property
     def rows_done(self) -> int:
         """Rows that went through sessions so far."""
-        used = (self.differentiator, self.checker)
+        used: tuple[Differentiator | Secants | None, ...] = (self.differentiator, self.checker)
         return sum(method.rows_done for method in used if method is not None)
 
 
@@ -83,6 +93,8 @@ def choose_method(
 ) -> Method:
     """Give the method that ``spec.method`` asks for; ``auto`` is forward mode, checked by finite differences.
 
+    With ``spec.secant_px``, secants: they are the quantity itself, and no other method checks them.
+
     ``source`` says where the files of ``spec.torch_*`` lie, for the method ``torch``.
 
     Raises
@@ -95,6 +107,8 @@ def choose_method(
         As the sessions do.
     """
     spec = images.spec
+    if spec.secant_px is not None:
+        return Method(Secants(model, spec), notes=_secant_notes(spec))
     if spec.method == "torch":
         from lieaudit.torch import torch_method
 
@@ -120,12 +134,19 @@ def without_forward(method: Method, why: str) -> Method | None:
     return Method(method.checker, calibration=method.checker.calibration, skipped=(Skipped("method.forward", why),))
 
 
+def _secant_notes(spec: AuditSpec) -> tuple[str, ...]:
+    note = f"secants of {spec.secant_px:g} px root-mean-square displacement, not the derivative at t = 0"
+    if "brightness" in spec.generators:
+        note += f"; brightness, which moves no pixel, takes t = {BRIGHTNESS_STEP:g}"
+    return (note,)
+
+
 def _rounding_ops(forward: ForwardDifferentiator) -> tuple[str, ...]:
     """Name ops like QuantizeLinear: they make the derivative zero almost everywhere, which measures nothing."""
     ops = sorted({applied.op for applied in forward.rewritten.applied if not applied.differentiable})
     if not ops:
         return ()
-    secants = "measure secants of a stated size: --method finite_difference --step T"
+    secants = "measure secants of a stated size: --step 0.5px"
     return (f"{', '.join(ops)} is piecewise constant, so the limit t → 0 is not meaningful; {secants}",)
 
 

@@ -106,10 +106,13 @@ class Agreement:
 class GeneratorResult:
     """LEE of one generator (Gruver et al. 2023, Eq. 4) with its uncertainty.
 
-    ``lee`` is the mean over images of ‖L F‖²/K; ``ci95`` its bootstrap interval (sampling of images; empty
-    where one image gives none); ``error_bar``
-    its numerical error; ``relative`` the ratio to the response to an equally large non-symmetric perturbation, with its
-    own interval (empty where ``relative`` was not measured on at least two images).
+    ``lee`` is the mean over images of ‖L F‖²/K; ``ci95`` its bootstrap interval (sampling of images; empty where one
+    image gives none); ``error_bar`` its numerical error; ``relative`` the ratio to the response to an equally large
+    non-symmetric perturbation, with its own interval (empty where it was not measured on at least two images).
+    ``step`` is the t of a finite difference or secant, ``secant_px`` that secant's root-mean-square displacement (None
+    for a derivative, and for brightness, which moves nothing). ``geometric_mean`` is the typical image's value (None
+    where one is 0), ``top_share`` the share of the sum that the largest 1 % of the images hold, at least one (None
+    where all are 0).
     """
 
     lee: float
@@ -129,6 +132,9 @@ class GeneratorResult:
     status: str = "ok"
     reasons: tuple[str, ...] = ()
     relative_ci95: tuple[float, ...] = ()
+    secant_px: float | None = None
+    geometric_mean: float | None = None
+    top_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

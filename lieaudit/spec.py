@@ -13,7 +13,7 @@ from lieaudit.symmetries.generators import GENERATORS as TABLE
 GENERATORS = tuple(TABLE)
 
 CHOICES = {
-    "method": ("auto", "forward", "finite_difference", "torch"),
+    "method": ("auto", "forward", "finite_difference", "torch", "secant"),
     "head": ("auto", "softmax", "identity", "sigmoid", "spatial"),
     "convention": ("central", "reference"),
     "interpolation": ("bilinear", "bicubic", "fourier"),
@@ -98,6 +98,9 @@ class AuditSpec:
         Memory budget for activations and rows, in MiB.
     step
         A fixed finite-difference step in units of t instead of the measured best one.
+    secant_px
+        Measure secants (F(T_t x) − F(T_−t x)) / 2t of this size, the root-mean-square displacement in pixels, and not
+        the derivative (docs/numerics.md, section 5). Quantised models have no other answer.
     """
 
     generators: tuple[str, ...] = GENERATORS
@@ -124,6 +127,7 @@ class AuditSpec:
     threads: int = 0
     budget_mib: int = 2048
     step: float | None = None
+    secant_px: float | None = None
     torch_source: str | None = None
     torch_factory: str | None = None
     torch_weights: str | None = None
@@ -151,6 +155,7 @@ class AuditSpec:
         _in_range("budget_mib", self.budget_mib, 16, 2**24)
         if self.step is not None and not (math.isfinite(self.step) and self.step > 0):
             raise _invalid("step", f"{self.step} is not a positive number")
+        _check_secants(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Give the JSON form: plain lists and dicts, absent fields left out."""
@@ -167,6 +172,24 @@ class AuditSpec:
         if known.get("preprocessing") is not None:
             known["preprocessing"] = Preprocessing.from_dict(known["preprocessing"])
         return cls(**known)
+
+
+def _check_secants(spec: AuditSpec) -> None:
+    """Refuse what contradicts secants: they have a size, and are no derivative."""
+    if spec.secant_px is None:
+        if spec.method == "secant":
+            raise _invalid("secant_px", "the method secant needs a size in pixels, e.g. --step 0.5px")
+        return
+    if not (math.isfinite(spec.secant_px) and 0 < spec.secant_px <= 1000):
+        raise _invalid("secant_px", f"{spec.secant_px} is not a size in (0, 1000] pixels")
+    if spec.step is not None:
+        raise _invalid("secant_px", "a step is given in t or in pixels, not in both")
+    if spec.method not in {"auto", "secant"}:
+        raise _invalid("method", f"secants of a stated size are measured by the method secant, not by {spec.method}")
+    if spec.convention != "central":
+        raise _invalid("convention", "the reference convention is a derivative at t = 0; a secant has a size")
+    if spec.layerwise != "none":
+        raise _invalid("layerwise", "layers are attributed in the limit t → 0, which secants of a stated size are not")
 
 
 def _invalid(name: str, problem: str) -> SpecError:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lieaudit.report import Agreement, GeneratorResult, Skipped
-from lieaudit.statistics import bootstrap_interval, compare, quantiles
+from lieaudit.statistics import bootstrap_interval, compare, point_estimate, quantiles, top_share
 from lieaudit.symmetries import get_generator
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ def generator_results(
             status="inconclusive" if reasons else "ok",
             reasons=tuple(reasons),
             relative_ci95=relative_interval,
+            geometric_mean=float(point_estimate(lee, "geometric_mean")) if np.all(lee > 0) else None,
+            top_share=top_share(lee),
         )
     return results, skipped
 

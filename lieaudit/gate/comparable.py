@@ -10,12 +10,16 @@ from lieaudit.report import Report
 from lieaudit.spec import AuditSpec
 
 # `max_images` is not here: the number of images measured is compared, however it was asked for.
-_SAME_SPEC = ("convention", "interpolation", "padding", "head", "seed", "preprocessing", "step")
+_SAME_SPEC = ("convention", "interpolation", "padding", "head", "seed", "preprocessing", "step", "secant_px")
+_OF_THE_PIXELS = ("resize", "crop")
+"""What of a preprocessing says which pixels there are; the rest says how a model takes them."""
 _DEFAULTS = AuditSpec().to_dict()
 
 
-def require_paired(candidate: Report, baseline: Report) -> None:
+def require_paired(candidate: Report, baseline: Report, *, own_preprocessing: bool = False) -> None:
     """Require that both reports hold the same images, measured in the same way.
+
+    With ``own_preprocessing`` each model may take the same pixels in its own way: scale, mean, std, order may differ.
 
     Raises
     ------
@@ -23,7 +27,7 @@ def require_paired(candidate: Report, baseline: Report) -> None:
         Naming every difference: metric version, images, specification or head.
     """
     differences = [*_versions(candidate, baseline, "baseline"), *_images(candidate, baseline)]
-    differences += _specs(candidate, baseline, "baseline")
+    differences += _specs(candidate, baseline, "baseline", own_preprocessing=own_preprocessing)
     if differences:
         raise ComparisonError(
             f"the baseline cannot be compared with the candidate: {'; '.join(differences)}",
@@ -76,12 +80,33 @@ def _images(candidate: Report, baseline: Report) -> Iterator[str]:
         )
 
 
-def _specs(candidate: Report, other: Report, who: str) -> Iterator[str]:
+def require_size(report: Report, secant_px: float | None, who: str) -> None:
+    """Require that a report holds what the policy decides on: secants of its size, where it states one.
+
+    Raises
+    ------
+    ComparisonError
+        SECANT_SIZE, naming both sizes.
+    """
+    held = report.spec.get("secant_px")
+    if secant_px is not None and held != secant_px:
+        found = "derivatives" if held is None else f"secants of {held:g} px"
+        raise ComparisonError(
+            f"the policy decides on secants of {secant_px:g} px, and the report of the {who} holds {found}",
+            reason="SECANT_SIZE",
+            subject="secant_px",
+            hint=f"audit it with --step {secant_px:g}px",
+        )
+
+
+def _specs(candidate: Report, other: Report, who: str, *, own_preprocessing: bool = False) -> Iterator[str]:
     for name in _SAME_SPEC:
         if name == "head":  # what `auto` chose counts, not how it was asked for
             mine, theirs = candidate.model.head, other.model.head
         else:
             mine, theirs = _setting(candidate.spec, name), _setting(other.spec, name)
+        if name == "preprocessing" and own_preprocessing:
+            mine, theirs = _pixels(mine), _pixels(theirs)
         if mine != theirs:
             yield f"spec.{name}: {who} {_shown(theirs)}, candidate {_shown(mine)}"
 
@@ -91,6 +116,12 @@ def _setting(spec: Mapping[str, Any], name: str) -> Any:
     if isinstance(value, Mapping):  # the preset's name is no part of what was computed
         return {key: item for key, item in sorted(value.items()) if key != "name" and item is not None}
     return value
+
+
+def _pixels(preprocessing: Any) -> Any:
+    if not isinstance(preprocessing, Mapping):
+        return preprocessing
+    return {name: preprocessing.get(name) for name in _OF_THE_PIXELS}
 
 
 def _shown(value: Any) -> str:

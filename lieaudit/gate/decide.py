@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from lieaudit.errors import ComparisonError
 from lieaudit.gate import sentences
-from lieaudit.gate.comparable import require_paired, require_same_model
+from lieaudit.gate.comparable import require_paired, require_same_model, require_size
 from lieaudit.gate.decision import FAIL, INCONCLUSIVE, PASS, WAIVED, Decision, RuleOutcome, RuleWaiver
 from lieaudit.gate.measure import Measured, Unmeasured, measure, negligible
 from lieaudit.gate.policy import Policy, Rule, parse
@@ -46,6 +46,7 @@ def evaluate(
     datasets: Mapping[str, Report] | None = None,
     *,
     power: bool = False,
+    own_preprocessing: bool = False,
     today: dt.date | None = None,
 ) -> Decision:
     """Decide whether the candidate meets the policy.
@@ -62,6 +63,8 @@ def evaluate(
         Reports of the candidate on further datasets, by the name that gap rules use.
     power
         Also say how many images would decide an inconclusive rule.
+    own_preprocessing
+        Candidate and baseline may take the same pixels in their own way (scale, mean, std, order of the channels).
     today
         The day that decides whether waivers hold; the UTC date by default.
 
@@ -74,13 +77,13 @@ def evaluate(
     """
     policy = parse(policy_yaml)
     others = dict(datasets or {})
-    _require(policy, candidate, baseline, others)
+    _require(policy, candidate, baseline, others, own_preprocessing=own_preprocessing)
     tail = (1 - policy.confidence) / 2 / _looks(policy)
     tests = _tests(policy, candidate, baseline, others, tail)
     adjusted = _adjusted(tests)
     day = today or dt.datetime.now(dt.UTC).date()
     outcomes = [
-        _outcome(policy, test, p, tail, len(adjusted), day, power=power)
+        _outcome(policy, test, p, tail, len(adjusted), day, power=power, secant=candidate.spec.get("secant_px"))
         for test, p in zip(tests, adjusted, strict=True)
     ]
     verdict = _verdict(policy, outcomes)
@@ -95,11 +98,20 @@ def evaluate(
         on_inconclusive=policy.on_inconclusive,
         confidence=1 - 2 * tail,
         false_fail_rate=(1 - policy.confidence) / 2,
+        secant_px=candidate.spec.get("secant_px"),
         next_images=_next_images(policy, candidate, outcomes) if verdict == INCONCLUSIVE else None,
     )
 
 
-def _require(policy: Policy, candidate: Report, baseline: Report | None, others: Mapping[str, Report]) -> None:
+def _require(
+    policy: Policy,
+    candidate: Report,
+    baseline: Report | None,
+    others: Mapping[str, Report],
+    *,
+    own_preprocessing: bool,
+) -> None:
+    require_size(candidate, policy.secant_px, "candidate")
     if policy.needs_baseline:
         if baseline is None:
             rule = next(r for r in policy.rules if r.kind == "noninferiority")
@@ -109,7 +121,7 @@ def _require(policy: Policy, candidate: Report, baseline: Report | None, others:
                 subject=rule.id,
                 hint="name one: a report, an ONNX file, an audit id or an MLflow version",
             )
-        require_paired(candidate, baseline)
+        require_paired(candidate, baseline, own_preprocessing=own_preprocessing)
     for name in policy.datasets:
         if name not in others:
             raise ComparisonError(
@@ -167,11 +179,19 @@ def _p_met(test: _Test) -> float | None:
 
 
 def _outcome(
-    policy: Policy, test: _Test, p: tuple[float, float] | None, tail: float, tests: int, day: dt.date, *, power: bool
+    policy: Policy,
+    test: _Test,
+    p: tuple[float, float] | None,
+    tail: float,
+    tests: int,
+    day: dt.date,
+    *,
+    power: bool,
+    secant: float | None,
 ) -> RuleOutcome:
     rule, found = test.rule, test.found
     outcome, reason = _decide(test, p, tail)
-    said = sentences.sentence(rule, test.generator, found, outcome, reason, tail, policy.min_images)
+    said = sentences.sentence(rule, test.generator, found, outcome, reason, tail, policy.min_images, secant)
     needed = None
     if power and outcome == INCONCLUSIVE and isinstance(found, Measured) and reason in _MORE_MAY_DECIDE:
         needed = images_needed(found, rule.limit, tail, tests)

@@ -59,7 +59,7 @@ class Decision:
     """The verdict with every rule's outcome; ``reasons`` are the sentences that matter, the worst first.
 
     ``on_inconclusive`` is what the policy wants done about an inconclusive verdict, ``next_images`` how many images to
-    measure next where it wants more.
+    measure next where it wants more, ``secant_px`` the size of the secants that were compared (None: derivatives).
     """
 
     verdict: str
@@ -72,6 +72,7 @@ class Decision:
     confidence: float
     false_fail_rate: float
     next_images: int | None = None
+    secant_px: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Give the JSON form: the names of the protobuf message, absent values left out."""

@@ -94,6 +94,8 @@ class Policy:
     min_images: int = 50
     max_images: int | None = None
     on_inconclusive: str = "block"
+    secant_px: float | None = None
+    """Decide on secants of this root-mean-square displacement instead of on derivatives."""
     sha256: str = ""
     generators: tuple[str, ...] = field(init=False, default=())
 
@@ -153,7 +155,7 @@ def schema() -> str:
 
 
 def _policy(root: yaml.MappingNode, problems: list[Problem], sha256: str) -> Policy:
-    known = ("version", "confidence", "statistic", "images", "on_inconclusive", "rules", "waivers")
+    known = ("version", "confidence", "statistic", "images", "on_inconclusive", "secant_px", "rules", "waivers")
     top = Fields(root, "", known, problems)
     top.require("version", "rules")
     top.integer("version", 1, 1, 1, "this lieaudit reads version 1")
@@ -167,9 +169,16 @@ def _policy(root: yaml.MappingNode, problems: list[Problem], sha256: str) -> Pol
         images.fail("max", f"{most} is below images.min = {least}")
     if on_inconclusive == "more_images" and most is None:
         top.fail("on_inconclusive", "more_images needs a cap", "add `images: {max: 2000}`")
+    secant = None
+    if "secant_px" in top.entries:
+        secant = top.number("secant_px", 0.5, 1e-6, 1000.0, "the size of the secants in pixels: 0.25 to 1 is usual")
     rules = _rules(top, statistic)
+    for index, rule in enumerate(rules):
+        if secant is not None and rule.kind == "kind_share":
+            problem = "layers are attributed in the limit t → 0, which secants of a stated size are not"
+            problems.append(Problem(rule.line, f"rules[{index}].kind", problem, "leave secant_px out"))
     waivers = tuple(w for w in (_waiver(node, i, rules, problems) for i, node in enumerate(top.items("waivers"))) if w)
-    return Policy(rules, waivers, confidence, least, most, on_inconclusive, sha256)
+    return Policy(rules, waivers, confidence, least, most, on_inconclusive, secant, sha256)
 
 
 def _rules(top: Fields, statistic: str) -> tuple[Rule, ...]:

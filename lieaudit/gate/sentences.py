@@ -5,6 +5,7 @@ from __future__ import annotations
 from lieaudit.gate.decision import FAIL, PASS
 from lieaudit.gate.measure import Measured, Unmeasured
 from lieaudit.gate.policy import Rule, Waiver
+from lieaudit.symmetries.generators import BRIGHTNESS_STEP
 from lieaudit.verdicts import NEGLIGIBLE
 
 _STATISTIC = {"mean": "mean LEE", "median": "median LEE", "geometric_mean": "geometric mean LEE"}
@@ -18,10 +19,22 @@ def number(value: float) -> str:
 
 
 def sentence(
-    rule: Rule, generator: str, found: Measured | Unmeasured, outcome: str, reason: str, tail: float, min_images: int
+    rule: Rule,
+    generator: str,
+    found: Measured | Unmeasured,
+    outcome: str,
+    reason: str,
+    tail: float,
+    min_images: int,
+    secant: float | None = None,
 ) -> str:
-    """Say what was found: the number, its interval, the limit, and why it is not decided where it is not."""
+    """Say what was found: the number, its interval, the limit, and why it is not decided where it is not.
+
+    ``secant`` is the size in pixels of what was measured, where it was no derivative.
+    """
     name = generator.replace("_", " ")
+    if secant is not None:
+        name += f", secants of {secant:g} px" if generator != "brightness" else f", secants of t = {BRIGHTNESS_STEP:g}"
     if reason == "NEGLIGIBLE":
         return (
             f"{name}: the candidate's LEE is zero for every purpose: its upper bound is below {NEGLIGIBLE:g} of the "

@@ -2,7 +2,7 @@
 
 from lieaudit.statistics.bootstrap import STATISTICS, bootstrap_interval, confidence_draws, point_estimate
 from lieaudit.statistics.comparison import Comparison, compare, holm, p_at_least, p_at_most
-from lieaudit.statistics.quantiles import quantiles
+from lieaudit.statistics.quantiles import quantiles, top_share
 
 __all__ = [
     "STATISTICS",
@@ -15,4 +15,5 @@ __all__ = [
     "p_at_most",
     "point_estimate",
     "quantiles",
+    "top_share",
 ]

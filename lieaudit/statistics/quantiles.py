@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -23,3 +25,25 @@ def quantiles(samples: npt.ArrayLike) -> dict[str, float]:
     values = check_samples(samples, "median", least=1)
     found = {f"p{round(100 * level):02d}": float(np.quantile(values, level)) for level in LEVELS}
     return {**found, "max": float(np.max(values))}
+
+
+TOP = 0.01
+"""Share of the images that `top_share` looks at."""
+
+
+def top_share(samples: npt.ArrayLike) -> float | None:
+    """Return the share of the sum of per-image values (n,) that the largest 1 % of them hold, at least one value.
+
+    0.01 where all are equal (1/n with fewer than 100 images), near 1 where one image decides the mean; None where all
+    are 0.
+
+    Raises
+    ------
+    DataError
+        No samples, or values that are not finite.
+    """
+    values = np.sort(np.abs(check_samples(samples, "median", least=1)))[::-1]
+    if values[0] == 0:
+        return None
+    values = values / values[0]  # sums neither overflow nor vanish
+    return float(values[: math.ceil(TOP * len(values))].sum() / values.sum())

@@ -1,7 +1,14 @@
 """Symmetries of images: generators, finite flows and tangents (docs/numerics.md, sections 2 and 3)."""
 
 from lieaudit.symmetries.flow import transform
-from lieaudit.symmetries.generators import GENERATORS, Generator, get_generator, pixel_grid, velocity_field
+from lieaudit.symmetries.generators import (
+    GENERATORS,
+    Generator,
+    get_generator,
+    pixel_grid,
+    step_of_size,
+    velocity_field,
+)
 from lieaudit.symmetries.interpolation import derivative_matrix
 from lieaudit.symmetries.tangent import check_convention, tangent, tangents
 
@@ -12,6 +19,7 @@ __all__ = [
     "derivative_matrix",
     "get_generator",
     "pixel_grid",
+    "step_of_size",
     "tangent",
     "tangents",
     "transform",

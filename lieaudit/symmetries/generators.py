@@ -209,6 +209,32 @@ def velocity_field(name: str, height: int, width: int, *, convention: str) -> Ar
     return np.stack(velocity(*pixel_grid(height, width), width, height))
 
 
+BRIGHTNESS_STEP = 0.01
+"""t of brightness where a step is stated in pixels: it moves none, and changes intensities by 1 %."""
+
+
+def step_of_size(name: str, pixels: float, height: int, width: int) -> float:
+    """Return the t at which the field's displacement t·v has the root mean square ``pixels`` over the grid.
+
+    `BRIGHTNESS_STEP` for a generator that moves no pixel.
+
+    Raises
+    ------
+    SpecError
+        Unknown generator, or a grid on which its field is 0 everywhere, as that of one pixel.
+    """
+    if not get_generator(name).spatial:
+        return BRIGHTNESS_STEP
+    size = float(np.sqrt(np.mean(np.sum(velocity_field(name, height, width, convention="central") ** 2, axis=0))))
+    if size == 0:
+        raise SpecError(
+            f"{name} moves no pixel of {height} × {width}, so no step has a size in pixels",
+            reason="INVALID_SPEC",
+            subject="secant_px",
+        )
+    return pixels / size
+
+
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise `SpecError` where ``value`` is not one of ``choices``."""
     if value not in choices:

@@ -188,7 +188,7 @@ def torch_method(
     batch = _batch(module)
     pixels = images.load(images.spread(VERIFIED_IMAGES))
     flat = np.zeros((len(pixels), 1, *pixels.shape[1:]), np.float32)
-    z = np.concatenate([check.differentiator(pixels[i : i + 1], flat[i : i + 1]).value for i in range(len(pixels))])
+    z = np.concatenate([check.derivative(pixels[i : i + 1], flat[i : i + 1]).value for i in range(len(pixels))])
     verified = verify_source(function, pixels, z, model.head, batch=batch)
     if verified.head_included:
         function = SourceFunction(module, device=device, undo=model.head.function)
@@ -199,7 +199,7 @@ def torch_method(
     )
     return Method(
         TorchDifferentiator(function, batch=batch, budget_mib=spec.budget_mib),
-        check.differentiator,
+        check.derivative,
         skipped=onnx_skipped,
         notes=(note,),
         precision=function.precision,

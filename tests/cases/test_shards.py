@@ -156,6 +156,7 @@ OTHER: Mapping[str, Any] = {
     "threads": 2,
     "budget_mib": 64,
     "step": 0.1,
+    "secant_px": 0.5,
     "torch_source": "net.pt2",
     "torch_factory": "net",
     "torch_weights": "net.safetensors",
@@ -169,12 +170,13 @@ ANOTHER_WAY = {"provider"}
 @pytest.mark.parametrize("name", [field.name for field in fields(AuditSpec)])
 def test_every_field_changes_the_key_or_is_listed(name, monkeypatch):
     assert name in OTHER, f"{name}: give another value of it here"
-    here = audit_digest("model", prepared())
+    spec = replace(SPEC, layerwise="none") if name == "secant_px" else SPEC  # secants have no layers
+    here = audit_digest("model", prepared(spec))
     if name in ANOTHER_WAY:
         monkeypatch.setattr(module, "NOT_IN_THE_KEY", {**NOT_IN_THE_KEY, name: "taken out"})
         assert audit_digest("model", prepared()) != here
         return
-    there = audit_digest("model", prepared(replace(SPEC, **{name: OTHER[name]})))
+    there = audit_digest("model", prepared(replace(spec, **{name: OTHER[name]})))
     replaced = name in {"max_images", "threads"}  # by the number of images, and of threads that run
     assert (there == here) == (name in NOT_IN_THE_KEY and not replaced)
 

@@ -103,9 +103,20 @@ def test_every_option_reaches_its_field():
         "torch_factory": "f",
     }
     assert spec == to_spec(expected)
-    # the three that are left are read from files (tests/cases/test_labels.py) or name files to upload
+    # those that are left are read from files (tests/cases/test_labels.py) or name files to upload; a step has one size
     assert {f.name for f, _ in spec.ListFields()} == set(expected)
-    assert {f.name for f in spec.DESCRIPTOR.fields} - set(expected) == {"classes", "torch_source", "torch_weights"}
+    assert {f.name for f in spec.DESCRIPTOR.fields} - set(expected) == {
+        "classes",
+        "torch_source",
+        "torch_weights",
+        "secant_px",
+    }
+
+
+def test_a_step_in_pixels_is_a_secant():
+    assert _parse("--step", "0.5px") == to_spec({"secant_px": 0.5})
+    assert _parse("--step", "0.5 PX") == to_spec({"secant_px": 0.5})
+    assert _parse("--step", "1e-2") == to_spec({"step": 0.01})
 
 
 @pytest.mark.parametrize(
@@ -115,7 +126,7 @@ def test_every_option_reaches_its_field():
         (["--head", "relu"], "softmax"),
         (["--layout", "x"], "TENSOR=LAYOUT"),
         (["--seed", "-1"], "0<=x"),
-        (["--step", "small"], "not a valid float"),
+        (["--step", "small"], "like 0.5px"),
     ],
 )
 def test_bad_options_are_usage_errors(arguments, said):

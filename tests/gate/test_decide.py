@@ -327,7 +327,7 @@ def test_the_decision_is_the_message_field_by_field(full_reports: tuple[Report, 
     )
     plain = decision.to_dict()
     assert back == plain
-    assert set(plain) | {"next_images"} == {f.name for f in gate_pb2.Decision.DESCRIPTOR.fields}
+    assert set(plain) | {"next_images", "secant_px"} == {f.name for f in gate_pb2.Decision.DESCRIPTOR.fields}
 
 
 def test_decisions_repeat_to_the_bit(pair: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,7 +29,7 @@ GENERATORS = (
     "brightness",
 )
 CHOICES: Mapping[str, tuple[str, ...]] = {
-    "method": ("auto", "forward", "finite_difference", "torch"),
+    "method": ("auto", "forward", "finite_difference", "torch", "secant"),
     "head": ("auto", "softmax", "identity", "sigmoid", "spatial"),
     "convention": ("central", "reference"),
     "interpolation": ("bilinear", "bicubic", "fourier"),
@@ -82,6 +83,21 @@ def _read_classes(
     if not names:
         raise click.BadParameter(f"{value} holds no class names")
     return names, None
+
+
+def _step(_context: click.Context, _option: click.Parameter, value: str | None) -> dict[str, float]:
+    """Give the field of the specification that a step sets: ``step`` in units of t, ``secant_px`` in pixels."""
+    if value is None:
+        return {}
+    text = value.strip().lower()
+    name = "secant_px" if text.endswith("px") else "step"
+    try:
+        size = float(text.removesuffix("px"))
+    except ValueError:
+        size = 0.0
+    if not (size > 0 and math.isfinite(size)):
+        raise click.BadParameter(f"{value!r} is neither a size in pixels, like 0.5px, nor a step in t, like 0.01")
+    return {name: size}
 
 
 _SERVER = (
@@ -139,7 +155,13 @@ _SPEC = (
     click.option("--allow-fallback", is_flag=True, default=None, help="Let ops the provider lacks run on the CPU."),
     click.option("--threads", type=click.IntRange(0, 1024), help="Of the session; 0: all the service gives."),
     click.option("--budget", type=click.IntRange(16), metavar="MIB", help="Memory for activations and rows."),
-    click.option("--step", type=float, help="Fixed finite-difference step in units of t."),
+    click.option(
+        "--step",
+        metavar="T|Npx",
+        callback=_step,
+        help="0.5px: measure secants of this root-mean-square displacement (brightness takes t = 0.01), which is how "
+        "precisions are compared. A bare number: a fixed finite-difference step in units of t.",
+    ),
     click.option("--torch-source", type=_FILE, metavar="FILE.pt2", help="Exported program, for --method torch."),
     click.option("--torch-factory", metavar="NAME", help="Module factory in the service's configuration."),
     click.option("--weights", type=_FILE, metavar="FILE.safetensors", help="Weights for --torch-factory."),
@@ -159,7 +181,6 @@ _PLAIN = (
     "allow_fallback",
     "threads",
     "budget",
-    "step",
     "torch_factory",
 )
 
@@ -180,6 +201,7 @@ def spec_from(options: Mapping[str, Any]) -> spec_pb2.AuditSpec:
     Raises `InvalidInputError` on an unusable preprocessing.
     """
     values = {_RENAMED.get(name, name): options[name] for name in _PLAIN if options[name] is not None}
+    values |= options["step"]
     names, offset = options["classes"]
     spec = spec_pb2.AuditSpec(
         generators=options["generators"],

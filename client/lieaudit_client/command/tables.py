@@ -133,6 +133,8 @@ def _generators(report: report_pb2.Report) -> Table:
 
 def _method(result: report_pb2.GeneratorResult) -> str:
     name = result.method.replace("_", " ")
+    if result.method == "secant":
+        return f"{name}, {result.secant_px:g} px" if result.HasField("secant_px") else f"{name}, t = {result.step:g}"
     if not result.HasField("agreement"):
         return name
     word = "agrees with" if result.agreement.agrees else "DISAGREES with"

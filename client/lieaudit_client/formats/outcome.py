@@ -32,7 +32,9 @@ class Outcome:
         """Say what was compared, in one line."""
         images = f"{self.candidate.data.count} images of {self.candidate.data.name or 'unnamed data'}"
         against = f" against {self.baseline.model.name or 'the baseline'}" if self.baseline is not None else ""
-        return f"{self.candidate.model.name or 'the model'}{against}, {images}"
+        spec = self.candidate.spec
+        size = f", secants of {spec.secant_px:g} px" if spec.HasField("secant_px") else ""
+        return f"{self.candidate.model.name or 'the model'}{against}, {images}{size}"
 
 
 def name_of(rule: gate_pb2.RuleOutcome) -> str:

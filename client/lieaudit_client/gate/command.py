@@ -25,6 +25,7 @@ from lieaudit_client.gate import record
 from lieaudit_client.gate.mlflow import Registry, is_mlflow
 from lieaudit_client.gate.run import Request, Result, problem_lines, read_policy, run
 from lieaudit_client.gate.sources import Resolver
+from lieaudit_client.preprocessing import parse_preprocessing
 from lieaudit_client.printable import printable, printable_copy
 from lieaudit_client.report_json import dump_report, read_report
 
@@ -48,6 +49,11 @@ def _datasets(_context: click.Context, _option: click.Parameter, value: tuple[st
 @click.option("--policy", "policy_file", required=True, metavar="FILE", help="YAML; `lieaudit policy init` writes one.")
 @click.option("--data", type=click.Path(exists=True), help="An .npz, .tar or .zip, or a folder of images.")
 @click.option("--baseline", metavar="B", help="REPORT.json, MODEL.onnx, audit:ID or mlflow:models:/NAME@ALIAS.")
+@click.option(
+    "--baseline-preprocess",
+    metavar="P",
+    help="How the baseline takes the same images, if not as --preprocess says.",
+)
 @click.option(
     "--dataset",
     "datasets",
@@ -90,7 +96,9 @@ def gate(model: str, policy_file: str, **options: Any) -> int:
             "--promote moves an alias of the MLflow registry: give MODEL as mlflow:models:/NAME/VERSION"
         )
     data, baseline, datasets, power = (options[name] for name in ("data", "baseline", "datasets", "power"))
-    request = Request(model, data, policy_file, baseline, datasets, spec_from(options), power)
+    own = options["baseline_preprocess"]
+    taken = parse_preprocessing(own) if own is not None else None
+    request = Request(model, data, policy_file, baseline, datasets, spec_from(options), power, taken)
     with tempfile.TemporaryDirectory(prefix="lieaudit-gate-") as folder, service.connect(options) as client:
         resolver = Resolver(client, Path(folder))
         result = _run(client, resolver, request, options)
@@ -221,6 +229,7 @@ def policy_check(file: str, **options: Any) -> int:
             _say(line)
         return exits.USAGE
     needs = [f"measures {', '.join(check.generators)}", f"at least {check.min_images} images"]
+    needs += [f"secants of {check.secant_px:g} px"] if check.HasField("secant_px") else []
     needs += ["a baseline"] if check.needs_baseline else []
     needs += [f"dataset {name}" for name in check.datasets]
     needs += ["layerwise attribution"] if check.layerwise != "none" else []

@@ -28,6 +28,8 @@ class Request:
     datasets: Mapping[str, str]
     spec: spec_pb2.AuditSpec
     power: bool
+    baseline_preprocessing: spec_pb2.Preprocessing | None = None
+    """How the baseline takes the images, where that is not the candidate's way."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,15 @@ def _spec(check: gate_pb2.PolicyCheck, asked: spec_pb2.AuditSpec) -> spec_pb2.Au
     spec.generators[:] = check.generators
     if check.layerwise != "none" and not spec.HasField("layerwise"):
         spec.layerwise = check.layerwise
+    if check.HasField("secant_px"):
+        if spec.HasField("secant_px") and spec.secant_px != check.secant_px:
+            raise InvalidInputError(
+                f"--step asks for secants of {spec.secant_px:g} px, and the policy decides on {check.secant_px:g} px",
+                reason="SECANT_SIZE",
+                subject="--step",
+                hint="leave --step out, or change secant_px in the policy",
+            )
+        spec.secant_px = check.secant_px
     if check.on_inconclusive == "more_images" and not spec.HasField("max_images"):
         spec.max_images = check.min_images
     return spec
@@ -135,15 +146,25 @@ def _decide(
     measure: Measure,
 ) -> Outcome:
     report = candidate.measure(measure, request.data, spec)
-    other = baseline.measure(measure, request.data, spec) if baseline is not None else None
+    other = baseline.measure(measure, request.data, _of_baseline(spec, request)) if baseline is not None else None
     datasets = {name: _on_dataset(candidate, place, spec, measure) for name, place in request.datasets.items()}
     message = gate_pb2.EvaluateRequest(policy_yaml=policy, power=request.power)
+    message.own_preprocessing = request.baseline_preprocessing is not None
     message.candidate.report.CopyFrom(_slim(report))
     if other is not None:
         message.baseline.report.CopyFrom(_slim(other))
     for name, found in datasets.items():
         message.datasets[name].report.CopyFrom(_slim(found))
     return Outcome(client.evaluate(message), report, other, request.policy_file, datasets)
+
+
+def _of_baseline(spec: spec_pb2.AuditSpec, request: Request) -> spec_pb2.AuditSpec:
+    """Measure the baseline in the same way, but for how it takes its images."""
+    found = spec_pb2.AuditSpec()
+    found.CopyFrom(spec)
+    if request.baseline_preprocessing is not None:
+        found.preprocessing.CopyFrom(request.baseline_preprocessing)
+    return found
 
 
 def _on_dataset(candidate: Source, place: str, spec: spec_pb2.AuditSpec, measure: Measure) -> report_pb2.Report:

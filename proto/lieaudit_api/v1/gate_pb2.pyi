@@ -18,7 +18,7 @@ class ReportSource(_message.Message):
     def __init__(self, audit_id: _Optional[str] = ..., report: _Optional[_Union[_report_pb2.Report, _Mapping]] = ..., report_json: _Optional[bytes] = ...) -> None: ...
 
 class EvaluateRequest(_message.Message):
-    __slots__ = ("candidate", "baseline", "policy_yaml", "datasets", "power")
+    __slots__ = ("candidate", "baseline", "policy_yaml", "datasets", "power", "own_preprocessing")
     class DatasetsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -31,15 +31,17 @@ class EvaluateRequest(_message.Message):
     POLICY_YAML_FIELD_NUMBER: _ClassVar[int]
     DATASETS_FIELD_NUMBER: _ClassVar[int]
     POWER_FIELD_NUMBER: _ClassVar[int]
+    OWN_PREPROCESSING_FIELD_NUMBER: _ClassVar[int]
     candidate: ReportSource
     baseline: ReportSource
     policy_yaml: str
     datasets: _containers.MessageMap[str, ReportSource]
     power: bool
-    def __init__(self, candidate: _Optional[_Union[ReportSource, _Mapping]] = ..., baseline: _Optional[_Union[ReportSource, _Mapping]] = ..., policy_yaml: _Optional[str] = ..., datasets: _Optional[_Mapping[str, ReportSource]] = ..., power: bool = ...) -> None: ...
+    own_preprocessing: bool
+    def __init__(self, candidate: _Optional[_Union[ReportSource, _Mapping]] = ..., baseline: _Optional[_Union[ReportSource, _Mapping]] = ..., policy_yaml: _Optional[str] = ..., datasets: _Optional[_Mapping[str, ReportSource]] = ..., power: bool = ..., own_preprocessing: bool = ...) -> None: ...
 
 class Decision(_message.Message):
-    __slots__ = ("verdict", "rules", "reasons", "policy_sha256", "candidate_sha256", "baseline_sha256", "on_inconclusive", "next_images", "confidence", "false_fail_rate")
+    __slots__ = ("verdict", "rules", "reasons", "policy_sha256", "candidate_sha256", "baseline_sha256", "on_inconclusive", "next_images", "confidence", "secant_px", "false_fail_rate")
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     RULES_FIELD_NUMBER: _ClassVar[int]
     REASONS_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +51,7 @@ class Decision(_message.Message):
     ON_INCONCLUSIVE_FIELD_NUMBER: _ClassVar[int]
     NEXT_IMAGES_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    SECANT_PX_FIELD_NUMBER: _ClassVar[int]
     FALSE_FAIL_RATE_FIELD_NUMBER: _ClassVar[int]
     verdict: str
     rules: _containers.RepeatedCompositeFieldContainer[RuleOutcome]
@@ -59,8 +62,9 @@ class Decision(_message.Message):
     on_inconclusive: str
     next_images: int
     confidence: float
+    secant_px: float
     false_fail_rate: float
-    def __init__(self, verdict: _Optional[str] = ..., rules: _Optional[_Iterable[_Union[RuleOutcome, _Mapping]]] = ..., reasons: _Optional[_Iterable[str]] = ..., policy_sha256: _Optional[str] = ..., candidate_sha256: _Optional[str] = ..., baseline_sha256: _Optional[str] = ..., on_inconclusive: _Optional[str] = ..., next_images: _Optional[int] = ..., confidence: _Optional[float] = ..., false_fail_rate: _Optional[float] = ...) -> None: ...
+    def __init__(self, verdict: _Optional[str] = ..., rules: _Optional[_Iterable[_Union[RuleOutcome, _Mapping]]] = ..., reasons: _Optional[_Iterable[str]] = ..., policy_sha256: _Optional[str] = ..., candidate_sha256: _Optional[str] = ..., baseline_sha256: _Optional[str] = ..., on_inconclusive: _Optional[str] = ..., next_images: _Optional[int] = ..., confidence: _Optional[float] = ..., secant_px: _Optional[float] = ..., false_fail_rate: _Optional[float] = ...) -> None: ...
 
 class CheckPolicyRequest(_message.Message):
     __slots__ = ("policy_yaml",)
@@ -69,7 +73,7 @@ class CheckPolicyRequest(_message.Message):
     def __init__(self, policy_yaml: _Optional[str] = ...) -> None: ...
 
 class PolicyCheck(_message.Message):
-    __slots__ = ("problems", "generators", "layerwise", "needs_baseline", "datasets", "min_images", "max_images", "on_inconclusive", "rules", "waivers")
+    __slots__ = ("problems", "generators", "layerwise", "needs_baseline", "datasets", "min_images", "max_images", "on_inconclusive", "rules", "waivers", "secant_px")
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     GENERATORS_FIELD_NUMBER: _ClassVar[int]
     LAYERWISE_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +84,7 @@ class PolicyCheck(_message.Message):
     ON_INCONCLUSIVE_FIELD_NUMBER: _ClassVar[int]
     RULES_FIELD_NUMBER: _ClassVar[int]
     WAIVERS_FIELD_NUMBER: _ClassVar[int]
+    SECANT_PX_FIELD_NUMBER: _ClassVar[int]
     problems: _containers.RepeatedCompositeFieldContainer[PolicyProblem]
     generators: _containers.RepeatedScalarFieldContainer[str]
     layerwise: str
@@ -90,7 +95,8 @@ class PolicyCheck(_message.Message):
     on_inconclusive: str
     rules: int
     waivers: _containers.RepeatedCompositeFieldContainer[Waiver]
-    def __init__(self, problems: _Optional[_Iterable[_Union[PolicyProblem, _Mapping]]] = ..., generators: _Optional[_Iterable[str]] = ..., layerwise: _Optional[str] = ..., needs_baseline: bool = ..., datasets: _Optional[_Iterable[str]] = ..., min_images: _Optional[int] = ..., max_images: _Optional[int] = ..., on_inconclusive: _Optional[str] = ..., rules: _Optional[int] = ..., waivers: _Optional[_Iterable[_Union[Waiver, _Mapping]]] = ...) -> None: ...
+    secant_px: float
+    def __init__(self, problems: _Optional[_Iterable[_Union[PolicyProblem, _Mapping]]] = ..., generators: _Optional[_Iterable[str]] = ..., layerwise: _Optional[str] = ..., needs_baseline: bool = ..., datasets: _Optional[_Iterable[str]] = ..., min_images: _Optional[int] = ..., max_images: _Optional[int] = ..., on_inconclusive: _Optional[str] = ..., rules: _Optional[int] = ..., waivers: _Optional[_Iterable[_Union[Waiver, _Mapping]]] = ..., secant_px: _Optional[float] = ...) -> None: ...
 
 class PolicyProblem(_message.Message):
     __slots__ = ("line", "field", "message", "hint")

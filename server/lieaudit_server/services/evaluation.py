@@ -33,6 +33,7 @@ async def evaluate(context: Context, request: gate_pb2.EvaluateRequest) -> gate_
         "datasets": names,
         "policy_yaml": request.policy_yaml,
         "power": request.power,
+        "own_preprocessing": request.own_preprocessing,
     }
     result = await context.probes.run("evaluate", parts, files)
     return into(gate_pb2.Decision(), result["decision"])

@@ -126,6 +126,7 @@ def evaluate(job: Job, _channel: Channel) -> dict[str, Any]:
         job["policy_yaml"],
         {name: report(file) for name, file in job["datasets"].items()},
         power=job["power"],
+        own_preprocessing=job["own_preprocessing"],
     )
     return {"decision": decision.to_dict()}
 
@@ -154,6 +155,7 @@ def check_policy(job: Job, _channel: Channel) -> dict[str, Any]:
             "max_images": policy.max_images or 0,
             "on_inconclusive": policy.on_inconclusive,
             "rules": len(policy.rules),
+            **({"secant_px": policy.secant_px} if policy.secant_px is not None else {}),
             "waivers": waivers,
         }
     }
