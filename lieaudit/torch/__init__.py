@@ -19,11 +19,15 @@ if TYPE_CHECKING:
     from lieaudit.torch.exporting import export as export
     from lieaudit.torch.function import SourceFunction as SourceFunction
     from lieaudit.torch.jvp import TorchDifferentiator as TorchDifferentiator
+    from lieaudit.torch.loss import LieLoss as LieLoss
+    from lieaudit.torch.monitor import EquivarianceMonitor as EquivarianceMonitor
     from lieaudit.torch.source import open_source as open_source
     from lieaudit.torch.source import verify_source as verify_source
     from lieaudit.torch.trace import estimate as estimate
 
 _HOMES = {
+    "EquivarianceMonitor": "monitor",
+    "LieLoss": "loss",
     "TorchDifferentiator": "jvp",
     "SourceFunction": "function",
     "attribute": "attribution",
@@ -36,6 +40,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "EquivarianceMonitor",
+    "LieLoss",
     "SourceFunction",
     "TorchDifferentiator",
     "TorchFiles",

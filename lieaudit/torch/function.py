@@ -114,7 +114,7 @@ class SourceFunction:
         """Give whatever ``forward`` returns for images ``x``. Raises `SourceError` where the module fails."""
         others = {name: expanded(value, x.shape[0]) for name, value in self.others.items()}
         try:
-            with evaluation(self.module), _plain_kernels(), Precision(self.dtype):
+            with evaluation(self.module), plain_kernels(), Precision(self.dtype):
                 return torch.func.functional_call(self.module, self._state, args=(), kwargs={self.input: x, **others})
         except LieauditError:
             raise
@@ -249,7 +249,7 @@ def evaluation(module: torch.nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _plain_kernels() -> Iterator[None]:
+def plain_kernels() -> Iterator[None]:
     """Fused attention has no forward rule, TF32 no float32 accuracy: use neither."""
     fast = torch.backends.mha.get_fastpath_enabled()
     matmul, convolution = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
