@@ -1,0 +1,90 @@
+"""``lieaudit repair``: write a mended model, and gate it against the original."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lieaudit_client.command import exits, service, streams
+from lieaudit_client.command.options import check_writable, server_options, spec_from, spec_options
+from lieaudit_client.exceptions import InvalidInputError
+from lieaudit_client.formats.numbers import number
+from lieaudit_client.formats.outcome import Outcome
+from lieaudit_client.gate.command import decide
+
+_POLICY = """\
+version: 1
+statistic: mean
+images: {min: 16}
+rules:
+  - {id: repaired, kind: noninferiority, generators: "*", margin: 0.0}
+"""
+"""A repair has to lower the error it is made for; the gate's intervals say whether it did."""
+
+
+@click.command()
+@click.argument("model", type=click.Path(exists=True, dir_okay=False))
+@click.option("--average", required=True, metavar="shifts:HxW", help="Average the logits over so many shifts.")
+@click.option("--out", "out", required=True, metavar="F.onnx", help="Where the mended model is written.")
+@click.option("--data", type=click.Path(exists=True), help="Images to gate it on; without them nothing is measured.")
+@click.option("--policy", "policy_file", metavar="FILE", help="Another policy than: no generator's LEE may rise.")
+@server_options
+@spec_options
+def repair(model: str, average: str, out: str, data: str | None, policy_file: str | None, **options: Any) -> int:
+    """Write MODEL with its logits averaged over shifts of the image, gate it against MODEL, and show the trade.
+
+    The weights are shared and nothing is trained; the mended model costs as many forward passes as there are shifts.
+    Without --data it is written, but called no repair.
+    """
+    check_writable(out)
+    slower = _write(model, average, out, options)
+    if data is None:
+        streams.say(f"{out} is written and takes {slower} the time; give --data to see whether it is a repair")
+        return exits.OK
+    with tempfile.TemporaryDirectory(prefix="lieaudit-repair-") as folder:
+        policy = Path(folder, "policy.yaml")
+        policy.write_text(_POLICY, encoding="utf-8")
+        code, outcome = decide(out, policy_file or str(policy), data, model, spec_from(options), options)
+    streams.out(f"trade     {trade(outcome, slower)}\n")
+    return code
+
+
+def _write(model: str, average: str, out: str, options: dict[str, Any]) -> str:
+    """Write the averaged model; return how many times the original's time it takes, in words."""
+    try:
+        from lieaudit.averaging import Shifts, slowdown
+        from lieaudit.averaging import average as averaged
+        from lieaudit.errors import LieauditError
+        from lieaudit.spec import AuditSpec
+    except ModuleNotFoundError as problem:
+        raise InvalidInputError(
+            f"a model cannot be rewritten here: {problem.name} is not installed",
+            reason="LIEAUDIT_NOT_INSTALLED",
+            subject=str(problem.name),
+            hint="pip install 'lieaudit[cpu]'",
+        ) from problem
+    chosen = {name: options[name] for name in ("input", "output", "head", "input_layout") if options[name] is not None}
+    try:
+        mended = averaged(model, Shifts.parse(average), AuditSpec(**chosen))
+        Path(out).write_bytes(mended.SerializeToString())
+        cost = slowdown(mended, model)
+    except LieauditError as problem:
+        raise InvalidInputError(
+            str(problem), reason=problem.reason, subject=problem.subject, hint=problem.hint
+        ) from problem
+    return f"{cost.median:.2g} ({cost.low:.2g} … {cost.high:.2g}) times"
+
+
+def trade(outcome: Outcome, slower: str) -> str:
+    """Say in one line what was won and what it costs: LEE ratios with their intervals, accuracy, time."""
+    parts = []
+    for rule in outcome.decision.rules:
+        if rule.HasField("value"):
+            between = f" ({' … '.join(number(end) for end in rule.interval)})" if rule.interval else ""
+            parts.append(f"{rule.generator} LEE × {number(rule.value)}{between}")
+    if outcome.baseline is not None and outcome.candidate.data.HasField("top1"):
+        parts.append(f"top-1 {outcome.baseline.data.top1:.1%} → {outcome.candidate.data.top1:.1%}")
+    return "; ".join([*parts, f"{slower} the time"])
