@@ -1,7 +1,7 @@
 """Mending a classifier without training: the ONNX graph whose logits are averaged over shifts of the image.
 
-Averaging a function over a group makes it invariant (the Reynolds operator); over a few small shifts it removes what the
-function's sampling at fixed places adds. The graph holds one copy of the network per shift, with shared weights.
+Averaging a function over a group makes it invariant (the Reynolds operator); over a few small shifts it removes part of
+what sampling at fixed places adds. The graph holds one copy of the network per shift, with shared weights.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ COMMANDS = {
     "gate": ("lieaudit_client.gate.command", "gate", "Audit, compare with a baseline, decide by a policy."),
     "compare": ("lieaudit_client.gate.command", "compare", "Compare two reports."),
     "policy": ("lieaudit_client.gate.command", "policy", "Check a policy file."),
+    "repair": ("lieaudit_client.command.repair", "repair", "Average a classifier over shifts, and gate the result."),
     "report": ("lieaudit_client.command.report", "report", "Show a report file, or make a page of it."),
     "inspect": ("lieaudit_client.command.inspect", "inspect", "Read a model without auditing it."),
     "serve": ("lieaudit_client.command.serve", "serve", "Run the service."),

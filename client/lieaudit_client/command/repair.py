@@ -8,19 +8,20 @@ from typing import Any
 
 import click
 
-from lieaudit_client.command import exits, service, streams
-from lieaudit_client.command.options import check_writable, server_options, spec_from, spec_options
+from lieaudit_client.command import exits, streams
+from lieaudit_client.command.options import GENERATORS, check_writable, server_options, spec_from, spec_options
 from lieaudit_client.exceptions import InvalidInputError
 from lieaudit_client.formats.numbers import number
 from lieaudit_client.formats.outcome import Outcome
 from lieaudit_client.gate.command import decide
+from lieaudit_client.gate.run import Request
 
 _POLICY = """\
 version: 1
 statistic: mean
-images: {min: 16}
+images: {{min: 16}}
 rules:
-  - {id: repaired, kind: noninferiority, generators: "*", margin: 0.0}
+  - {{id: repaired, kind: noninferiority, generators: [{generators}], margin: 0.0}}
 """
 """A repair has to lower the error it is made for; the gate's intervals say whether it did."""
 
@@ -44,10 +45,12 @@ def repair(model: str, average: str, out: str, data: str | None, policy_file: st
     if data is None:
         streams.say(f"{out} is written and takes {slower} the time; give --data to see whether it is a repair")
         return exits.OK
+    measured = options["generators"] or GENERATORS
     with tempfile.TemporaryDirectory(prefix="lieaudit-repair-") as folder:
         policy = Path(folder, "policy.yaml")
-        policy.write_text(_POLICY, encoding="utf-8")
-        code, outcome = decide(out, policy_file or str(policy), data, model, spec_from(options), options)
+        policy.write_text(_POLICY.format(generators=", ".join(measured)), encoding="utf-8")
+        request = Request(out, data, policy_file or str(policy), model, {}, spec_from(options), power=False)
+        code, outcome = decide(request, options)
     streams.out(f"trade     {trade(outcome, slower)}\n")
     return code
 

@@ -110,6 +110,14 @@ def gate(model: str, policy_file: str, **options: Any) -> int:
     return _finish(code, result, registry, options)
 
 
+def decide(request: Request, options: dict[str, Any]) -> tuple[int, Outcome]:
+    """Measure, decide and show the verdict, and write nothing: the exit code, and what it stands on."""
+    with tempfile.TemporaryDirectory(prefix="lieaudit-gate-") as folder, service.connect(options) as client:
+        outcome = _run(client, Resolver(client, Path(folder)), request, options).outcome
+    show(terminal.view(outcome), to_stderr=False)
+    return exit_code(outcome), outcome
+
+
 def _run(client: Client, resolver: Resolver, request: Request, options: dict[str, Any]) -> Result:
     with Display() as display:
 
