@@ -112,7 +112,7 @@ def methods(model: AuditableModel, case: Case, spec: lieaudit.AuditSpec) -> Iter
     yield "torch 32", TorchDifferentiator(SourceFunction(case.module, precision="float32"))
     for name, method in (("forward", "forward"), ("differences", "finite_difference")):
         images = Images(Dataset.from_arrays(case.images), model, replace(spec, method=method))
-        yield name, choose_method(model, images, shards=None, progress=None).differentiator
+        yield name, choose_method(model, images, shards=None, progress=None).derivative
 
 
 def derivatives(method: Differentiator, model: AuditableModel, case: Case, spec: lieaudit.AuditSpec) -> LieDerivative:
