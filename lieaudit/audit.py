@@ -15,7 +15,7 @@ from lieaudit.environment import environment
 from lieaudit.errors import DataError, ModelError
 from lieaudit.graph.batch import AMPLITUDES
 from lieaudit.graph.load import load_model
-from lieaudit.layerwise import attribute_layers
+from lieaudit.layerwise import INPUT_PER_IMAGE, attribute_layers
 from lieaudit.measure import Images, measure
 from lieaudit.method import Method, choose_method, without_forward
 from lieaudit.metrics.accuracy import image_classes, top1
@@ -91,9 +91,9 @@ def audit(
     started = time.monotonic()
     dataset = as_dataset(images, labels)
     stage = StageProgress(progress, "load", 1)
-    loaded = load_model(model, spec, image_size=dataset.size_after(spec.preprocessing), name=name)
+    loaded = load_model(model, spec, data=dataset, name=name)
     stage.advance(1)
-    pictured = Images(dataset, loaded, spec)
+    pictured = Images(dataset, loaded, spec, loaded.further)
     pictured.load([0])  # a set that does not fit the model is refused before any work
     if loaded.noise_alike:
         _refuse_constant(loaded, pictured)
@@ -128,8 +128,12 @@ def _refuse_constant(model: AuditableModel, images: Images) -> None:
     """Raise where the images get the answer that noise gets: such a model looks perfectly equivariant."""
     noise = AMPLITUDES[0] * np.random.default_rng(0).standard_normal((1, model.channels, model.height, model.width))
     with Session(model.model, provider=images.spec.provider, threads=images.spec.threads) as session:
-        rows = [noise.astype(np.float32), *(images.load([i]) for i in images.spread(_LOOKED_AT))]
-        answers = [session.run({model.input_name: row})[0] for row in rows]
+        looked_at = images.spread(_LOOKED_AT)
+        rows = [noise.astype(np.float32), *(images.load([i]) for i in looked_at)]
+        answers = [
+            session.run({model.input_name: row, **images.further.rows([i])})[0]
+            for i, row in zip([0, *looked_at], rows, strict=True)
+        ]
     if all(np.array_equal(answer, answers[0]) for answer in answers):
         raise ModelError(
             "the output is the same for every image",
@@ -184,7 +188,9 @@ def run(
             precision=method.precision or model.precision,
             notes=(*model.notes, *images.notes, *method.notes),
         ),
-        data=ReportData(images.dataset.sha256, images.count, images.dataset.name, top1(measured.top1, classes)),
+        data=ReportData(
+            images.dataset.sha256, images.count, images.dataset.name, top1(measured.top1, classes), images.further.feeds
+        ),
         environment=environment(spec, method.fallback_ops, torch=used.method == "torch"),
         spec=spec.to_dict(),
         results=results,
@@ -216,7 +222,8 @@ def _attributed(
     try:
         return attribute(), ()
     except ModelError as problem:
-        if problem.reason != DERIVATIVE_NOT_FINITE or spec.method != "auto":
+        lost = problem.reason == DERIVATIVE_NOT_FINITE and spec.method == "auto"
+        if not lost and problem.reason != INPUT_PER_IMAGE:
             raise
         return {}, (Skipped("layerwise", str(problem)),)
 

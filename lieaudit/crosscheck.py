@@ -37,12 +37,12 @@ def crosscheck(
     head = images.target.head
     squares = {name: np.zeros(len(generators)) for name in ("difference", "value", "allowed", "lee")}
     for index in indices:
-        pixels = images.load([index])
+        pixels, further = images.load([index]), images.further.rows([index])
         directions = images.tangents(pixels)
         for g in range(len(generators)):
             one = directions[:, g : g + 1]
-            mine = lie_derivative(checked(pixels, one, g), head, (), None)
-            theirs = lie_derivative(by(pixels, one, g), head, (), None)
+            mine = lie_derivative(checked(pixels, one, g, further), head, (), None)
+            theirs = lie_derivative(by(pixels, one, g, further), head, (), None)
             squares["difference"][g] += np.sum((mine.value - theirs.value) ** 2)
             squares["value"][g] += np.sum(mine.value**2)
             squares["allowed"][g] += float((mine.error[0, 0] + theirs.error[0, 0]) ** 2)

@@ -85,9 +85,8 @@ def inspect(
     """
     spec = spec or AuditSpec()
     dataset = as_dataset(images, labels) if images is not None else None
-    size = dataset.size_after(spec.preprocessing) if dataset is not None else None
-    loaded = load_model(model, spec, image_size=size, name=name)
-    pictured = Images(dataset, loaded, spec) if dataset is not None else None
+    loaded = load_model(model, spec, data=dataset, name=name)
+    pictured = Images(dataset, loaded, spec, loaded.further) if dataset is not None else None
     classes, unlabelled = image_classes(pictured) if pictured is not None else (None, ())
     covered = coverage(loaded.model)
     info = loaded.info
@@ -121,6 +120,6 @@ def _top1(model: AuditableModel, images: Images, classes: Classes) -> float:
     with Session(model.model, provider=images.spec.provider, threads=images.spec.threads) as session:
         for number in range(math.ceil(images.count / at_once)):
             indices = list(range(number * at_once, min((number + 1) * at_once, images.count)))
-            z = session.run({model.input_name: images.load(indices)})[0]
+            z = session.run({model.input_name: images.load(indices), **images.further.rows(indices)})[0]
             hits += int(np.sum(np.argmax(z.reshape(len(indices), -1), axis=1) == classes[indices]))
     return hits / images.count

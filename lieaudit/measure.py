@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lieaudit.data.arrays import check_whole
+from lieaudit.derivatives.base import rows_of
+from lieaudit.feeds import Further
 from lieaudit.metrics.head import Head
 from lieaudit.metrics.lee import OutputAction, PerImage, check_derivative, check_finite, lie_derivative
 from lieaudit.progress import StageProgress
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from lieaudit.data import Dataset
-    from lieaudit.derivatives.base import Differentiator, Float32Array, Float64Array
+    from lieaudit.derivatives.base import Differentiator, Float32Array, Float64Array, FurtherRows
     from lieaudit.progress import ProgressCallback
     from lieaudit.shards import Arrays, ShardStore
     from lieaudit.spec import AuditSpec
@@ -74,11 +76,12 @@ class Target(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """The images of an audit, as the model takes them, and their tangents."""
+    """The images of an audit, as the model takes them, their tangents, and what comes with them."""
 
     dataset: Dataset
     target: Target
     spec: AuditSpec
+    further: Further = field(default_factory=Further)
 
     @property
     def count(self) -> int:
@@ -194,6 +197,8 @@ class Batch:
         Places in the batch of the m images that `relative` is measured on.
     others
         (m, G, C, H, W) the directions of `relative`.
+    further
+        Values of the model's further inputs, (n, …) by name.
     """
 
     indices: list[int]
@@ -201,6 +206,7 @@ class Batch:
     directions: Float32Array
     compared: list[int]
     others: Float32Array
+    further: FurtherRows
 
 
 def measure(
@@ -259,7 +265,7 @@ def _measure_shard(
         top1 = np.full(count, -1, np.int64)
         # directions in groups, so that dense outputs of all of them are never held at once
         for group in _groups(len(spec.generators), _directions_at_once(target, spec, count)):
-            derivatives = differentiator(pixels, batch.directions[:, group], group.start)
+            derivatives = differentiator(pixels, batch.directions[:, group], group.start, batch.further)
             check_finite(derivatives.value, batch.indices[0])
             power = np.mean(target.head.value(derivatives.value).reshape(count, -1) ** 2, axis=1)
             if not target.head.spatial:
@@ -269,7 +275,8 @@ def _measure_shard(
             check_derivative(rows[-1], spec.generators[group], batch.indices[0])
         if batch.compared:
             for group in _groups(len(spec.generators), _directions_at_once(target, spec, len(batch.compared))):
-                derivatives = differentiator(pixels[batch.compared], batch.others[:, group], group.start)
+                beside = rows_of(batch.further, batch.compared)
+                derivatives = differentiator(pixels[batch.compared], batch.others[:, group], group.start, beside)
                 other[batch.compared, group] = PerImage.of(lie_derivative(derivatives, target.head, (), None)).lee
         parts.append(
             {
@@ -293,7 +300,7 @@ def _prefetched(images: Images, indices: list[int], relative: set[int], at_once:
         directions = images.tangents(pixels)
         compared = [place for place, index in enumerate(batch) if index in relative]
         others = images.other_tangents([batch[place] for place in compared], directions[compared])
-        return Batch(batch, pixels, directions, compared, others)
+        return Batch(batch, pixels, directions, compared, others, images.further.rows(batch))
 
     batches = [indices[i : i + at_once] for i in range(0, len(indices), at_once)]
     with ThreadPoolExecutor(1, thread_name_prefix="lieaudit-tangents") as pool:

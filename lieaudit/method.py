@@ -156,8 +156,9 @@ def _calibrate(
     stage = StageProgress(progress, "calibrate", 1)
 
     def compute() -> Arrays:
-        pixels = images.load(images.spread(CALIBRATION_IMAGES))
-        found = differences.calibrate(pixels, images.tangents(pixels))
+        indices = images.spread(CALIBRATION_IMAGES)
+        pixels = images.load(indices)
+        found = differences.calibrate(pixels, images.tangents(pixels), images.further.rows(indices))
         return {"steps": found.steps, "richardson": found.richardson, "noise": found.noise}
 
     arrays, computed = compute_once(shards, "calibration", compute)

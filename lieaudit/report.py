@@ -61,13 +61,34 @@ class ReportModel:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportFeed:
+    """The value of an input beside the image, as the graph took it.
+
+    ``source`` is ``spec`` or ``data``; ``per_image`` says whether the first axis of ``shape`` holds the images;
+    ``sha256`` is of the elements, little-endian; ``text`` shows the first of them.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    source: str
+    per_image: bool
+    sha256: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReportData:
-    """The images; ``top1`` where labels were given and the output is a classification."""
+    """The images, and what reached the model beside them.
+
+    ``top1`` where labels were given and the output is a classification.
+    """
 
     sha256: str
     count: int
     name: str = ""
     top1: float | None = None
+    feeds: tuple[ReportFeed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

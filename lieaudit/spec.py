@@ -8,9 +8,13 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from lieaudit.errors import SpecError
+from lieaudit.feeds import Feed, read_feeds
 from lieaudit.symmetries.generators import GENERATORS as TABLE
 
 GENERATORS = tuple(TABLE)
+
+MAX_SIDE = 16384
+"""Pixels of an image's height or width."""
 
 CHOICES = {
     "method": ("auto", "forward", "finite_difference", "torch", "secant"),
@@ -50,8 +54,8 @@ class Preprocessing:
             raise _invalid("preprocessing.order", f"{self.order!r} is neither 'rgb' nor 'bgr'")
         for name in ("resize", "crop"):
             size = getattr(self, name)
-            if size is not None and not 1 <= size <= 16384:
-                raise _invalid(f"preprocessing.{name}", f"{size} is not a size in 1 … 16384 pixels")
+            if size is not None and not 1 <= size <= MAX_SIDE:
+                raise _invalid(f"preprocessing.{name}", f"{size} is not a size in 1 … {MAX_SIDE} pixels")
 
     def to_dict(self) -> dict[str, Any]:
         """Give the JSON form."""
@@ -79,6 +83,12 @@ class AuditSpec:
         Attribution per ``module`` (of the tree down to ``depth``; None: leaves) or per ``op``.
     layouts
         Declared layouts, tensor name → layout, for tensors whose layout is not derived (or derived wrongly).
+    feeds
+        Values of further inputs of the graph, by name: numbers, lists or arrays, kept as `lieaudit.feeds.Feed`. An
+        array whose first axis is the number of images, for an input with the batch axis, holds one value per image;
+        any other is the same for all. They come before arrays of the same name in the data.
+    size
+        (H, W) of the images where the graph leaves it open and the data does not say it; empty: not said.
     preprocessing
         Needed for uint8 images; float32 images are taken as the model takes them.
     classes, class_offset
@@ -131,6 +141,8 @@ class AuditSpec:
     torch_source: str | None = None
     torch_factory: str | None = None
     torch_weights: str | None = None
+    feeds: Mapping[str, Feed] = field(default_factory=dict)
+    size: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -156,6 +168,9 @@ class AuditSpec:
         if self.step is not None and not (math.isfinite(self.step) and self.step > 0):
             raise _invalid("step", f"{self.step} is not a positive number")
         _check_secants(self)
+        if self.size and (len(self.size) != 2 or not all(1 <= side <= MAX_SIDE for side in self.size)):
+            raise _invalid("size", f"{self.size} is not a height and a width in 1 … {MAX_SIDE} pixels")
+        object.__setattr__(self, "feeds", read_feeds(self.feeds))  # frozen for everybody else
 
     def to_dict(self) -> dict[str, Any]:
         """Give the JSON form: plain lists and dicts, absent fields left out."""
@@ -169,6 +184,8 @@ class AuditSpec:
             known["generators"] = tuple(known["generators"]) or GENERATORS
         if "classes" in known:
             known["classes"] = tuple(known["classes"])
+        if "size" in known:
+            known["size"] = tuple(known["size"])
         if known.get("preprocessing") is not None:
             known["preprocessing"] = Preprocessing.from_dict(known["preprocessing"])
         return cls(**known)
@@ -209,9 +226,11 @@ def _fields(value: AuditSpec | Preprocessing) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, AuditSpec | Preprocessing):
         return _fields(value)
+    if isinstance(value, Feed):
+        return value.to_dict()
     if isinstance(value, tuple):
         return list(value)
-    return dict(value) if isinstance(value, Mapping) else value
+    return {name: _plain(item) for name, item in value.items()} if isinstance(value, Mapping) else value
 
 
 def _known(cls: type, values: Mapping[str, Any], prefix: str) -> dict[str, Any]:

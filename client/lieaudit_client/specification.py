@@ -9,6 +9,7 @@ from google.protobuf import json_format
 from lieaudit_api.v1 import spec_pb2
 
 from lieaudit_client.exceptions import InvalidInputError
+from lieaudit_client.feeds import to_tensor
 from lieaudit_client.preprocessing import parse_preprocessing
 
 Specification = spec_pb2.AuditSpec | Mapping[str, Any] | None
@@ -20,13 +21,14 @@ def to_spec(spec: Specification) -> spec_pb2.AuditSpec:
     Parameters
     ----------
     spec
-        The message itself, a mapping of its field names (``preprocessing`` may be a preset's name or inline text), or
-        None for all defaults.
+        The message itself, a mapping of its field names (``preprocessing`` may be a preset's name or inline text, the
+        values of ``feeds`` numbers, lists or arrays), or None for all defaults.
 
     Raises
     ------
     InvalidInputError
-        ``INVALID_SPEC``: an unknown name or a value of the wrong type. Ranges and choices are the service's to judge.
+        ``INVALID_SPEC``: an unknown name or a value of the wrong type. ``INVALID_FEED``: no value for an input. Ranges
+        and choices are the service's to judge.
     """
     if isinstance(spec, spec_pb2.AuditSpec):
         return spec
@@ -38,13 +40,19 @@ def to_spec(spec: Specification) -> spec_pb2.AuditSpec:
             hint="of a lieaudit.AuditSpec give to_dict()",
         )
     values = dict(spec or {})
-    preprocessing = values.pop("preprocessing", None)
+    preprocessing, feeds = values.pop("preprocessing", None), values.pop("feeds", None)
     try:
         found = json_format.ParseDict(values, spec_pb2.AuditSpec())
     except json_format.ParseError as problem:
         raise InvalidInputError(
             f"the specification is unusable: {problem}", reason="INVALID_SPEC", subject="spec"
         ) from problem
+    if not isinstance(feeds, Mapping | None):
+        raise InvalidInputError(
+            "feeds: it is no mapping of an input's name to its value", reason="INVALID_SPEC", subject="feeds"
+        )
+    for name, value in (feeds or {}).items():
+        found.feeds[str(name)].CopyFrom(to_tensor(value, str(name)))
     if isinstance(preprocessing, str):
         found.preprocessing.CopyFrom(parse_preprocessing(preprocessing))
     elif isinstance(preprocessing, spec_pb2.Preprocessing):

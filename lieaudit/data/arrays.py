@@ -44,15 +44,13 @@ class ArrayImages:
             channels, height, width = x.shape[1:]
             self._check_finite(x)
         self.shape: tuple[int, int, int] | None = (channels, height, width)
-        if channels > 4:
-            self.check_channels(None)
 
-    def check_channels(self, wanted: int | None) -> None:
-        """Refuse other channels than the model's (None: than a model can have)."""
+    def check_channels(self, wanted: int) -> None:
+        """Refuse other channels than the model's."""
         channels = self.shape[0] if self.shape else 0
         if channels != wanted:
             raise DataError(
-                f"the images have {channels} channels, the model takes {wanted or 'one to four'}",
+                f"the images have {channels} channels, the model takes {wanted}",
                 reason="WRONG_CHANNELS",
                 subject="x",
                 hint=f"x is read as {self._layout}; transpose or convert it",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from lieaudit.data.arrays import ArrayImages, check_labels
 from lieaudit.data.classes import ClassFolders, class_folders
 from lieaudit.data.files import FileImages, printable_name
 from lieaudit.data.limits import Limits
-from lieaudit.data.npz import read_npz
+from lieaudit.data.npz import read_named, read_npz
 from lieaudit.data.preprocess import (
     is_identity,
     normalisation_table,
@@ -26,7 +26,7 @@ from lieaudit.data.preprocess import (
 from lieaudit.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from lieaudit.spec import Preprocessing
 
@@ -72,6 +72,7 @@ class Dataset:
         name: str,
         sha256: str,
         notes: tuple[str, ...] = (),
+        further: Callable[[str], npt.NDArray[Any] | None] = lambda _: None,
     ) -> None:
         self._images = images
         self.count = images.count
@@ -82,20 +83,30 @@ class Dataset:
         self.name = name
         self.sha256 = sha256
         self.notes = notes
+        self._further = further
 
     def __len__(self) -> int:
         return self.count
 
     @classmethod
-    def from_arrays(cls, x: npt.ArrayLike, y: npt.ArrayLike | None = None, *, name: str = "") -> Self:
+    def from_arrays(
+        cls,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike | None = None,
+        *,
+        name: str = "",
+        further: Mapping[str, npt.ArrayLike] | None = None,
+    ) -> Self:
         """Make a dataset of arrays in memory.
 
         Parameters
         ----------
         x
-            uint8 (N, H, W, C) raw, or float32 (N, C, H, W) as the model takes it; C in 1 … 4.
+            uint8 (N, H, W, C) raw, or float32 (N, C, H, W) as the model takes it.
         y
             (N,) non-negative integers.
+        further
+            Values of further inputs of the graph, by name; see `array`.
 
         Raises
         ------
@@ -108,10 +119,19 @@ class Dataset:
         images = ArrayImages(x)
         labels = check_labels(y, images.count)
         digest = hashlib.sha256()
-        for array in (x,) if y is None else (x, y):
-            digest.update(f"{array.dtype.str}{array.shape}".encode())
+        others = {key: np.asarray(value) for key, value in sorted((further or {}).items())}
+        named = [("", x), *(() if y is None else (("", y),)), *((f"{key}=", value) for key, value in others.items())]
+        for prefix, array in named:
+            digest.update(f"{prefix}{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
-        return cls(images, labels=labels, name=name, sha256=digest.hexdigest())
+        return cls(images, labels=labels, name=name, sha256=digest.hexdigest(), further=others.get)
+
+    def array(self, name: str) -> npt.NDArray[Any] | None:
+        """Give an array that lies beside the images under ``name``, as stored: the value of a graph's further input.
+
+        None where there is none. Raises `DataError` where it is there and cannot be read.
+        """
+        return None if name in {"x", "y"} else self._further(name)
 
     def size_after(self, preprocessing: Preprocessing | None) -> tuple[int, int] | None:
         """Give the (H, W) all images have once resized and cropped, or None where they would differ."""
@@ -227,7 +247,13 @@ def open_dataset(
     if kind == "npz":
         x, y = read_npz(path, limits)
         images = ArrayImages(x)
-        return Dataset(images, labels=check_labels(y, images.count), name=name, sha256=_file_sha256(path))
+        return Dataset(
+            images,
+            labels=check_labels(y, images.count),
+            name=name,
+            sha256=_file_sha256(path),
+            further=lambda array: read_named(path, array, limits),
+        )
     readers: dict[str, Callable[[Path, Limits], Files]] = {
         "tar": TarFiles,
         "zip": ZipFiles,

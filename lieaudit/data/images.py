@@ -80,7 +80,7 @@ def decode(file: BinaryIO, name: str, channels: int | None, limits: Limits) -> n
     Parameters
     ----------
     channels
-        1 … 4, or None for those of the file.
+        The model's, 1 … 4 of which a picture can be converted to; None for those of the file.
 
     Returns
     -------
@@ -89,10 +89,18 @@ def decode(file: BinaryIO, name: str, channels: int | None, limits: Limits) -> n
     Raises
     ------
     DataError
-        As `probe`; also for a file that stops early.
+        As `probe`; also for a file that stops early. ``WRONG_CHANNELS``: no picture has so many.
     """
     with _open(file, name, limits) as image:
-        mode = _natural_mode(image) if channels is None else _CHANNEL_MODES[channels]
+        mode = _natural_mode(image) if channels is None else _CHANNEL_MODES.get(channels)
+        if mode is None:
+            own = Image.getmodebands(_natural_mode(image))
+            raise DataError(
+                f"{name} is a picture of {own} channels, the model takes {channels}",
+                reason="WRONG_CHANNELS",
+                subject=name,
+                hint="store the images as an array x in an .npz: uint8 (N, H, W, C) or float32 (N, C, H, W)",
+            )
         try:
             turn = _UPRIGHT.get(_orientation(image, name))
             upright = image if turn is None else image.transpose(turn)

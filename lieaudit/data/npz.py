@@ -1,4 +1,4 @@
-"""Read ``x`` and ``y`` from an .npz without unpickling anything and without trusting its headers."""
+"""Read ``x``, ``y`` and whatever else is asked for from an .npz, unpickling nothing and trusting no header."""
 
 from __future__ import annotations
 
@@ -40,6 +40,14 @@ def read_npz(path: Path, limits: Limits) -> tuple[npt.NDArray[Any], npt.NDArray[
         x = _read_array(archive, members["x.npy"], path.name)
         y = _read_array(archive, members["y.npy"], path.name) if "y.npy" in members else None
     return x, y
+
+
+def read_named(path: Path, name: str, limits: Limits) -> npt.NDArray[Any] | None:
+    """Give the array ``name``, as stored; None where the .npz holds none. Raises `DataError` as `read_npz` does."""
+    with archive_errors(path), zipfile.ZipFile(path) as archive:
+        members = {member.filename: member for member in checked_zip_members(path.name, archive, limits)}
+        member = members.get(f"{name}.npy")
+        return None if member is None else _read_array(archive, member, path.name)
 
 
 def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, subject: str) -> npt.NDArray[Any]:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
+FurtherRows = Mapping[str, npt.NDArray[Any]]
+"""Values (n, …) of a model's further inputs for n images, by name; mostly there are none."""
+
+NOTHING: FurtherRows = {}
+
+
+def rows_of(further: FurtherRows, rows: slice | Sequence[int] | npt.NDArray[np.intp]) -> FurtherRows:
+    """Return the values of some of the images."""
+    return {name: values[rows] for name, values in further.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +68,13 @@ class Differentiator(Protocol):
         """Rows that went through the session so far."""
         ...
 
-    def __call__(self, images: Float32Array, directions: Float32Array, first: int = 0) -> Derivatives:
+    def __call__(
+        self, images: Float32Array, directions: Float32Array, first: int = 0, further: FurtherRows = NOTHING
+    ) -> Derivatives:
         """Differentiate at ``images`` (n, C, H, W) along ``directions`` (n, D, C, H, W).
 
         The directions belong to the generators ``first`` … ``first + D − 1`` of the audit: a method that was
-        calibrated per generator needs to know.
+        calibrated per generator needs to know. ``further`` holds the values of the model's other inputs, which the
+        symmetry does not move.
         """
         ...

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lieaudit.derivatives.base import Derivatives, Float32Array, Float64Array
+from lieaudit.derivatives.base import NOTHING, Derivatives, Float32Array, Float64Array, FurtherRows, rows_of
 from lieaudit.derivatives.noise import EVALUATIONS, noise_level
 from lieaudit.derivatives.rounding import last_rounding
 from lieaudit.derivatives.rows import RowEvaluator
@@ -100,22 +100,24 @@ class FiniteDifference:
         """Rows that went through the session so far."""
         return self._evaluator.rows_done
 
-    def base(self, images: Float32Array) -> Float32Array:
+    def base(self, images: Float32Array, further: FurtherRows = NOTHING) -> Float32Array:
         """Give z(x) for images (n, C, H, W)."""
-        return self._evaluator.base(images)
+        return self._evaluator.base(images, further)
 
     @_quiet
-    def calibrate(self, images: Float32Array, directions: Float32Array) -> Calibration:
+    def calibrate(self, images: Float32Array, directions: Float32Array, further: FurtherRows = NOTHING) -> Calibration:
         """Measure noise and choose a step per generator on a few images.
 
         Parameters
         ----------
         images, directions
             (n, C, H, W) and (n, G, C, H, W), float32; a handful of images suffices.
+        further
+            Values of the model's other inputs for them.
         """
         unit = _unit_steps(images, directions)
-        z = self._evaluator.base(images)
-        noise = self._noise(images, directions, unit)
+        z = self._evaluator.base(images, further)
+        noise = self._noise(images, directions, unit, further)
         if self._fixed_step is not None:
             steps = np.full(directions.shape[1], self._fixed_step)
             self.calibration = Calibration(steps, np.zeros(len(steps), bool), noise)
@@ -124,8 +126,8 @@ class FiniteDifference:
         plain, extrapolated = [], []
         for g in range(directions.shape[1]):
             pairs = [
-                _pairs(*self._ladder(images[i : i + 1], directions[i : i + 1, g : g + 1], unit[g], z[i : i + 1]))
-                for i in range(len(images))
+                _pairs(*self._ladder(images[one], directions[one, g : g + 1], unit[g], z[one], rows_of(further, one)))
+                for one in (slice(i, i + 1) for i in range(len(images)))
             ]
             plain.append(_typical([pair[0] for pair in pairs]))
             extrapolated.append(_typical([pair[1] for pair in pairs]))
@@ -138,7 +140,9 @@ class FiniteDifference:
         return self.calibration
 
     @_quiet
-    def __call__(self, images: Float32Array, directions: Float32Array, first: int = 0) -> Derivatives:
+    def __call__(
+        self, images: Float32Array, directions: Float32Array, first: int = 0, further: FurtherRows = NOTHING
+    ) -> Derivatives:
         """Differentiate along directions (n, D, C, H, W) of the generators from ``first`` on.
 
         Raises
@@ -150,8 +154,8 @@ class FiniteDifference:
             raise SpecError("finite differences need calibrate() first", reason="NOT_CALIBRATED", subject="step")
         group = slice(first, first + directions.shape[1])
         steps = self.calibration.steps[group, None] * STEPS
-        z = self._evaluator.base(images)
-        slopes, bends = self._differences(images, directions, steps, z)
+        z = self._evaluator.base(images, further)
+        slopes, bends = self._differences(images, directions, steps, z, further)
         rounding = last_rounding(z)
         tangent = np.empty_like(slopes[:, :, 0])
         spreads = tuple(np.empty_like(tangent) for _ in range(4))
@@ -181,34 +185,44 @@ class FiniteDifference:
         return np.asarray(np.argmin(errors, axis=0))
 
     def _differences(
-        self, images: Float32Array, directions: Float32Array, steps: Float64Array, z: Float32Array
+        self,
+        images: Float32Array,
+        directions: Float32Array,
+        steps: Float64Array,
+        z: Float32Array,
+        further: FurtherRows,
     ) -> tuple[Float64Array, Float64Array]:
         """Give D(t) and S(t), float64 (n, D, S, *K), for steps (D, S)."""
         # the step that float32 rows really take
         steps = steps.astype(np.float32).astype(np.float64)
         signed = np.concatenate([steps, -steps], axis=1).astype(np.float32)
-        rows = self._evaluator.along(images, directions, signed).astype(np.float64)
+        rows = self._evaluator.along(images, directions, signed, further).astype(np.float64)
         ahead, behind = rows[:, :, : steps.shape[1]], rows[:, :, steps.shape[1] :]
         scale = (2.0 * steps).reshape(1, *steps.shape, *[1] * (rows.ndim - 3))
         return (ahead - behind) / scale, (ahead + behind - 2.0 * z[:, None, None].astype(np.float64)) / scale
 
     def _ladder(
-        self, image: Float32Array, direction: Float32Array, unit: float, z: Float32Array
+        self, image: Float32Array, direction: Float32Array, unit: float, z: Float32Array, further: FurtherRows
     ) -> tuple[list[Float64Array], Float64Array]:
         """Give Dh D(t), flattened, and its rounding for every step of the ladder: one image, one direction."""
         steps = np.asarray(unit * LADDER[None], np.float64)
-        derivatives, _ = self._differences(image, direction, steps, z)
+        derivatives, _ = self._differences(image, direction, steps, z, further)
         rounding = np.linalg.norm(self._head.differential(z, last_rounding(z)[:, None]))
         slopes = [self._head.differential(z, derivatives[:, :, s]).ravel() for s in range(len(LADDER))]
         return slopes, rounding / (np.sqrt(2.0) * steps[0])
 
-    def _noise(self, images: Float32Array, directions: Float32Array, unit: Float64Array) -> Float64Array:
+    def _noise(
+        self, images: Float32Array, directions: Float32Array, unit: Float64Array, further: FurtherRows
+    ) -> Float64Array:
         table = unit[:, None] * _NOISE_STEP * np.arange(EVALUATIONS)
         variance = np.zeros(directions.shape[1])
-        for i in range(len(images)):
+        for one in (slice(i, i + 1) for i in range(len(images))):
             for g in range(directions.shape[1]):
                 z = self._evaluator.along(
-                    images[i : i + 1], directions[i : i + 1, g : g + 1], table[g : g + 1].astype(np.float32)
+                    images[one],
+                    directions[one, g : g + 1],
+                    table[g : g + 1].astype(np.float32),
+                    rows_of(further, one),
                 )
                 # below its resolution a function is not without noise, only without measurable noise
                 resolution = np.spacing(np.abs(z[0, 0, 0])).astype(np.float64) / np.sqrt(12.0)

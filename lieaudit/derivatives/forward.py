@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from lieaudit.derivatives.base import Derivatives, Float32Array, Float64Array
+from lieaudit.derivatives.base import NOTHING, Derivatives, Float32Array, Float64Array, FurtherRows, rows_of
 from lieaudit.derivatives.rounding import COVERAGE, patterns
 from lieaudit.errors import BudgetError
 from lieaudit.graph.forward.coverage import caveats
@@ -85,11 +85,13 @@ class ForwardDifferentiator:
         self.fallback_ops: dict[str, int] = {}
         self.rows_done = 0
 
-    def __call__(self, images: Float32Array, directions: Float32Array, first: int = 0) -> Derivatives:
+    def __call__(
+        self, images: Float32Array, directions: Float32Array, first: int = 0, further: FurtherRows = NOTHING
+    ) -> Derivatives:
         """Differentiate at ``images`` (n, C, H, W) along ``directions`` (n, D, C, H, W); ``first`` plays no part."""
         del first
-        value, tangent = self._evaluate(images, directions)
-        value_errors, errors = self._errors(images, directions, value, tangent)
+        value, tangent = self._evaluate(images, directions, further)
+        value_errors, errors = self._errors(images, directions, further, value, tangent)
         return Derivatives(
             value, tangent, patterns(errors, tangent.shape), _COVERAGE, patterns(value_errors, value.shape)
         )
@@ -100,7 +102,9 @@ class ForwardDifferentiator:
             session.close()
         self._sessions.clear()
 
-    def _evaluate(self, images: Float32Array, directions: Float32Array) -> tuple[Float32Array, Float64Array]:
+    def _evaluate(
+        self, images: Float32Array, directions: Float32Array, further: FurtherRows
+    ) -> tuple[Float32Array, Float64Array]:
         count, lanes = directions.shape[:2]
         plan = self._plan(lanes)
         value = np.empty((count, *self._model.output_shape), np.float32)
@@ -111,6 +115,7 @@ class ForwardDifferentiator:
             for i in range(0, count, plan.images):
                 part = slice(i, i + plan.images)
                 feeds = {
+                    **rows_of(further, part),
                     rewritten.values_in[0]: images[part],
                     # D leads in the graph: values broadcast over leading axes without a copy
                     rewritten.tangents_in[0]: np.ascontiguousarray(np.moveaxis(directions[part, some], 1, 0)),
@@ -122,7 +127,12 @@ class ForwardDifferentiator:
         return value, tangent
 
     def _errors(
-        self, images: Float32Array, directions: Float32Array, value: Float32Array, tangent: Float64Array
+        self,
+        images: Float32Array,
+        directions: Float32Array,
+        further: FurtherRows,
+        value: Float32Array,
+        tangent: Float64Array,
     ) -> tuple[Float64Array, Float64Array]:
         """Measure the rounding error of values (n,) and tangents (n, D) on a few images, and scale it to the others.
 
@@ -134,7 +144,7 @@ class ForwardDifferentiator:
         count = len(images)
         chosen = np.unique(np.linspace(0, count - 1, max(1, count // _CHECKED_SHARE)).astype(int))
         moved = _jittered(images[chosen])
-        value_again, again = self._evaluate(moved, directions[chosen] * np.float32(_RESCALE))
+        value_again, again = self._evaluate(moved, directions[chosen] * np.float32(_RESCALE), rows_of(further, chosen))
         difference = again / np.float64(np.float32(_RESCALE)) - tangent[chosen]
         norms = np.linalg.norm(tangent.reshape(*tangent.shape[:2], -1), axis=2)
         measured = np.linalg.norm(difference.reshape(*difference.shape[:2], -1), axis=2)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from lieaudit.derivatives.base import Float32Array
+from lieaudit.derivatives.base import NOTHING, Float32Array, FurtherRows, rows_of
 from lieaudit.errors import BudgetError
 from lieaudit.graph.names import PREFIX
 from lieaudit.runtime.memory import row_bytes
@@ -52,41 +52,52 @@ class RowEvaluator:
         self.rows_per_run = _rows_per_run(model, spec.budget_mib * _MIB, on_cpu=self._session.provider.device == "cpu")
         self.rows_done = 0
 
-    def base(self, images: Float32Array) -> Float32Array:
+    def base(self, images: Float32Array, further: FurtherRows = NOTHING) -> Float32Array:
         """Give z(x) for images (n, C, H, W), shape (n, *K)."""
         steps = np.zeros((1, 1), np.float32)
         parts = [
-            self._run(part, part[:, None], steps)[:, 0, 0]
-            for part in np.array_split(images, math.ceil(len(images) / self.rows_per_run))
+            self._run(images[part], images[part, None], steps, rows_of(further, part))[:, 0, 0]
+            for part in np.array_split(np.arange(len(images)), math.ceil(len(images) / self.rows_per_run))
         ]
         return np.concatenate(parts)
 
-    def along(self, images: Float32Array, directions: Float32Array, steps: Float32Array) -> Float32Array:
+    def along(
+        self, images: Float32Array, directions: Float32Array, steps: Float32Array, further: FurtherRows = NOTHING
+    ) -> Float32Array:
         """Give z(x + s·v) for images (n, C, H, W), directions (n, D, C, H, W) and steps (D, S): (n, D, S, *K)."""
         count, (kinds, signs) = len(images), steps.shape
         if kinds * signs <= self.rows_per_run:
             at_once = self.rows_per_run // (kinds * signs)
             return np.concatenate(
                 [
-                    self._run(images[i : i + at_once], directions[i : i + at_once], steps)
-                    for i in range(0, count, at_once)
+                    self._run(images[part], directions[part], steps, rows_of(further, part))
+                    for part in (slice(i, i + at_once) for i in range(0, count, at_once))
                 ]
             )
         # runs of equal size: the session's threads are kept busy by many rows and starved by a remainder of few
         if signs > self.rows_per_run:
             parts = np.array_split(steps, math.ceil(signs / self.rows_per_run), axis=1)
-            return np.concatenate([self.along(images, directions, part) for part in parts], axis=2)
+            return np.concatenate([self.along(images, directions, part, further) for part in parts], axis=2)
         number = math.ceil(kinds / (self.rows_per_run // signs))
         groups = [slice(kinds * i // number, kinds * (i + 1) // number) for i in range(number)]
         rows = [
-            np.concatenate([self._run(image, moved[:, group], steps[group]) for group in groups], axis=1)
-            for image, moved in zip(images[:, None], directions[:, None], strict=True)
+            np.concatenate(
+                [
+                    self._run(images[one], directions[one, group], steps[group], rows_of(further, one))
+                    for group in groups
+                ],
+                axis=1,
+            )
+            for one in (slice(i, i + 1) for i in range(count))
         ]
         return np.concatenate(rows)
 
-    def _run(self, images: Float32Array, directions: Float32Array, steps: Float32Array) -> Float32Array:
+    def _run(
+        self, images: Float32Array, directions: Float32Array, steps: Float32Array, further: FurtherRows
+    ) -> Float32Array:
         z = self._session.run(
             {
+                **{name: np.repeat(values, steps.size, axis=0) for name, values in further.items()},
                 _IMAGES: images[:, None, None],
                 _DIRECTIONS: directions[:, :, None],
                 _STEPS: steps.reshape(1, *steps.shape, 1, 1, 1),
@@ -119,7 +130,7 @@ def _expanded(model: AuditableModel) -> ir.Model:
     rows = ir.node("Add", [images, moved.outputs[0]], name="lieaudit_rows")
     flat = ir.node("Reshape", [rows.outputs[0], target], name="lieaudit_flatten_rows")
     image.replace_all_uses_with(flat.outputs[0])
-    graph.inputs[:] = values
+    graph.inputs[:] = [*values, *graph.inputs[1:]]
     nodes = [moved, rows, flat]
     first = next(iter(graph), None)
     if first is None:

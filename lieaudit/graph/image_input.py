@@ -1,19 +1,24 @@
-"""Which input takes the image, in which layout; and making it float32 (N, C, H, W)."""
+"""Which input takes the image, in which layout and size; and making it float32 (N, C, H, W)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from lieaudit.errors import ModelError, SpecError
+from lieaudit.graph.image_layout import FEW, channels_of, layout_of
+from lieaudit.graph.names import PREFIX
 from lieaudit.graph.pixels import INTEGERS
-from lieaudit.spec import AuditSpec
+
+if TYPE_CHECKING:
+    from lieaudit.data import Dataset
+    from lieaudit.spec import AuditSpec
 
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
-_MAX_CHANNELS = 4
-_ASSUMED_SIZE = 224
-INPUT = "lieaudit_image"
+INPUT = f"{PREFIX}image"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +30,110 @@ class ImageInput:
     channels: int
 
 
-def choose(graph: ir.Graph, spec: AuditSpec) -> ImageInput:
+def choose(graph: ir.Graph, spec: AuditSpec, data: Dataset | None = None) -> ImageInput:
     """Find the image input: the one the spec names, or the only float of rank 4, or else the only integer of rank 4.
+
+    Inputs that no node reads, or that have a value (`lieaudit.graph.further`), are no candidates.
 
     Raises
     ------
     SpecError
         UNKNOWN_INPUT: the spec names an input the graph does not have.
     ModelError
-        NO_IMAGE_INPUT, AMBIGUOUS_INPUT, EXTRA_INPUTS or BAD_CHANNELS.
+        NO_IMAGE_INPUT, AMBIGUOUS_INPUT or BAD_CHANNELS.
     """
+    for value in graph.inputs:
+        _open_sizes(value)
+    candidates = _candidates(graph, spec, data)
+    if len(candidates) != 1 or not _is_image(candidates[0]):
+        described = ", ".join(f"{v.name!r} {v.dtype} {v.shape}" for v in graph.inputs) or "none"
+        several = len(candidates) > 1
+        raise ModelError(
+            f"{'several inputs could take' if several else 'no input takes'} an image (rank 4): {described}",
+            reason="AMBIGUOUS_INPUT" if several else "NO_IMAGE_INPUT",
+            subject="input",
+            hint="name the one of the images with --input, and give the others a value with --feed NAME=VALUE"
+            if several
+            else "export the model with one image input (N, C, H, W) or (N, H, W, C)",
+        )
+    value = candidates[0]
+    if value.shape is None:
+        value.shape = ir.Shape([None] * 4)
+    image_shape = data.image_shape if data is not None else None
+    layout = spec.input_layout if spec.input_layout != "auto" else layout_of(value, image_shape)
+    return ImageInput(value, layout, channels_of(value, layout, image_shape))
+
+
+def size_of(chosen: ImageInput, spec: AuditSpec, data: Dataset | None) -> tuple[int, int]:
+    """Return (H, W): the graph's where it fixes them, else those of the images, else ``spec.size``.
+
+    Raises
+    ------
+    SpecError
+        SIZE_MISMATCH: ``spec.size`` contradicts the graph or the images.
+    ModelError
+        UNKNOWN_SIZE: the graph leaves them open and nothing says them.
+    """
+    value = chosen.value
+    assert value.shape is not None  # noqa: S101 - `choose` gave it one
+    declared = [value.shape[axis] for axis in ((2, 3) if chosen.layout == "NCHW" else (1, 2))]
+    given = data.size_after(spec.preprocessing) if data is not None else None
+    if spec.size:
+        fixed = any(
+            isinstance(wanted, int) and wanted != asked for wanted, asked in zip(declared, spec.size, strict=True)
+        )
+        if fixed or (given is not None and given != spec.size):
+            what = (
+                f"input {value.name!r} takes {_times(declared)}" if fixed else f"the images are {_times(given or ())}"
+            )
+            raise SpecError(
+                f"size: {_times(spec.size)} is asked for, and {what}",
+                reason="SIZE_MISMATCH",
+                subject="size",
+                hint="leave --size out",
+            )
+    found = given or spec.size
+    sizes = [size if isinstance(size, int) else (found[i] if found else 0) for i, size in enumerate(declared)]
+    if 0 in sizes:
+        several = "" if data is None else ", and the images are of several sizes"
+        raise ModelError(
+            f"input {value.name!r} leaves height and width open{several}",
+            reason="UNKNOWN_SIZE",
+            subject=value.name or "input",
+            hint="say --size HxW, for example --size 224x224"
+            if data is None
+            else "bring them to one size with --preprocess …,resize=224,crop=224, or say --size HxW",
+        )
+    return sizes[0], sizes[1]
+
+
+def normalise(model: ir.Model, chosen: ImageInput, size: tuple[int, int], notes: list[str]) -> None:
+    """Put a float32 (N, C, H, W) input in the place of the chosen one, in place."""
+    graph, value = model.graph, chosen.value
+    assert value.shape is not None  # noqa: S101 - `choose` gave it one
+    batch = value.shape[0]
+    shape = ir.Shape([batch if isinstance(batch, int) else "N", chosen.channels, *size])
+    if chosen.channels > FEW:
+        notes.append(
+            f"the images have {chosen.channels} channels: brightness scales all of them, and preprocessing acts on "
+            "each as given"
+        )
+    if chosen.layout == "NCHW":
+        value.shape = shape
+        return
+    image = ir.Value(name=INPUT, shape=shape, type=ir.TensorType(ir.DataType.FLOAT))
+    transpose = ir.node("Transpose", [image], {"perm": [0, 2, 3, 1]}, name=f"{PREFIX}to_nhwc")
+    notes.append("the model takes NHWC; images are transposed inside the audited graph")
+    value.replace_all_uses_with(transpose.outputs[0])
+    graph.inputs[graph.inputs.index(value)] = image
+    first = next(iter(graph), None)
+    if first is None:
+        graph.append(transpose)
+    else:
+        graph.insert_before(first, transpose)
+
+
+def _candidates(graph: ir.Graph, spec: AuditSpec, data: Dataset | None) -> list[ir.Value]:
     if spec.input is not None:
         named = [value for value in graph.inputs if value.name == spec.input]
         if not named:
@@ -45,106 +144,31 @@ def choose(graph: ir.Graph, spec: AuditSpec) -> ImageInput:
                 subject="input",
                 hint=f"it has {known}",
             )
-        candidates = named
-    else:
-        images = [value for value in graph.inputs if _is_image(value)]
-        # masks are integers too: they are no rivals of a float image
-        candidates = [value for value in images if value.dtype in _FLOATS] or images
-    if len(candidates) != 1 or not _is_image(candidates[0]):
-        described = ", ".join(f"{v.name!r} {v.dtype} {v.shape}" for v in graph.inputs) or "none"
-        several = len(candidates) > 1
-        raise ModelError(
-            f"{'several inputs could take' if several else 'no input takes'} an image (rank 4): {described}",
-            reason="AMBIGUOUS_INPUT" if several else "NO_IMAGE_INPUT",
-            subject="input",
-            hint="name it with --input"
-            if several
-            else "export the model with one image input (N, C, H, W) or (N, H, W, C)",
-        )
-    value = candidates[0]
-    others = [v.name for v in graph.inputs if v is not value]
-    if others:
-        raise ModelError(
-            f"the graph has further inputs without a value: {', '.join(map(repr, others))}",
-            reason="EXTRA_INPUTS",
-            subject=str(others[0]),
-            hint="export the model with them fixed",
-        )
-    layout = spec.input_layout if spec.input_layout != "auto" else _layout(value)
-    channels = _channels(value, layout)
-    return ImageInput(value, layout, channels)
-
-
-def normalise(
-    model: ir.Model, chosen: ImageInput, image_size: tuple[int, int] | None, notes: list[str]
-) -> tuple[int, int]:
-    """Put a float32 (N, C, H, W) input in front of the chosen one, in place; give (H, W)."""
-    graph, value = model.graph, chosen.value
-    assert value.shape is not None  # noqa: S101 - `choose` took only rank 4
-    axes = (2, 3) if chosen.layout == "NCHW" else (1, 2)
-    size = []
-    for place, axis in enumerate(axes):
-        dimension = value.shape[axis]
-        if isinstance(dimension, int) and dimension > 0:
-            size.append(dimension)
-        else:
-            size.append(image_size[place] if image_size else _ASSUMED_SIZE)
-    if image_size is None and any(not isinstance(value.shape[axis], int) for axis in axes):
-        notes.append(f"the input size is symbolic; {size[0]} × {size[1]} was assumed")
-    height, width = size
-    batch = value.shape[0]
-    shape = ir.Shape([batch if isinstance(batch, int) and batch > 0 else "N", chosen.channels, height, width])
-    if chosen.layout == "NCHW":
-        value.shape = shape
-        return height, width
-    image = ir.Value(name=INPUT, shape=shape, type=ir.TensorType(ir.DataType.FLOAT))
-    transpose = ir.node("Transpose", [image], {"perm": [0, 2, 3, 1]}, name="lieaudit_to_nhwc")
-    notes.append("the model takes NHWC; images are transposed inside the audited graph")
-    value.replace_all_uses_with(transpose.outputs[0])
-    graph.inputs[:] = [image]
-    first = next(iter(graph), None)
-    if first is None:
-        graph.append(transpose)
-    else:
-        graph.insert_before(first, transpose)
-    return height, width
+        return named
+    images = [value for value in graph.inputs if _is_image(value)]
+    images = [value for value in images if value.uses() or value.is_graph_output()] or images
+    free = [v for v in images if v.name not in spec.feeds and (data is None or data.array(v.name or "") is None)]
+    # masks are integers too: they are no rivals of a float image; nor is what declares no shape one of what does
+    kinds: tuple[Callable[[ir.Value], bool], ...] = (
+        lambda v: v.dtype in _FLOATS and v.shape is not None,
+        lambda v: v.shape is not None,
+        lambda v: v.dtype in _FLOATS,
+    )
+    for is_kind in kinds:
+        if found := [value for value in free if is_kind(value)]:
+            return found
+    return free
 
 
 def _is_image(value: ir.Value) -> bool:
-    return value.dtype in _FLOATS | INTEGERS and value.shape is not None and len(value.shape) == 4
+    return value.dtype in _FLOATS | INTEGERS and (value.shape is None or len(value.shape) == 4)
 
 
-def _layout(value: ir.Value) -> str:
-    """Read the layout off the sizes; where both would do, off what consumes the input."""
-    assert value.shape is not None  # noqa: S101 - rank 4
-    first, last = value.shape[1], value.shape[3]
-    could_be_first = not isinstance(first, int) or 1 <= first <= _MAX_CHANNELS
-    could_be_last = not isinstance(last, int) or 1 <= last <= _MAX_CHANNELS
-    if could_be_last and isinstance(last, int) and (not could_be_first or not isinstance(first, int)):
-        return "NHWC"
-    if could_be_first and could_be_last:
-        for use in value.uses():
-            perm = use.node.attributes.get("perm")
-            if use.node.op_type == "Transpose" and perm is not None and list(perm.as_ints()) == [0, 3, 1, 2]:
-                return "NHWC"
-    return "NCHW"
+def _open_sizes(value: ir.Value) -> None:
+    """Take sizes of 0 and below, which some exporters write where a size is open, for what they mean, in place."""
+    if value.shape is not None and any(isinstance(size, int) and size < 1 for size in value.shape):
+        value.shape = ir.Shape([None if isinstance(size, int) and size < 1 else size for size in value.shape])
 
 
-def _channels(value: ir.Value, layout: str) -> int:
-    assert value.shape is not None  # noqa: S101 - rank 4
-    channels = value.shape[1 if layout == "NCHW" else 3]
-    if not isinstance(channels, int):
-        # a symbolic channel axis: the first convolution's weight knows
-        for use in value.uses():
-            weight = use.node.inputs[1] if use.node.op_type == "Conv" and len(use.node.inputs) > 1 else None
-            if weight is not None and weight.const_value is not None:
-                group = use.node.attributes.get("group")
-                channels = int(weight.const_value.shape.numpy()[1]) * (group.as_int() if group is not None else 1)
-    if not isinstance(channels, int) or not 1 <= channels <= _MAX_CHANNELS:
-        raise ModelError(
-            f"input {value.name!r} {value.shape} has {channels} channels in {layout}; images have 1 to {_MAX_CHANNELS}",
-            reason="BAD_CHANNELS",
-            subject=value.name or "input",
-            hint="say --input-layout NHWC or NCHW if the axes were read wrongly",
-        )
-    return channels
+def _times(size: Sequence[object]) -> str:
+    return "×".join(map(str, size))

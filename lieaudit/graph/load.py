@@ -8,19 +8,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
 from lieaudit.errors import ModelError
-from lieaudit.graph import batch, image_input, names, output, pixels, versions
+from lieaudit.feeds import Further
+from lieaudit.graph import batch, further, image_input, names, output, pixels, versions
 from lieaudit.graph.forward.fused import expand
 from lieaudit.graph.precision import round_output, to_float32
 from lieaudit.graph.read import read_model
 from lieaudit.metrics.head import Head
 from lieaudit.report import ReportModel, ReportTensor
 from lieaudit.spec import AuditSpec
+
+if TYPE_CHECKING:
+    from lieaudit.data import Dataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +35,14 @@ class AuditableModel:
     Attributes
     ----------
     model
-        One input, float32 (N, C, H, W); one output, float32 (N, *K), the raw values before the head. No model-local
-        functions, no initializers among the inputs.
+        Its first input takes the images, float32 (N, C, H, W), the others what `further` holds; one output, float32
+        (N, *K), the raw values before the head. No model-local functions, no initializers among the inputs.
     output_shape
         K …, the output without its batch axis.
     head
         The function applied to z in float64 and the symmetry's action on it.
+    further
+        Values of its further inputs, which come with each image.
     pixel_range
         Least and greatest pixel where the graph was exported with an integer image; None for floats.
     batchable
@@ -58,6 +65,7 @@ class AuditableModel:
     width: int
     output_shape: tuple[int, ...]
     head: Head
+    further: Further
     pixel_range: tuple[int, int] | None
     batchable: bool
     noise_alike: bool
@@ -80,7 +88,7 @@ def load_model(
     source: str | Path | bytes | onnx.ModelProto,
     spec: AuditSpec | None = None,
     *,
-    image_size: tuple[int, int] | None = None,
+    data: Dataset | None = None,
     name: str = "",
 ) -> AuditableModel:
     """Read and normalise a model.
@@ -91,15 +99,15 @@ def load_model(
         A path (external data beside it is read), bytes, or a ModelProto.
     spec
         Chooses input, output, layout and head where the graph leaves a choice.
-    image_size
-        (H, W) for graphs whose input size is symbolic; 224 × 224 is assumed without it, and said.
+    data
+        The images: they say the sizes that the graph leaves open, and may hold values of its further inputs.
     name
         What the report calls the model; default the file's name.
 
     Raises
     ------
     ModelError, SpecError
-        With the reasons of `read_model`, `image_input`, `pixels`, `output` and of the session.
+        With the reasons of `read_model`, `image_input`, `further`, `pixels`, `output` and of the session.
     """
     spec = spec or AuditSpec()
     read = read_model(source)
@@ -115,10 +123,14 @@ def load_model(
     parameters = sum(v.const_value.size for v in model.graph.initializers.values() if v.const_value is not None)
     original_outputs = tuple(_tensor(value) for value in model.graph.outputs)
 
-    audited_input = image_input.choose(model.graph, spec)
+    audited_input = image_input.choose(model.graph, spec, data)
+    size = image_input.size_of(audited_input, spec, data)
     original_input = _tensor(audited_input.value, audited_input.layout)
     if written := expand(model):
         notes.append(f"onnxruntime's own ops were written out: {', '.join(written)}")
+    if spec.output is not None:
+        _drop_other_outputs(model, output.choose(model.graph, spec, []))
+    bound = further.bind(model.graph, audited_input.value, spec, data, notes)
     audited_output = output.choose(model.graph, spec, notes)
     original_output = _tensor(audited_output)
     names.set_apart(model)
@@ -131,9 +143,10 @@ def load_model(
     common_passes.ShapeInferencePass(check_type=False, strict_mode=False)(model)
     z, function = output.cut_head(audited_output, spec, notes)
     model.graph.outputs[:] = [z]
-    height, width = image_input.normalise(model, audited_input, image_size, notes)
+    image_input.normalise(model, audited_input, size, notes)
     common_passes.RemoveUnusedNodesPass()(model)
-    found = batch.make_batchable(model, (audited_input.channels, height, width))
+    beside = bound.settled(model.graph)
+    found = batch.make_batchable(model, (audited_input.channels, *size), beside.values)
     model = found.model
     if not found.batchable:
         notes.append("the graph works for one image at a time only; rows run one by one")
@@ -152,8 +165,9 @@ def load_model(
         input_name=model.graph.inputs[0].name or "",
         output_name=model.graph.outputs[0].name or "",
         channels=audited_input.channels,
-        height=height,
-        width=width,
+        height=size[0],
+        width=size[1],
+        further=beside,
         output_shape=shape,
         head=head,
         pixel_range=pixel_range,
@@ -175,6 +189,12 @@ def load_model(
         ),
         outputs=original_outputs,
     )
+
+
+def _drop_other_outputs(model: ir.Model, kept: ir.Value) -> None:
+    """Leave the one output that was asked for by name, and what it needs: other outputs' inputs want no value."""
+    model.graph.outputs[:] = [kept]
+    common_passes.RemoveUnusedNodesPass()(model)
 
 
 def _tensor(value: ir.Value, layout: str = "") -> ReportTensor:

@@ -13,6 +13,9 @@ import onnx_ir as ir
 PREFIX = "lieaudit_"
 """Of all that stands in the audited graph itself; other prefixes belong to graphs made of it, which live shortly."""
 
+SAMPLES = "lieaudit.samples"
+"""Key in ``Value.meta`` of an input: values (n, …) that it takes, for runs that ask for shapes only."""
+
 _OWN = re.compile(
     rf"^({PREFIX}|tangent/|action/|shape/)"
     r"|\.(tangent|action|settled|frozen|folded|replaced|scales|zero_point|centred|scaled|batch)$"

@@ -38,6 +38,8 @@ SHARD = 8
 CALIBRATION_IMAGES = 2
 """Images on which the steps of finite differences are chosen."""
 
+INPUT_PER_IMAGE = "INPUT_PER_IMAGE"
+
 _MIB = 1 << 20
 
 
@@ -234,8 +236,17 @@ def attribute_layers(
     Raises
     ------
     LieauditError
-        As `Attributor`; DERIVATIVE_NOT_FINITE where forward mode was asked for and gives no finite contribution.
+        As `Attributor`; DERIVATIVE_NOT_FINITE where forward mode was asked for and gives no finite contribution;
+        INPUT_PER_IMAGE where another input than the image differs between images.
     """
+    if model.further.values:
+        name = next(iter(model.further.values))
+        raise ModelError(
+            f"layers are not attributed where another input than the image differs between images: {name!r}",
+            reason=INPUT_PER_IMAGE,
+            subject=name,
+            hint="feed the same value for all images, or audit without --layerwise",
+        )
     try:
         return _attribute(model, images, differentiator, shards, progress)
     except ModelError as problem:

@@ -81,7 +81,7 @@ class Secants:
         for start in range(0, len(indices), self._at_once(images)):
             batch = indices[start : start + self._at_once(images)]
             pixels = images.load(batch)
-            z = self._evaluator.base(pixels)
+            z = self._evaluator.base(pixels, images.further.rows(batch))
             check_finite(z, batch[0])
             value = self._head.value(z).reshape(len(batch), -1)
             rows = [self._generator(images, batch, pixels, g) for g in range(len(self._generators))]
@@ -104,11 +104,13 @@ class Secants:
         """Measure one generator on some images, and how far rounding moves that."""
         t, generator = self.steps[g], self._generators[g]
         ends = [self._moved(images, pixels, generator, sign * t) for sign in (1, -1)]
-        outputs = [self._carried_back(end, generator, sign * t, batch) for end, sign in zip(ends, (1, -1), strict=True)]
+        outputs = [
+            self._carried_back(images, end, generator, sign * t, batch) for end, sign in zip(ends, (1, -1), strict=True)
+        ]
         secant = (outputs[0][0] - outputs[1][0]) / (2 * t)
         # every pixel moved by one unit of its rounding: what float32 makes of it no exact arithmetic would notice
         redrawn = [
-            self._carried_back(_redrawn(end, seed), generator, sign * t, batch)
+            self._carried_back(images, _redrawn(end, seed), generator, sign * t, batch)
             for seed, (end, sign) in enumerate(zip(ends, (1, -1), strict=True))
         ]
         moved = (redrawn[0][0] - redrawn[1][0]) / (2 * t) - secant
@@ -123,7 +125,7 @@ class Secants:
         if not places:
             return found
         others = images.load([images.partner(batch[place]) for place in places])
-        here = pixels[places]
+        here, further = pixels[places], images.further.rows([batch[place] for place in places])
         for g, generator in enumerate(self._generators):
             t = self.steps[g]
             own, other = (
@@ -134,7 +136,8 @@ class Secants:
             scale = np.where(size > 0, wanted / np.where(size > 0, size, 1.0), 0.0)
             change = other * scale[:, None, None, None]
             ahead, behind = (
-                self._head.value(self._evaluator.base((here + sign * change).astype(np.float32))) for sign in (1, -1)
+                self._head.value(self._evaluator.base((here + sign * change).astype(np.float32), further))
+                for sign in (1, -1)
             )
             found[places, g] = np.mean(((ahead - behind) / (2 * t)).reshape(len(places), -1) ** 2, axis=1)
         return found
@@ -150,10 +153,10 @@ class Secants:
         )  # fmt: skip
 
     def _carried_back(
-        self, pixels: Float64Array, generator: str, t: float, batch: list[int]
+        self, images: Images, pixels: Float64Array, generator: str, t: float, batch: list[int]
     ) -> tuple[Float64Array, Float64Array]:
         """Return T'_−t F at pixels, and how far the last rounding of the raw outputs moves it."""
-        z = self._evaluator.base(pixels.astype(np.float32))
+        z = self._evaluator.base(pixels.astype(np.float32), images.further.rows(batch))
         check_finite(z, batch[0])
         value = self._head.value(z)
         rounded = self._head.value(z.astype(np.float64) + last_rounding(z)) - value

@@ -26,7 +26,7 @@ from lieaudit.spec import AuditSpec
 from lieaudit.torch.attribution import attribute
 from lieaudit.torch.files import TorchFiles
 from lieaudit.torch.fingerprint import fingerprint, weights_digest
-from lieaudit.torch.function import SourceFunction, batches
+from lieaudit.torch.function import SourceFunction, batches, fed_values, one_for_all
 from lieaudit.torch.head import module_head
 from lieaudit.torch.jvp import TorchDifferentiator
 from lieaudit.torch.program import ProgramModule
@@ -82,7 +82,7 @@ def audit(
         As `lieaudit.audit`; ``spec.input`` and ``spec.output`` name an argument and an output of ``forward``.
         ``spec.method`` is not looked at; ``spec.layerwise`` adds `lieaudit.torch.attribute`.
     precision, device, others
-        See `lieaudit.torch.SourceFunction`.
+        See `lieaudit.torch.SourceFunction`. ``spec.feeds`` are others too, one value for all images each.
 
     Raises
     ------
@@ -93,6 +93,7 @@ def audit(
     started = time.monotonic()
     dataset = as_dataset(images, labels)
     stage = StageProgress(progress, "load", 1)
+    others = {**fed_values(spec, dataset.count), **(others or {})}
     function = SourceFunction(
         module, precision=precision, device=device, input=spec.input or "", output=spec.output or "", others=others
     )
@@ -183,7 +184,8 @@ def torch_method(
         program=files.program, factory=spec.torch_factory, weights=files.weights, factories=files.factories
     )
     device = spec.provider.replace("tensorrt", "cuda")
-    function = SourceFunction(module, device=device)
+    others = _others(images)
+    function = SourceFunction(module, device=device, others=others)
     check, onnx_skipped = _onnx_method(model, images, shards, progress)
     batch = _batch(module)
     pixels = images.load(images.spread(VERIFIED_IMAGES))
@@ -191,7 +193,7 @@ def torch_method(
     z = np.concatenate([check.derivative(pixels[i : i + 1], flat[i : i + 1]).value for i in range(len(pixels))])
     verified = verify_source(function, pixels, z, model.head, batch=batch)
     if verified.head_included:
-        function = SourceFunction(module, device=device, undo=model.head.function)
+        function = SourceFunction(module, device=device, others=others, undo=model.head.function)
     note = (
         f"the torch source is the function of the ONNX model: largest deviation {verified.deviation:.2e} of the largest"
         f" output on {verified.images} images; values and derivatives are the source's, the"
@@ -205,6 +207,22 @@ def torch_method(
         precision=function.precision,
         source="" if shards is None else fingerprint(function, pixels.shape[1:], batch=batch),
     )
+
+
+def _others(images: Images) -> dict[str, torch.Tensor]:
+    """Give a source the values that the ONNX graph was fed, for its arguments of the same names.
+
+    Raises `SpecError` FEED_MISMATCH where one differs between images: a source is called with one value for all.
+    """
+    if images.further.values:
+        raise one_for_all(next(iter(images.further.values)))
+    found = {}
+    for feed in images.further.feeds:
+        name = feed.name
+        array = images.spec.feeds[name].array() if feed.source == "spec" else images.dataset.array(name)
+        if array is not None:
+            found[name] = torch.from_numpy(np.array(array.astype(feed.dtype)[:1] if feed.per_image else array))
+    return found
 
 
 def _onnx_method(
@@ -226,13 +244,13 @@ def _onnx_method(
 def _target(
     function: SourceFunction, dataset: Dataset, spec: AuditSpec, notes: list[str]
 ) -> tuple[ModuleTarget, tuple[int, ...]]:
-    size = dataset.size_after(spec.preprocessing)
-    if size is None:
+    size = dataset.size_after(spec.preprocessing) or spec.size
+    if not size:
         raise DataError(
             "the images differ in size and nothing says what size the module takes",
             reason="UNKNOWN_IMAGE_SIZE",
             subject="preprocessing",
-            hint="set a crop in the preprocessing",
+            hint="set a crop in the preprocessing, or a size in the spec",
         )
     channels = dataset.image_shape[0] if dataset.image_shape is not None else 3
     count = min(4, dataset.count)

@@ -12,13 +12,17 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lieaudit.errors import LieauditError, SourceError, SpecError
 from lieaudit.torch.precision import Precision
+
+if TYPE_CHECKING:
+    from lieaudit.spec import AuditSpec
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
@@ -130,6 +134,27 @@ class SourceFunction:
             dtype = self.dtype if value.is_floating_point() else value.dtype
             return value.to(device=self.device, dtype=dtype)
         return value
+
+
+def fed_values(spec: AuditSpec, images: int) -> dict[str, torch.Tensor]:
+    """Return ``spec.feeds`` as further arguments of ``forward``.
+
+    Raises `SpecError` FEED_MISMATCH where a value has one row per image: a module takes one value for all.
+    """
+    for name, feed in spec.feeds.items():
+        if images > 1 and feed.shape[:1] == (images,):
+            raise one_for_all(name)
+    return {name: torch.from_numpy(np.array(feed.array())) for name, feed in spec.feeds.items()}
+
+
+def one_for_all(name: str) -> SpecError:
+    """Return the error of a value that differs between images."""
+    return SpecError(
+        f"feeds.{name}: a torch module takes one value for all images, and this one holds one for each",
+        reason="FEED_MISMATCH",
+        subject=f"feeds.{name}",
+        hint="give one value, or audit the ONNX model with another --method",
+    )
 
 
 def batches(count: int, size: int) -> Iterator[torch.Tensor]:

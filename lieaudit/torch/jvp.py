@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lieaudit.derivatives.base import Derivatives, Float32Array, Float64Array
+from lieaudit.derivatives.base import NOTHING, Derivatives, Float32Array, Float64Array, FurtherRows
 from lieaudit.derivatives.rounding import COVERAGE, patterns
 from lieaudit.errors import LieauditError, SourceError
 from lieaudit.torch.function import SourceFunction, batches, first_line
@@ -119,7 +119,13 @@ class TorchDifferentiator:
         self.rows_done = 0
         self.fallback_ops: dict[str, int] = {}
 
-    def __call__(self, images: Float32Array, directions: Float32Array, first: int = 0) -> Derivatives:  # noqa: ARG002
+    def __call__(
+        self,
+        images: Float32Array,
+        directions: Float32Array,
+        first: int = 0,  # noqa: ARG002
+        further: FurtherRows = NOTHING,  # noqa: ARG002 - none is there: `one_for_all`
+    ) -> Derivatives:
         """Differentiate at ``images`` (n, C, H, W) along ``directions`` (n, D, C, H, W), of any generators.
 
         Raises `SourceError` where the module fails or gives NaN or infinity.

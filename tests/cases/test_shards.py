@@ -160,6 +160,8 @@ OTHER: Mapping[str, Any] = {
     "torch_source": "net.pt2",
     "torch_factory": "net",
     "torch_weights": "net.safetensors",
+    "feeds": {"threshold": 0.5},
+    "size": (8, 10),
 }
 """Another value of every field."""
 

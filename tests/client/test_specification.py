@@ -10,6 +10,7 @@ from lieaudit_client import InvalidInputError, parse_preprocessing
 from lieaudit_client.command import options
 from lieaudit_client.specification import to_spec
 
+from lieaudit.feeds import Feed
 from lieaudit.spec import CHOICES, GENERATORS, AuditSpec
 
 
@@ -38,13 +39,24 @@ def test_an_unknown_name_or_type_is_refused(values):
 
 def test_the_library_s_specification_is_understood_whole():
     """`AuditSpec.to_dict()` of the Python library is a mapping the client takes: same names on both sides."""
-    spec = AuditSpec(generators=("scale",), step=0.1, max_images=5, layouts={"a": "NCHW"}, input="x")
+    spec = AuditSpec(
+        generators=("scale",),
+        step=0.1,
+        max_images=5,
+        layouts={"a": "NCHW"},
+        input="x",
+        feeds={"s": [2, 3]},
+        size=(4, 5),
+    )
     message = to_spec(spec.to_dict())
     for field in dataclasses.fields(AuditSpec):
         value = getattr(spec, field.name)
         if value is None:
             assert not message.HasField(field.name)
-        elif field.name in {"generators", "layouts", "classes"}:
+        elif field.name == "feeds":
+            tensor = message.feeds["s"]
+            assert Feed(tensor.dtype, tuple(tensor.shape), tensor.data) == Feed.of([2, 3])
+        elif field.name in {"generators", "layouts", "classes", "size"}:
             assert type(value)(getattr(message, field.name)) == value
         else:
             assert getattr(message, field.name) == value
@@ -73,6 +85,7 @@ def test_every_option_reaches_its_field():
         "--generators rotation,scale --method finite_difference --head identity --convention reference --interpolation "
         "bicubic --padding circular --layerwise op --depth 2 --layout a=b=NLC --layout c=NCHW --input x --output y "
         "--input-layout NHWC --preprocess cifar10 --max-images 7 --seed 0 --bootstrap 100 --relative-images 0 "
+        "--feed sizes=640,480 --feed on=true --size 32x48 "
         "--classes -3 --provider cuda:1 --allow-fallback --threads 0 --budget 16 --step 0.25 --torch-factory f"
     )
     spec = _parse(*text.split())
@@ -90,6 +103,8 @@ def test_every_option_reaches_its_field():
         "output": "y",
         "input_layout": "NHWC",
         "preprocessing": "cifar10",
+        "feeds": {"sizes": [640, 480], "on": True},
+        "size": [32, 48],
         "class_offset": -3,
         "max_images": 7,
         "seed": 0,
@@ -127,6 +142,14 @@ def test_a_step_in_pixels_is_a_secant():
         (["--layout", "x"], "TENSOR=LAYOUT"),
         (["--seed", "-1"], "0<=x"),
         (["--step", "small"], "like 0.5px"),
+        (["--size", "224"], "HxW"),
+        (["--size", "0x4"], "HxW"),
+        (["--feed", "a"], "NAME=VALUE"),
+        (["--feed", "a=b"], "is no value"),
+        (["--feed", "a=[[1],[2,3]]"], "different lengths"),
+        (["--feed", "a=1,true"], "numbers, or true and false"),
+        (["--feed", "a=1", "--feed", "a=2"], "given twice"),
+        (["--feed", "a=none.npy"], "cannot read"),
     ],
 )
 def test_bad_options_are_usage_errors(arguments, said):

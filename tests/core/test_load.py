@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import lieaudit
 from lieaudit import AuditSpec
+from lieaudit.data import Dataset
 from lieaudit.errors import LieauditError
 from lieaudit.graph.load import load_model
 from lieaudit.metrics.head import Head
@@ -208,9 +209,11 @@ def test_several_outputs_are_chosen_by_name():
 
 def test_symbolic_sizes_take_the_images():
     proto = conv_net(shape=("N", 3, "H", "W"))
-    loaded = load_model(proto, image_size=(12, 16))
+    loaded = load_model(proto, data=Dataset.from_arrays(np.ones((2, 3, 12, 16), np.float32)))
     assert (loaded.height, loaded.width) == (12, 16)
-    assert any("224" in note for note in load_model(proto).info.notes)
+    loaded = load_model(proto, AuditSpec(size=(12, 16)))
+    assert (loaded.height, loaded.width) == (12, 16)
+    assert reason(proto) == "UNKNOWN_SIZE"
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])

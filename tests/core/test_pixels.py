@@ -191,9 +191,15 @@ def test_an_image_that_a_branch_reads_is_refused():
 
 def test_a_mask_is_no_rival_of_a_float_image():
     mask = helper.make_tensor_value_info("mask", TensorProto.INT64, ["N", 8, 8, 3])
-    problem = refused(net(kind=TensorProto.FLOAT, inputs=[mask]))
+    masked = [
+        helper.make_node("Cast", ["image"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["mask"], ["m"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["f", "m"], ["floats"]),
+    ]
+    problem = refused(net(masked, kind=TensorProto.FLOAT, inputs=[mask]))
     assert (problem.reason, problem.subject) == ("EXTRA_INPUTS", "mask")
-    assert refused(net(inputs=[mask])).reason == "AMBIGUOUS_INPUT"
+    assert refused(net(masked, inputs=[mask])).reason == "AMBIGUOUS_INPUT"
+    assert load_model(net(inputs=[mask])).info.input.name == "image"
 
 
 @pytest.mark.parametrize("wrong", [0.5, -1.0, 256.0])

@@ -186,7 +186,6 @@ def test_arrays_that_are_not_images(tmp_path, pixels):
         "PICKLED_OBJECTS": {"x": np.array([{"a": 1}, None], object)},
         "WRONG_DTYPE": {"x": floats.astype(np.float64)},
         "WRONG_SHAPE": {"x": pixels[0]},
-        "WRONG_CHANNELS": {"x": pixels.transpose(0, 3, 1, 2)},
         "NON_FINITE": {"x": holed},
         "BAD_LABELS": {"x": floats, "y": np.arange(3)},
     }
@@ -210,9 +209,13 @@ def test_images_that_do_not_fit_the_model(pixels, tmp_path, write_files, members
     size = {"height": 9, "width": 12}
     raw, floats = Dataset.from_arrays(pixels), Dataset.from_arrays(np.zeros((2, 3, 9, 12), np.float32))
     files = open_dataset(write_files(tmp_path / "set", members))
-    for dataset, preprocessing in ((raw, UNIT), (floats, None)):
+    transposed = Dataset.from_arrays(pixels.transpose(0, 3, 1, 2))
+    for dataset, preprocessing in ((raw, UNIT), (floats, None), (transposed, UNIT)):
         load = dataset.load
         assert reason(load, 0, 2, preprocessing=preprocessing, channels=1, **size) == "WRONG_CHANNELS"
+        if dataset is transposed:
+            assert reason(load, 0, 2, preprocessing=preprocessing, channels=3, **size) == "WRONG_CHANNELS"
+            continue
         wrong_size = {"preprocessing": preprocessing, "channels": 3, "height": 12, "width": 9}
         assert reason(load, 0, 2, **wrong_size) == "WRONG_SIZE"
     for dataset in (raw, files):

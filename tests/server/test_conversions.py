@@ -61,6 +61,8 @@ def full_spec(*, optional):
             "preprocessing": Preprocessing(2.0, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), "bgr", 7, 8, "own"),
             "classes": ("cat", "dog"),
             "class_offset": -1,
+            "feeds": {"threshold": [0.5], "mask": [[True, False]], "sizes": [640, 480]},
+            "size": (32, 48),
             "max_images": 9,
             "step": 0.125,
             "torch_source": "a",

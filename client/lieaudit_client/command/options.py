@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import click
 from lieaudit_api.v1 import spec_pb2
 
+from lieaudit_client.exceptions import InvalidInputError
+from lieaudit_client.feeds import parse_feed
 from lieaudit_client.preprocessing import PRESETS, parse_preprocessing
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -67,6 +69,28 @@ def _split_layouts(
             raise click.BadParameter(f"{text!r} is not TENSOR=LAYOUT")
         pairs.append((tensor, layout))
     return tuple(pairs)
+
+
+def _read_feeds(
+    _context: click.Context, _option: click.Parameter, value: tuple[str, ...]
+) -> dict[str, spec_pb2.Tensor]:
+    found: dict[str, spec_pb2.Tensor] = {}
+    for text in value:
+        try:
+            name, tensor = parse_feed(text)
+        except InvalidInputError as problem:
+            raise click.BadParameter(str(problem)) from problem
+        if name in found:
+            raise click.BadParameter(f"{name!r} is given twice")
+        found[name] = tensor
+    return found
+
+
+def _read_size(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[int, ...]:
+    sides = value.lower().replace("×", "x").split("x") if value is not None else []
+    if sides and not (len(sides) == 2 and all(side.isascii() and side.isdigit() and int(side) > 0 for side in sides)):
+        raise click.BadParameter(f"{value!r} is not HxW, for example 224x224")
+    return tuple(map(int, sides))
 
 
 def _read_classes(
@@ -135,6 +159,21 @@ _SPEC = (
     ),
     click.option("--input", metavar="NAME", help="Which of several inputs takes the image."),
     click.option("--output", metavar="NAME", help="Which of several outputs is audited."),
+    click.option(
+        "--feed",
+        "feeds",
+        metavar="NAME=VALUE|FILE.npy",
+        multiple=True,
+        callback=_read_feeds,
+        help="Value of a further input, e.g. orig_target_sizes=640,480: one for all images, or one each along its "
+        "first axis. May be repeated; arrays of the same name in the .npz do it too.",
+    ),
+    click.option(
+        "--size",
+        metavar="HxW",
+        callback=_read_size,
+        help="Of the images, where the graph leaves it open and the data does not say it.",
+    ),
     click.option(
         "--preprocess",
         metavar="P",
@@ -208,6 +247,8 @@ def spec_from(options: Mapping[str, Any]) -> spec_pb2.AuditSpec:
         layouts=dict(options["layouts"]),
         classes=names,
         class_offset=offset,
+        feeds=options["feeds"],
+        size=options["size"],
         **values,
     )
     if options["preprocess"] is not None:

@@ -16,6 +16,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from lieaudit.errors import ModelError
+from lieaudit.graph.names import SAMPLES
 from lieaudit.runtime.serialised import serialised
 
 MEASURED = "lieaudit.shapes"
@@ -125,7 +126,8 @@ def _inputs(graph: ir.Graph, batch: int) -> dict[str, np.ndarray[Any, Any]]:
         if value.shape is None or value.dtype is None:
             raise ValueError(f"input {value.name!r} has no declared shape")
         sizes = [_at_batch(size, batch) for size in value.shape]
-        draw = random.standard_normal(sizes)
+        samples = value.meta.get(SAMPLES)
+        draw = random.standard_normal(sizes) if samples is None else samples[np.arange(sizes[0]) % len(samples)]
         feeds[value.name or ""] = draw.astype(value.dtype.numpy())
     return feeds
 

@@ -118,16 +118,36 @@ class ReportTensor(_message.Message):
     def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[str]] = ..., dtype: _Optional[str] = ..., layout: _Optional[str] = ...) -> None: ...
 
 class ReportData(_message.Message):
-    __slots__ = ("sha256", "count", "name", "top1")
+    __slots__ = ("sha256", "count", "name", "top1", "feeds")
     SHA256_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     TOP1_FIELD_NUMBER: _ClassVar[int]
+    FEEDS_FIELD_NUMBER: _ClassVar[int]
     sha256: str
     count: int
     name: str
     top1: float
-    def __init__(self, sha256: _Optional[str] = ..., count: _Optional[int] = ..., name: _Optional[str] = ..., top1: _Optional[float] = ...) -> None: ...
+    feeds: _containers.RepeatedCompositeFieldContainer[ReportFeed]
+    def __init__(self, sha256: _Optional[str] = ..., count: _Optional[int] = ..., name: _Optional[str] = ..., top1: _Optional[float] = ..., feeds: _Optional[_Iterable[_Union[ReportFeed, _Mapping]]] = ...) -> None: ...
+
+class ReportFeed(_message.Message):
+    __slots__ = ("name", "dtype", "shape", "source", "per_image", "sha256", "text")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    PER_IMAGE_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    dtype: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    source: str
+    per_image: bool
+    sha256: str
+    text: str
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., source: _Optional[str] = ..., per_image: bool = ..., sha256: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
 
 class Environment(_message.Message):
     __slots__ = ("lieaudit", "onnxruntime", "provider", "device", "onnx", "numpy", "python", "threads", "fallback_ops", "torch")
