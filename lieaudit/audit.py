@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from lieaudit.crosscheck import crosscheck
 from lieaudit.data import Dataset
+from lieaudit.derivatives.forward import REWRITE_REFUSED
 from lieaudit.environment import environment
 from lieaudit.errors import DataError, ModelError
 from lieaudit.graph.batch import AMPLITUDES
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from lieaudit.progress import ProgressCallback
     from lieaudit.shards import ShardStore
     from lieaudit.torch.files import TorchFiles
+
+_WITHOUT_FORWARD = {DERIVATIVE_NOT_FINITE, REWRITE_REFUSED, "RUN_FAILED"}
+"""Reasons for which an audit of the method ``auto`` goes on with finite differences alone."""
 
 _LOOKED_AT = 8
 """Images that are looked at before a model is called constant."""
@@ -118,7 +122,7 @@ def audit(
     try:
         return measured(method)
     except ModelError as problem:
-        other = without_forward(method, str(problem)) if problem.reason == DERIVATIVE_NOT_FINITE else None
+        other = without_forward(method, problem.message) if problem.reason in _WITHOUT_FORWARD else None
         if other is None:
             raise
         return measured(other)

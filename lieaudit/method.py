@@ -10,7 +10,7 @@ import numpy as np
 
 from lieaudit.derivatives.finite_difference import Calibration, FiniteDifference
 from lieaudit.derivatives.forward import ForwardDifferentiator
-from lieaudit.errors import SpecError, UnsupportedOpError
+from lieaudit.errors import ModelError, SpecError
 from lieaudit.metrics.secant import Secants
 from lieaudit.progress import StageProgress
 from lieaudit.report import Skipped
@@ -114,7 +114,10 @@ def choose_method(
 
         return torch_method(model, images, source, shards=shards, progress=progress)
     if spec.method == "forward":
-        forward = ForwardDifferentiator(model, spec)
+        try:
+            forward = ForwardDifferentiator(model, spec)
+        except ModelError as problem:
+            raise _with_way_out(problem) from problem
         return Method(forward, skipped=forward.skipped, reasons=_rounding_ops(forward))
     differences = FiniteDifference(model, spec)
     calibration = _calibrate(differences, images, shards, progress)
@@ -122,8 +125,8 @@ def choose_method(
         return Method(differences, calibration=calibration)
     try:
         forward = ForwardDifferentiator(model, spec)
-    except UnsupportedOpError as problem:
-        return Method(differences, calibration=calibration, skipped=(Skipped("method.forward", str(problem)),))
+    except ModelError as problem:
+        return Method(differences, calibration=calibration, skipped=(Skipped("method.forward", problem.message),))
     return Method(forward, checker=differences, skipped=forward.skipped, reasons=_rounding_ops(forward))
 
 
@@ -139,6 +142,14 @@ def _secant_notes(spec: AuditSpec) -> tuple[str, ...]:
     if "brightness" in spec.generators:
         note += f"; brightness, which moves no pixel, takes t = {BRIGHTNESS_STEP:g}"
     return (note,)
+
+
+def _with_way_out(problem: ModelError) -> ModelError:
+    """Say of what forward mode cannot do that finite differences can."""
+    if "finite_difference" in problem.hint:
+        return problem
+    hint = "use --method finite_difference, or auto"
+    return type(problem)(problem.message, reason=problem.reason, subject=problem.subject, hint=hint)
 
 
 def _rounding_ops(forward: ForwardDifferentiator) -> tuple[str, ...]:

@@ -11,7 +11,8 @@ import onnx_ir as ir
 
 from lieaudit.derivatives.base import NOTHING, Derivatives, Float32Array, Float64Array, FurtherRows, rows_of
 from lieaudit.derivatives.rounding import COVERAGE, patterns
-from lieaudit.errors import BudgetError
+from lieaudit.errors import BudgetError, ModelError, UnsupportedOpError
+from lieaudit.graph.forward.context import TANGENT_NODES
 from lieaudit.graph.forward.coverage import caveats
 from lieaudit.graph.forward.rewrite import Rewritten, rewrite
 from lieaudit.graph.forward.shapes import measure_shapes
@@ -20,6 +21,9 @@ from lieaudit.runtime.session import Session
 if TYPE_CHECKING:
     from lieaudit.graph.load import AuditableModel
     from lieaudit.spec import AuditSpec
+
+REWRITE_REFUSED = "REWRITE_REFUSED"
+"""Reason of an error: onnxruntime does not load the graph with tangents."""
 
 _MIB = 1 << 20
 _UNROLLED_WORKING_SET = 256 * _MIB
@@ -198,15 +202,40 @@ class ForwardDifferentiator:
             if len(self._sessions) >= _MAX_SESSIONS:
                 self._sessions.pop(next(iter(self._sessions)))[1].close()
             rewritten = self._graph(unroll)
-            session = Session(
-                rewritten.model,
-                provider=self._spec.provider,
-                threads=self._spec.threads,
-                allow_fallback=self._spec.allow_fallback,
-            )
+            session = self._opened(rewritten)
             self.fallback_ops = session.fallback_ops
             self._sessions[unroll] = rewritten, session
         return self._sessions[unroll]
+
+
+    def _opened(self, rewritten: Rewritten) -> Session:
+        spec = self._spec
+        try:
+            return Session(
+                rewritten.model, provider=spec.provider, threads=spec.threads, allow_fallback=spec.allow_fallback
+            )
+        except ModelError as problem:
+            if problem.reason not in {"MODEL_REFUSED", "UNKNOWN_OP"}:
+                raise
+            node = _blamed(rewritten.model.graph, problem.message)
+            where = f"the tangent of {node.op_type} {node.name!r}" if node is not None else "the graph of tangents"
+            raise UnsupportedOpError(
+                f"onnxruntime refuses {where}: {problem.message}",
+                reason=REWRITE_REFUSED,
+                subject=node.name or node.op_type if node is not None else "graph",
+                hint="use --method finite_difference",
+            ) from problem
+
+
+def _blamed(graph: ir.Graph, message: str) -> ir.Node | None:
+    """Give the user's node behind which the node stands that a message names."""
+    last = None
+    for node in graph:
+        if not (node.name or "").startswith(TANGENT_NODES):
+            last = node
+        elif f"({node.name})" in message or f"'{node.name}'" in message or f":{node.name} " in message:
+            return last
+    return None
 
 
 def _jittered(images: Float32Array) -> Float32Array:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
 from lieaudit.errors import LieauditError, ModelError
+from lieaudit.graph.inference import infer_shapes
 from lieaudit.graph.names import PREFIX
 from lieaudit.graph.rows_first import one_first, rows_first
 from lieaudit.runtime.session import Session
@@ -156,7 +157,7 @@ def _infer_shapes(model: ir.Model) -> None:
         for output in node.outputs:
             output.shape = None
     # strict mode off: what cannot be inferred stays unknown
-    common_passes.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    infer_shapes(model)
 
 
 def _relax_reshapes(model: ir.Model, batch: int, *, anywhere: bool = False) -> bool:

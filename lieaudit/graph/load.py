@@ -18,6 +18,8 @@ from lieaudit.errors import ModelError
 from lieaudit.feeds import Further
 from lieaudit.graph import batch, further, image_input, names, output, pixels, versions
 from lieaudit.graph.forward.fused import expand
+from lieaudit.graph.forward.sequences import resolve_sequences
+from lieaudit.graph.inference import infer_shapes
 from lieaudit.graph.precision import round_output, to_float32
 from lieaudit.graph.read import read_model
 from lieaudit.metrics.head import Head
@@ -140,10 +142,12 @@ def load_model(
     pixel_range = pixels.range_of(audited_input.value)
     if note := pixels.to_real(model, audited_input.value):
         notes.append(note)
-    common_passes.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    infer_shapes(model)
+    resolve_sequences(model)
     z, function = output.cut_head(audited_output, spec, notes)
     model.graph.outputs[:] = [z]
     image_input.normalise(model, audited_input, size, notes)
+    resolve_sequences(model)  # again: the lengths of some follow from the image's size
     common_passes.RemoveUnusedNodesPass()(model)
     beside = bound.settled(model.graph)
     found = batch.make_batchable(model, (audited_input.channels, *size), beside.values)

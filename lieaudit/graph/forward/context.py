@@ -13,6 +13,9 @@ from lieaudit.errors import UnsupportedOpError
 from lieaudit.graph.forward.memory import size_of
 from lieaudit.graph.forward.tangent import Dims, Tangent
 
+TANGENT_NODES = "tangent/"
+"""What the names of emitted nodes begin with."""
+
 _SMALL = {ir.DataType.INT64, ir.DataType.INT32}
 """Dtypes of shapes and axes."""
 
@@ -102,7 +105,7 @@ class Context:
     def serial(self) -> str:
         """Give a name prefix that was not given before."""
         self._serial += 1
-        return f"tangent/{self._serial}"
+        return f"{TANGENT_NODES}{self._serial}"
 
     def insert(self, node: ir.Node) -> None:
         """Put a node where emission is."""

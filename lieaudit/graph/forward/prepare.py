@@ -8,7 +8,6 @@ their own replaced by their definition in the ONNX standard, linear models of ai
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -17,25 +16,21 @@ import onnx
 import onnx.inliner
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
-import onnxruntime
 
 from lieaudit.graph.forward import machine_learning
 from lieaudit.graph.forward.context import constant
+from lieaudit.graph.forward.folding import fold_constants
 from lieaudit.graph.forward.fused import expand
 from lieaudit.graph.forward.graphs import inline_body, lift_opset, new_constant, splice
 from lieaudit.graph.forward.grids import affine_grid
 from lieaudit.graph.forward.loops import unroll_loops
 from lieaudit.graph.forward.recurrent import RECURRENT, unrolled
 from lieaudit.graph.forward.rules import RULES
+from lieaudit.graph.forward.sequences import resolve_sequences
 from lieaudit.graph.forward.shapes import MEASURED, measure_shapes
-from lieaudit.runtime.serialised import serialised
 
-_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 _KEPT = {"Range"}
 """Ops whose body in the standard is a loop that says less than they do."""
-
-_FOLD_LIMIT = 1 << 24
-"""Largest folded constant, in elements: more would trade memory for nothing."""
 
 
 def prepare(model: ir.Model) -> ir.Model:
@@ -57,62 +52,17 @@ def prepare(model: ir.Model) -> ir.Model:
 
 
 def inline_control_flow(model: ir.Model) -> bool:
-    """Fold constants, take the branches of constant conditions and unroll loops of fixed length, in place.
+    """Fold constants, take the branches of constant conditions, unroll loops of fixed length and resolve sequences.
 
-    Returns whether a branch was taken or a loop unrolled.
+    All in place; returns whether a branch was taken, a loop unrolled or a sequence resolved.
     """
     passes.LiftConstantsToInitializersPass(lift_all_constants=True)(model)
     fold_constants(model)
     inlined = False
-    while _take_branches(model.graph) or unroll_loops(model):
+    while _take_branches(model.graph) or unroll_loops(model) or resolve_sequences(model):
         fold_constants(model)
         inlined = True
     return inlined
-
-
-def fold_constants(model: ir.Model) -> None:
-    """Replace what depends on initializers only by initializers, computed by onnxruntime."""
-    graph = model.graph
-    known = {value for value in graph.initializers.values() if not value.is_graph_input()}
-    foldable = []
-    for node in graph:
-        if (
-            node.op_type not in _RANDOM
-            and all(value is None or value in known for value in node.inputs)
-            and not any(a.type in {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS} for a in node.attributes.values())
-            and all(_small(value) for value in node.outputs)
-        ):
-            foldable.append(node)
-            known.update(node.outputs)
-    inside = set(foldable)
-    wanted = [
-        value
-        for node in foldable
-        for value in node.outputs
-        if not value.is_graph_output() and any(user not in inside for user, _ in value.uses())
-    ]
-    if not wanted:
-        return
-    part = ir.Model(ir.convenience.extract(graph, [], wanted), ir_version=model.ir_version)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    with serialised(part) as source:
-        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    arrays = session.run([value.name for value in wanted], {})
-    for value, array in zip(wanted, arrays, strict=True):
-        if not isinstance(array, np.ndarray) or array.dtype == object:
-            continue
-        folded = new_constant(graph, array, f"{value.name}.folded")
-        value.replace_all_uses_with(folded)
-    passes.RemoveUnusedNodesPass()(model)
-
-
-def _small(value: ir.Value) -> bool:
-    if value.shape is None:
-        return True
-    sizes = [size for size in value.shape if isinstance(size, int)]
-    return len(sizes) == len(value.shape) and math.prod(sizes) <= _FOLD_LIMIT
 
 
 def _take_branches(graph: ir.Graph) -> bool:

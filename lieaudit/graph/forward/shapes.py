@@ -16,6 +16,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from lieaudit.errors import ModelError
+from lieaudit.graph.inference import MAKES_SEQUENCE
 from lieaudit.graph.names import SAMPLES
 from lieaudit.runtime.serialised import serialised
 
@@ -165,4 +166,7 @@ def _probe(model: ir.Model) -> tuple[ir.Model, dict[str, str]]:
 
 
 def _is_tensor(value: ir.Value) -> bool:
+    producer = value.producer()
+    if value.type is None and producer is not None and producer.op_type in {*MAKES_SEQUENCE, "Optional"}:
+        return False
     return value.type is None or isinstance(value.type, ir.TensorType)

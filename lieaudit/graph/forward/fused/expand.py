@@ -6,10 +6,10 @@ from collections import Counter
 
 import onnx
 import onnx_ir as ir
-import onnx_ir.passes.common as passes
 
 from lieaudit.graph.forward.fused.body import EXPANSIONS, Body, NotCovered, ShapeNeeded
 from lieaudit.graph.forward.graphs import lift_opset, splice
+from lieaudit.graph.inference import infer_shapes
 
 
 def expand(model: ir.Model) -> Counter[str]:
@@ -67,7 +67,7 @@ def _learned(model: ir.Model, waiting: list[ir.Node]) -> bool:
     if not values:
         return False
     before = [value.shape for value in values]
-    passes.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    infer_shapes(model)
     return before != [value.shape for value in values]
 
 

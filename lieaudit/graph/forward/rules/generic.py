@@ -24,6 +24,14 @@ _FLOATS = {ir.DataType.FLOAT, ir.DataType.DOUBLE}
 def generic(context: Context, node: ir.Node) -> Outputs:
     """Give the central difference of a node along every direction."""
     moving = [value for value in reads(node) if context.tangent(value) is not None]
+    for value in node.outputs:
+        if isinstance(value.type, ir.SequenceType | ir.OptionalType):
+            raise UnsupportedOpError(
+                f"{node.op_type} {node.name!r} makes a sequence whose length or places depend on the image",
+                reason="NO_RULE",
+                subject=node.name or node.op_type,
+                hint="use --method finite_difference",
+            )
     wanted = [i for i, value in enumerate(node.outputs) if value.dtype in _FLOATS and value.shape is not None]
     if not wanted:
         return None

@@ -1,0 +1,35 @@
+"""Static shape inference."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+MAKES_SEQUENCE = {
+    "SequenceConstruct",
+    "SequenceEmpty",
+    "SequenceErase",
+    "SequenceInsert",
+    "SequenceMap",
+    "SplitToSequence",
+}
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Infer the shapes and types of tensors, in place; what cannot be inferred stays unknown.
+
+    onnx-ir takes the type of a sequence's elements for that of the sequence, so those are set right.
+    """
+    passes.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    for node in model.graph.all_nodes():
+        output = node.outputs[0] if node.outputs else None
+        source = node.inputs[0] if node.inputs else None
+        inside = source.type if source is not None else None
+        if output is None:
+            continue
+        if node.op_type in MAKES_SEQUENCE and isinstance(output.type, ir.TensorType):
+            output.type, output.shape = ir.SequenceType(output.type), None
+        elif node.op_type == "Optional" and isinstance(inside, ir.TensorType | ir.SequenceType):
+            output.type, output.shape = ir.OptionalType(inside), None
+        elif node.op_type == "Identity" and isinstance(inside, ir.SequenceType | ir.OptionalType):
+            output.type, output.shape = inside, None
