@@ -207,7 +207,6 @@ class ForwardDifferentiator:
             self._sessions[unroll] = rewritten, session
         return self._sessions[unroll]
 
-
     def _opened(self, rewritten: Rewritten) -> Session:
         spec = self._spec
         try:

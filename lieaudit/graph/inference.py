@@ -29,7 +29,7 @@ def infer_shapes(model: ir.Model) -> None:
             continue
         if node.op_type in MAKES_SEQUENCE and isinstance(output.type, ir.TensorType):
             output.type, output.shape = ir.SequenceType(output.type), None
-        elif node.op_type == "Optional" and isinstance(inside, ir.TensorType | ir.SequenceType):
-            output.type, output.shape = ir.OptionalType(inside), None
+        elif node.op_type == "Optional" and isinstance(held := inside or output.type, ir.TensorType | ir.SequenceType):
+            output.type, output.shape = ir.OptionalType(held), None
         elif node.op_type == "Identity" and isinstance(inside, ir.SequenceType | ir.OptionalType):
             output.type, output.shape = inside, None
