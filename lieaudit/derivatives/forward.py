@@ -16,6 +16,7 @@ from lieaudit.graph.forward.context import TANGENT_NODES
 from lieaudit.graph.forward.coverage import caveats
 from lieaudit.graph.forward.rewrite import Rewritten, rewrite
 from lieaudit.graph.forward.shapes import measure_shapes
+from lieaudit.graph.selection import check_size
 from lieaudit.runtime.session import Session
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ class ForwardDifferentiator:
                     rewritten.tangents_in[0]: np.ascontiguousarray(np.moveaxis(directions[part, some], 1, 0)),
                 }
                 z, dz = session.run(feeds, [*rewritten.values_out, *rewritten.tangents_out])
+                check_size(self._model.info.output.name, z.shape, self._model.output_shape)
                 value[part] = z.reshape(value[part].shape)
                 tangent[part, some] = np.moveaxis(dz, 0, 1).reshape(tangent[part, some].shape)
                 self.rows_done += len(z) * (1 + some.stop - some.start)

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from lieaudit.derivatives.base import NOTHING, Float32Array, FurtherRows, rows_of
 from lieaudit.errors import BudgetError
 from lieaudit.graph.names import PREFIX
+from lieaudit.graph.selection import check_size
 from lieaudit.runtime.memory import row_bytes
 from lieaudit.runtime.session import Session
 
@@ -51,6 +52,7 @@ class RowEvaluator:
         self.fallback_ops = self._session.fallback_ops
         self.rows_per_run = _rows_per_run(model, spec.budget_mib * _MIB, on_cpu=self._session.provider.device == "cpu")
         self.rows_done = 0
+        self._output, self._output_shape = model.info.output.name, model.output_shape
 
     def base(self, images: Float32Array, further: FurtherRows = NOTHING) -> Float32Array:
         """Give z(x) for images (n, C, H, W), shape (n, *K)."""
@@ -103,6 +105,7 @@ class RowEvaluator:
                 _STEPS: steps.reshape(1, *steps.shape, 1, 1, 1),
             }
         )[0]
+        check_size(self._output, z.shape, self._output_shape)
         self.rows_done += len(z)
         return np.asarray(z.reshape(len(images), *steps.shape, *z.shape[1:]))
 
@@ -127,7 +130,7 @@ def _expanded(model: AuditableModel) -> ir.Model:
     target.shape, target.type = ir.Shape([4]), ir.TensorType(ir.DataType.INT64)
     graph.register_initializer(target)
     moved = ir.node("Mul", [directions, steps], name="lieaudit_move")
-    rows = ir.node("Add", [images, moved.outputs[0]], name="lieaudit_rows")
+    rows = ir.node("Add", [images, moved.outputs[0]], name="lieaudit_moved_images")
     flat = ir.node("Reshape", [rows.outputs[0], target], name="lieaudit_flatten_rows")
     image.replace_all_uses_with(flat.outputs[0])
     graph.inputs[:] = [*values, *graph.inputs[1:]]

@@ -15,6 +15,7 @@ from lieaudit.errors import LieauditError, ModelError
 from lieaudit.graph.inference import infer_shapes
 from lieaudit.graph.names import PREFIX
 from lieaudit.graph.rows_first import one_first, rows_first
+from lieaudit.graph.selection import size_varies
 from lieaudit.runtime.session import Session
 
 _ROWS = 3
@@ -206,14 +207,9 @@ def _run_single(model: ir.Model, feeds: Mapping[str, npt.NDArray[Any]]) -> list[
     with Session(model) as session:
         outputs = _one_by_one(session, feeds)
         again = _run(session, {name: values[:1] for name, values in feeds.items()})
-    sizes = list(dict.fromkeys(str(output.shape) for output in outputs))
+    sizes = list(dict.fromkeys(output.shape for output in outputs))
     if len(sizes) > 1:
-        raise ModelError(
-            f"output {name!r} has another size for every image: {' and '.join(sizes[:2])}",
-            reason="OUTPUT_SIZE_VARIES",
-            subject=name,
-            hint="choose an output of fixed size with --output, ahead of what selects boxes or points",
-        )
+        raise size_varies(name, sizes[:2])
     if not np.array_equal(outputs[0], again, equal_nan=True):
         raise ModelError(
             "two runs on the same image give different outputs",

@@ -142,13 +142,11 @@ def load_model(
     pixel_range = pixels.range_of(audited_input.value)
     if note := pixels.to_real(model, audited_input.value):
         notes.append(note)
-    infer_shapes(model)
-    resolve_sequences(model)
+    _settle(model)
     z, function = output.cut_head(audited_output, spec, notes)
     model.graph.outputs[:] = [z]
     image_input.normalise(model, audited_input, size, notes)
-    resolve_sequences(model)  # again: the lengths of some follow from the image's size
-    common_passes.RemoveUnusedNodesPass()(model)
+    _settle(model)  # again: the lengths of some sequences follow from the image's size
     beside = bound.settled(model.graph)
     found = batch.make_batchable(model, (audited_input.channels, *size), beside.values)
     model = found.model
@@ -198,6 +196,13 @@ def load_model(
 def _drop_other_outputs(model: ir.Model, kept: ir.Value) -> None:
     """Leave the one output that was asked for by name, and what it needs: other outputs' inputs want no value."""
     model.graph.outputs[:] = [kept]
+    common_passes.RemoveUnusedNodesPass()(model)
+
+
+def _settle(model: ir.Model) -> None:
+    """Infer shapes, resolve sequences and drop what nothing reads."""
+    infer_shapes(model)
+    resolve_sequences(model)
     common_passes.RemoveUnusedNodesPass()(model)
 
 

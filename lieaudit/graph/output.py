@@ -7,6 +7,7 @@ import math
 import onnx_ir as ir
 
 from lieaudit.errors import ModelError, SpecError
+from lieaudit.graph.selection import refuse_selected
 from lieaudit.metrics.head import Head
 from lieaudit.spec import AuditSpec
 
@@ -29,6 +30,9 @@ def choose(graph: ir.Graph, spec: AuditSpec, notes: list[str]) -> ir.Value:
         OUTPUT_NOT_FLOAT.
     """
     names = [value.name or "" for value in graph.outputs]
+    if spec.output is not None and spec.output not in names and (inner := _inner(graph, spec.output)) is not None:
+        graph.outputs.append(inner)
+        names.append(spec.output)
     if spec.output is not None and spec.output not in names:
         raise SpecError(
             f"the graph has no output {spec.output!r}",
@@ -50,7 +54,13 @@ def choose(graph: ir.Graph, spec: AuditSpec, notes: list[str]) -> ir.Value:
             subject=chosen.name or "output",
             hint="choose another output with --output",
         )
+    refuse_selected(chosen, chosen.name or "output")
     return chosen
+
+
+def _inner(graph: ir.Graph, name: str) -> ir.Value | None:
+    """Find a tensor inside the graph, which may be audited like an output."""
+    return next((value for node in graph for value in node.outputs if value.name == name), None)
 
 
 def cut_head(output: ir.Value, spec: AuditSpec, notes: list[str]) -> tuple[ir.Value, str | None]:
