@@ -22,7 +22,7 @@ from lieaudit.gate.measure import Measured, Unmeasured, measure, negligible
 from lieaudit.gate.policy import Policy, Rule, parse
 from lieaudit.gate.power import POWER, images_needed
 from lieaudit.report import Report
-from lieaudit.statistics import holm, p_at_most
+from lieaudit.statistics import holm, p_at_least, p_at_most
 
 _ORDER = {FAIL: 0, INCONCLUSIVE: 1, WAIVED: 2, PASS: 3}
 _MORE_MAY_DECIDE = {"STRADDLES_LIMIT", "TOO_FEW_IMAGES", "MULTIPLICITY"}
@@ -90,6 +90,7 @@ def evaluate(
     told = sorted((o for o in outcomes if o.outcome != PASS), key=lambda o: _ORDER[o.outcome])
     return Decision(
         verdict=verdict,
+        headline=sentences.headline(verdict, outcomes),
         rules=tuple(outcomes),
         reasons=tuple(o.sentence for o in told),
         policy_sha256=policy.sha256,
@@ -158,7 +159,7 @@ def _tests(
             reason = found.reason
         elif found.status != "ok":
             reason = "RESULT_INCONCLUSIVE"
-        elif found.images < policy.min_images and rule.kind not in {"relative", "kind_share"}:
+        elif found.images < policy.min_images:
             reason = "TOO_FEW_IMAGES"
         tests.append(_Test(rule, generator, found, reason, none and reason in {"", "BASELINE_ZERO"}))
     return tests
@@ -175,7 +176,12 @@ def _p_met(test: _Test) -> float | None:
     found = test.found
     if isinstance(found, Unmeasured) or found.draws is None or test.reason or test.negligible:
         return None
-    return p_at_most(found.draws - found.down, found.limit(test.rule.limit))
+    limit = found.limit(test.rule.limit)
+    above = p_at_most(found.draws - found.down, limit)
+    if not found.two_sided:
+        return above
+    # either side may be the worse one: two chances (Bonferroni)
+    return min(1.0, 2 * min(above, p_at_least(found.draws + found.up, -limit)))
 
 
 def _outcome(
@@ -195,7 +201,7 @@ def _outcome(
     needed = None
     if power and outcome == INCONCLUSIVE and isinstance(found, Measured) and reason in _MORE_MAY_DECIDE:
         needed = images_needed(found, rule.limit, tail, tests)
-        said += sentences.needed(needed, POWER)
+        said += sentences.needed(rule, needed, POWER)
     result = RuleOutcome(
         id=rule.id,
         generator=test.generator,
@@ -233,7 +239,7 @@ def _decide(test: _Test, p: tuple[float, float] | None, tail: float) -> tuple[st
         return INCONCLUSIVE, test.reason
     limit = found.limit(test.rule.limit)
     low, high = found.bounds(tail)
-    if high <= limit:
+    if high <= limit and not (found.two_sided and low < -limit):
         return PASS, ""
     if found.draws is None:
         return (FAIL, "") if low > limit else (INCONCLUSIVE, "NUMERICAL_ERROR")

@@ -58,11 +58,14 @@ class RuleOutcome:
 class Decision:
     """The verdict with every rule's outcome; ``reasons`` are the sentences that matter, the worst first.
 
+    ``headline`` is the verdict in words, as every output reads it: a pass that stands on waivers counts them.
+
     ``on_inconclusive`` is what the policy wants done about an inconclusive verdict, ``next_images`` how many images to
     measure next where it wants more, ``secant_px`` the size of the secants that were compared (None: derivatives).
     """
 
     verdict: str
+    headline: str
     rules: tuple[RuleOutcome, ...]
     reasons: tuple[str, ...]
     policy_sha256: str

@@ -65,6 +65,10 @@ class Measured:
     baseline_value: float | None = None
     status: str = "ok"
     why: str = ""
+    two_sided: bool = False
+    """The draws, of the larger over the smaller, must reach beyond the limit in neither direction."""
+    reversed: bool = False
+    """The value is that of a gap rule's dataset over that on the data."""
 
     def limit(self, limit: float) -> float:
         """Give the limit on the decision's scale."""
@@ -198,12 +202,14 @@ def _gap(here: GeneratorResult, there: GeneratorResult, rule: Rule, resamples: i
         draws = np.log(first) - np.log(second)
     draws = np.where(first == second, 0.0, draws)
     point, other = (float(point_estimate(v, rule.statistic)) for v in (values, others))
-    return _ratio(
-        (point, *_shifted(values, errors, rule.statistic)),
-        (other, *_shifted(others, other_errors, rule.statistic)),
-        draws,
-        min(len(values), len(others)),
-    )
+    mine = (point, *_shifted(values, errors, rule.statistic))
+    theirs = (other, *_shifted(others, other_errors, rule.statistic))
+    images = min(len(values), len(others))
+    both = rule.direction == "both"
+    # of both directions the larger over the smaller: by what factor they differ, whichever is worse
+    swapped = other > point if both else rule.direction == "dataset_no_worse"
+    found = _ratio(theirs, mine, -draws, images) if swapped else _ratio(mine, theirs, draws, images)
+    return replace(found, two_sided=both, reversed=swapped) if isinstance(found, Measured) else found
 
 
 def _ratio(

@@ -20,6 +20,8 @@ from lieaudit.spec import GENERATORS
 
 STATISTICS = ("mean", "median", "geometric_mean")
 KINDS = ("limit", "noninferiority", "relative", "kind_share", "gap")
+DIRECTIONS = ("both", "data_no_worse", "dataset_no_worse")
+"""What a gap rule accepts: no gap either way, or none by which the named side is worse."""
 ON_INCONCLUSIVE = ("block", "fail", "warn", "more_images")
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -36,12 +38,13 @@ _FIELDS_OF_KIND: dict[str, tuple[str, ...]] = {
     "noninferiority": ("margin", "statistic"),
     "relative": ("max",),
     "kind_share": ("layer_kind", "max"),
-    "gap": ("dataset", "margin", "statistic"),
+    "gap": ("dataset", "margin", "direction", "statistic"),
 }
 _REQUIRED: dict[str, tuple[str, ...]] = {
-    kind: tuple(name for name in names if name != "statistic") for kind, names in _FIELDS_OF_KIND.items()
+    kind: tuple(name for name in names if name not in {"statistic", "direction"})
+    for kind, names in _FIELDS_OF_KIND.items()
 }
-_RULE_FIELDS = ("id", "kind", "generators", "max", "margin", "statistic", "layer_kind", "dataset")
+_RULE_FIELDS = ("id", "kind", "generators", "max", "margin", "statistic", "layer_kind", "dataset", "direction")
 _ID = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 _ID_RULE = "must be letters, digits, '_', '.' and '-', at most 64"
 
@@ -51,7 +54,7 @@ class Rule:
     """One requirement, for each of ``generators``.
 
     ``limit`` is what the value must not exceed: ``max`` of the YAML, or 1 + ``margin`` for rules on a ratio
-    (non-inferiority: candidate over baseline; gap: this dataset over the other).
+    (non-inferiority: candidate over baseline; gap: the worse set over the other, or the one that must be no worse).
     """
 
     id: str
@@ -62,6 +65,8 @@ class Rule:
     line: int
     subject: str = ""
     """The layer kind of a ``kind_share`` rule, the dataset of a ``gap`` rule."""
+    direction: str = ""
+    """Of a ``gap`` rule: one of `DIRECTIONS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,11 @@ class Policy:
     def layerwise(self) -> str:
         """The layerwise attribution that the rules need: ``none`` or ``module``."""
         return "module" if any(rule.kind == "kind_share" for rule in self.rules) else "none"
+
+    @property
+    def relative(self) -> bool:
+        """Whether any rule is about `relative`, which is measured on as many images as are asked for."""
+        return any(rule.kind == "relative" for rule in self.rules)
 
     @property
     def datasets(self) -> tuple[str, ...]:
@@ -224,7 +234,8 @@ def _rule(node: yaml.Node, index: int, statistic: str, problems: list[Problem]) 
     shown = (
         chosen if kind in {"limit", "noninferiority", "gap"} else {"relative": "relative", "kind_share": "share"}[kind]
     )
-    return Rule(name, kind, generators, limit, shown, line_of(node), subject)
+    direction = entry.choice("direction", DIRECTIONS, "both") if kind == "gap" else ""
+    return Rule(name, kind, generators, limit, shown, line_of(node), subject, direction)
 
 
 def expand(entry: Fields, name: str) -> tuple[str, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from lieaudit.gate.decision import FAIL, PASS
+from collections.abc import Sequence
+
+from lieaudit.gate.decision import FAIL, INCONCLUSIVE, PASS, WAIVED, RuleOutcome
 from lieaudit.gate.measure import Measured, Unmeasured
 from lieaudit.gate.policy import Rule, Waiver
 from lieaudit.symmetries.generators import BRIGHTNESS_STEP
@@ -16,6 +18,19 @@ def number(value: float) -> str:
     if value == 0:
         return "0"
     return f"{value:.3g}" if 1e-3 <= abs(value) < 1e4 else f"{value:.2e}"
+
+
+def headline(verdict: str, outcomes: Sequence[RuleOutcome]) -> str:
+    """Say the verdict in words. A pass that stands on waivers counts them: it is not a plain one."""
+    waived = sum(outcome.outcome == WAIVED for outcome in outcomes)
+    if verdict == FAIL:
+        return "FAIL: at least one rule is broken"
+    if verdict == INCONCLUSIVE:
+        return "INCONCLUSIVE: these measurements do not decide it"
+    if not waived:
+        return "PASS: every rule is met"
+    counted = f"{waived} waiver" if waived == 1 else f"{waived} waivers"
+    return f"PASS with {counted}: {'every other rule is met' if waived < len(outcomes) else 'no rule is left'}"
 
 
 def sentence(
@@ -47,7 +62,7 @@ def sentence(
         return said + "."
     if outcome == FAIL:
         return f"{said}, which it exceeds."
-    return f"{said}. Not decided: {_why(found, reason, min_images)}."
+    return f"{said}. Not decided: {_why(rule, found, reason, min_images)}."
 
 
 def waived(waiver: Waiver, *, expired: bool) -> str:
@@ -57,12 +72,21 @@ def waived(waiver: Waiver, *, expired: bool) -> str:
     return f" Waived until {waiver.expires.isoformat()} by {waiver.owner}: {waiver.reason.rstrip('.')}."
 
 
-def needed(images: int | None, power: float) -> str:
-    """Say how many images would decide."""
+def needed(rule: Rule, images: int | None, power: float) -> str:
+    """Say how many images would decide, and where they are given; or what else there is to change."""
     if images is None:
-        return " No number of images would decide it: the value lies at the limit, within its numerical error."
+        return (
+            " No number of images would decide it: the value lies at the limit, within its numerical error. A smaller "
+            "error (--method forward) or another limit would."
+        )
+    where = {
+        "noninferiority": f"--max-images {images} for both models, of --data with as many",
+        "relative": f"--relative-images {images}, of --data with as many",
+        "gap": f"as many in --data and in --dataset {rule.subject}",
+    }.get(rule.kind, f"--max-images {images}, of --data with as many")
     return (
-        f" If the difference is as large as it looks, about {images} images would decide it ({100 * power:g} % power)."
+        f" If the difference is as large as it looks, about {images} images would decide it ({100 * power:g} % power): "
+        f"{where}."
     )
 
 
@@ -74,9 +98,12 @@ def _value(rule: Rule, found: Measured) -> str:
     what = _STATISTIC[rule.statistic]
     if rule.kind == "limit" or found.candidate_value is None or found.baseline_value is None:
         return f"{what} is {number(found.value)}"
-    than = f"the one on {rule.subject!r}" if rule.kind == "gap" else "the baseline's"
     parts = f"{number(found.candidate_value)} against {number(found.baseline_value)}"
-    return f"{what} is {number(found.value)} × {than} ({parts})"
+    if rule.kind != "gap":
+        return f"{what} is {number(found.value)} × the baseline's ({parts})"
+    if found.reversed:
+        return f"{what} on {rule.subject!r} is {number(found.value)} × the one on the data ({parts})"
+    return f"{what} is {number(found.value)} × the one on {rule.subject!r} ({parts})"
 
 
 def _interval(found: Measured, tail: float) -> str:
@@ -92,12 +119,16 @@ def _interval(found: Measured, tail: float) -> str:
 def _limit(rule: Rule) -> str:
     if rule.kind == "kind_share":
         return f"at most {100 * rule.limit:.3g} % is accepted"
+    if rule.kind == "gap" and rule.direction == "both":
+        return f"up to {number(rule.limit)} × is accepted, in either direction"
     if rule.kind in {"noninferiority", "gap"}:
         return f"up to {number(rule.limit)} × is accepted"
     return f"at most {number(rule.limit)} is accepted"
 
 
-def _why(found: Measured, reason: str, min_images: int) -> str:
+def _why(rule: Rule, found: Measured, reason: str, min_images: int) -> str:
+    if reason == "TOO_FEW_IMAGES" and rule.kind == "relative":
+        return f"`relative` was measured on {found.images} images (--relative-images), the policy wants {min_images}"
     if reason == "TOO_FEW_IMAGES":
         return f"{found.images} images were measured and the policy wants at least {min_images}"
     if reason == "RESULT_INCONCLUSIVE":

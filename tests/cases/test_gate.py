@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from lieaudit_client import Client
 from lieaudit_client.command import run
 from lieaudit_server.embedded import EmbeddedServer
 from onnx import TensorProto, helper, numpy_helper
@@ -219,3 +220,53 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(folder: Pat
     done = gate(folder, "gate", "float.onnx", "--data", "x.npz", "--policy", "high.yaml", "--json", "folder")
     assert done.returncode == 2
     assert "it is a folder" in done.stderr
+
+
+def test_layers_are_attributed_for_the_candidate_alone(folder: Path, service: str) -> None:
+    policy = folder / "shares.yaml"
+    policy.write_text(
+        "version: 1\nimages: {min: 8}\nrules:\n"
+        "  - {id: no-worse, kind: noninferiority, generators: rotation, margin: 0.1}\n"
+        "  - {id: shares, kind: kind_share, generators: rotation, layer_kind: convolution, max: 9}\n"
+    )
+    arguments = ["--data", "x.npz", "--policy", policy, "--server", service, "--head", "softmax", "--seed", 5]
+    done = gate(folder, "gate", "float.onnx", "--baseline", "float.onnx", *arguments)
+    assert done.returncode in {0, 3}, done.stderr
+    with Client(service) as client:
+        newest = [audit for audit in client.audits() if audit.spec.seed == 5]
+    assert sorted(audit.spec.layerwise for audit in newest) == ["module", "none"]
+
+
+def test_a_shifted_set_fails_whichever_side_it_is_named_on(folder: Path, service: str) -> None:
+    images = np.load(folder / "x.npz")["x"]
+    np.savez(folder / "shifted.npz", x=0.2 * images)
+    policy = folder / "gap.yaml"
+    policy.write_text(
+        "version: 1\nimages: {min: 8}\nstatistic: geometric_mean\nrules:\n"
+        "  - {id: shift, kind: gap, generators: rotation, dataset: other, margin: 0.2}\n"
+    )
+    said = []
+    for data, other in (("x.npz", "shifted.npz"), ("shifted.npz", "x.npz")):
+        done = gate(
+            folder, "gate", "float.onnx", "--data", data, "--dataset", f"other={other}", "--policy", policy,
+            "--head", "identity", "--server", service,
+        )  # fmt: skip
+        assert done.returncode == 1, done.stdout + done.stderr
+        said.append(" ".join(done.stdout.split()))
+    assert all("in either direction, which it exceeds" in text for text in said)
+    assert sum("geometric mean LEE on 'other' is" in text for text in said) == 1
+
+
+def test_rules_on_relative_grow_with_the_images(folder: Path, service: str, report: Path) -> None:
+    relative = json.loads(report.read_text())["results"]["rotation"]["relative"]
+    policy = folder / "relative.yaml"
+    policy.write_text(
+        "version: 1\nimages: {min: 8, max: 32}\non_inconclusive: more_images\nrules:\n"
+        f"  - {{id: learned, kind: relative, generators: rotation, max: {1.05 * relative}}}\n"
+    )
+    arguments = ["--data", "x.npz", "--policy", policy, "--server", service, "--head", "softmax", "--power"]
+    done = gate(folder, "gate", "float.onnx", *arguments, "--json", "d.json")
+    assert done.returncode == 3, done.stderr
+    assert [f"more: {count}" in done.stderr for count in (16, 32)] == [True, True]
+    assert json.loads((folder / "d.json").read_text())["rules"][0]["images"] == 32
+    assert "--relative-images" in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 import json
 import re
@@ -18,10 +19,14 @@ from google.protobuf import json_format
 from lieaudit_api.v1 import gate_pb2, report_pb2
 from lieaudit_client.command import printing, tables
 from lieaudit_client.formats import comparison, decision_json, html, junit, markdown, sarif, terminal
+from lieaudit_client.formats.numbers import interval
 from lieaudit_client.formats.outcome import Outcome
 from lxml import etree
 from markdown_it import MarkdownIt
 from rich.console import Console
+
+from lieaudit.gate import evaluate
+from lieaudit.report import Report
 
 NpmFile = Callable[[str, str], bytes]
 
@@ -60,7 +65,7 @@ def test_sarif_validates_against_the_published_schema(outcome: Outcome, npm_file
 
 def test_sarif_results_are_the_rules_that_did_not_pass(outcome: Outcome) -> None:
     run = json.loads(sarif.render(outcome))["runs"][0]
-    open_rules = [rule for rule in outcome.rules() if rule.outcome != "pass"]
+    open_rules = [rule for rule in outcome.rules() if rule.outcome not in {"pass", "waived"}]
     assert [(r["ruleId"], r["message"]["text"]) for r in run["results"]] == [(r.id, r.sentence) for r in open_rules]
     for result, rule in zip(run["results"], open_rules, strict=True):
         assert run["tool"]["driver"]["rules"][result["ruleIndex"]]["id"] == rule.id
@@ -68,11 +73,11 @@ def test_sarif_results_are_the_rules_that_did_not_pass(outcome: Outcome) -> None
         assert place["region"]["startLine"] == rule.line
         assert place["artifactLocation"]["uri"] == "ci/%C3%A9qui%20variance.yaml"
         states = [s["status"] for s in result.get("suppressions", [])]
-        expected = ["rejected" if rule.waiver.expired else "accepted"] if rule.HasField("waiver") else []
-        assert states == expected
-    accepted = [r for r in run["results"] if r.get("suppressions", [{}])[0].get("status") == "accepted"]
-    assert [r["ruleId"] for r in accepted] == ["layers"]
-    assert "pooling <b>known</b> (bo@example.org, until 2027-01-31)" in accepted[0]["suppressions"][0]["justification"]
+        assert states == (["rejected"] if rule.HasField("waiver") else []), "an expired waiver suppresses nothing"
+    (waived,) = run["invocations"][0]["toolExecutionNotifications"]
+    assert (waived["level"], waived["associatedRule"]["id"]) == ("note", "layers"), "no result, hence no alert"
+    assert waived["properties"]["waiver"] == "pooling <b>known</b> (bo@example.org, until 2027-01-31)"
+    assert "Waived until 2027-01-31" in waived["message"]["text"]
 
 
 @pytest.mark.parametrize("path", ["package/test/resources/jenkins-junit.xsd"])
@@ -176,7 +181,7 @@ def test_the_terminal_gets_nothing_that_it_could_obey(outcome: Outcome, capsys: 
     rules[0].outcome = f"odd{bad}"
     passed = next(rule for rule in rules if rule.outcome == "pass")
     passed.waiver.owner = f"owner{bad}"
-    outcome.decision.verdict = f"verdict{bad}"
+    outcome.decision.verdict = outcome.decision.headline = f"verdict{bad}"
     printing.show(terminal.view(outcome), to_stderr=False)
     shown = capsys.readouterr().out
     assert not set(bad) & set(shown) - set("]0;owned2J")
@@ -230,7 +235,10 @@ def test_the_charts_hold_the_report_s_numbers(outcome: Outcome) -> None:
     for trace, report in ((candidate, outcome.candidate), (baseline, outcome.baseline)):
         assert trace["x"] == pytest.approx([report.results[n].lee for n in names], rel=1e-3)
         high = [x + e for x, e in zip(trace["x"], trace["error_x"]["array"], strict=True)]
-        assert high == pytest.approx([report.results[n].ci95[1] for n in names], rel=2e-3)
+        ends = {n: report.results[n].ci95[1] for n in names}
+        if report is outcome.candidate:  # a number that a rule decides on has that rule's interval, here too
+            ends |= {r.generator: r.interval[1] for r in outcome.decision.rules if r.kind == "limit" and r.interval}
+        assert high == pytest.approx([ends[n] for n in names], rel=2e-3)
     points = figures["scatter-rotation"]["data"][0]
     assert len(points["x"]) == 300
     assert sorted(points["y"]) == pytest.approx(sorted(outcome.candidate.results["rotation"].per_image), rel=1e-3)
@@ -311,3 +319,69 @@ def _no_requests(tree: etree._Element) -> None:
         assert "url(" not in (style.text or "")
         assert "@import" not in (style.text or "")
     assert "default-src 'none'" in tree.find(".//meta[@http-equiv]").get("content")
+
+
+def test_a_pass_on_a_waiver_reads_the_same_everywhere(full_reports: tuple[Report, Report]) -> None:
+    policy = """version: 1
+rules:
+  - {id: high, kind: limit, generators: rotation, max: 1.0e+6}
+  - {id: layers, kind: kind_share, generators: rotation, layer_kind: pooling, max: 0.001}
+waivers:
+  - {rule: layers, owner: bo@example.org, reason: known, expires: 2027-01-31}
+"""
+    decision = evaluate(*full_reports, policy, today=dt.date(2026, 12, 1))
+    message = json_format.ParseDict(decision.to_dict(), gate_pb2.Decision())
+    candidate, baseline = (json_format.ParseDict(r.to_dict(), report_pb2.Report()) for r in full_reports)
+    outcome = Outcome(message, candidate, baseline, "policy.yaml")
+    console = Console(file=io.StringIO(), width=1000, highlight=False)
+    for part in terminal.view(outcome):
+        console.print(part)
+    texts = {
+        "terminal": console.file.getvalue(),  # type: ignore[attr-defined]
+        "junit": junit.render(outcome),
+        "sarif": sarif.render(outcome),
+        "markdown": markdown.render(outcome),
+        "html": html.render(candidate, baseline, message),
+        "json": decision_json.render(outcome),
+    }
+    for name, text in texts.items():
+        assert "PASS with 1 waiver" in text, name
+        assert "PASS: every rule is met" not in text, name
+    run = json.loads(texts["sarif"])["runs"][0]
+    assert run["results"] == [], "nothing is open"
+
+
+def test_a_number_has_one_interval_on_a_page(full_reports: tuple[Report, Report]) -> None:
+    policy = "version: 1\nrules:\n  - {id: high, kind: limit, generators: rotation, max: 1.0e+6}\n"
+    decision = evaluate(*full_reports, policy)
+    message = json_format.ParseDict(decision.to_dict(), gate_pb2.Decision())
+    candidate = json_format.ParseDict(full_reports[0].to_dict(), report_pb2.Report())
+    text = " ".join(etree.HTML(html.render(candidate, None, message)).itertext())
+    assert interval(message.rules[0].interval) in text
+    assert interval(candidate.results["rotation"].ci95) not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda r: setattr(r.spec, "secant_px", 0.5), "secant_px differs (v8: 0.5, v7: none)"),
+        (lambda r: setattr(r.spec, "convention", "reference"), "convention differs (v8: reference, v7: central)"),
+        (lambda r: setattr(r, "metric_version", 1), "the metric's version differs"),
+        (lambda r: setattr(r.model, "head", "identity"), "the head differs (v8: identity, v7: softmax)"),
+        (lambda r: setattr(r.data, "sha256", "e" * 64), "different images"),
+        (lambda r: setattr(r.data, "count", 7), "different numbers of images"),
+    ],
+)
+def test_reports_on_different_terms_are_marked(
+    outcome: Outcome, change: Callable[[report_pb2.Report], None], says: str
+) -> None:
+    assert outcome.baseline is not None
+    pair = [("v8", outcome.candidate), ("v7", outcome.baseline)]
+    assert comparison.differences(pair) == []
+    change(outcome.candidate)
+    assert any(says in line for line in comparison.differences(pair))
+    console = Console(file=io.StringIO(), width=1000, highlight=False)
+    for part in comparison.view(pair):
+        console.print(part)
+    assert says in console.file.getvalue()  # type: ignore[attr-defined]
+    assert says in " ".join(" ".join(etree.HTML(html.render_comparison(pair)).itertext()).split())

@@ -34,6 +34,12 @@ rules:
 waivers:
   - {rule: b, generators: rotation, owner: ada, reason: known, expires: 2027-01-31}
 """,
+    "two gaps": """version: 1
+rules:
+  - {kind: gap, generators: scale, dataset: train, margin: 0.5}
+  - {kind: gap, generators: scale, dataset: fog, margin: 0.5, direction: dataset_no_worse}
+""",
+    "secants": "version: 1\nsecant_px: 0.5\n" + RULE,
     "exponent without a dot": "version: 1\nrules:\n  - {kind: limit, generators: rotation, max: 1.0e-3}\n",
     "waiver": "version: 1\n" + RULE + WAIVER,
 }
@@ -65,6 +71,11 @@ INVALID = {
     "unknown kind": (
         "version: 1\nrules:\n  - {kind: limt, generators: scale, max: 1}\n", 3, "rules[0].kind", "did you mean 'limit'",
     ),
+    "direction of nothing": (
+        "version: 1\nrules:\n  - {kind: gap, generators: scale, dataset: train, margin: 0, direction: up}\n",
+        3, "rules[0].direction", "not one of both",
+    ),
+    "secants of no size": ("version: 1\nsecant_px: 0\n" + RULE, 2, "secant_px", "0.25 to 1 is usual"),
     "no rules": ("version: 1\nrules: []\n", 2, "rules", "would pass anything"),
     "no version": (RULE, 1, "version", "missing"),
     "later version": ("version: 2\n" + RULE, 1, "version", "reads version 1"),
@@ -82,6 +93,10 @@ INVALID = {
 
 # Wrong in ways that a schema cannot see.
 UNSEEN = {
+    "shares of layers by secants": (
+        "version: 1\nsecant_px: 1\nrules:\n  - {kind: kind_share, generators: scale, layer_kind: pooling, max: 0.3}\n",
+        4, "rules[0].kind", "limit t → 0",
+    ),
     "impossible day": (
         "version: 1\n" + RULE + "waivers:\n  - {rule: r, owner: a, reason: b, expires: 2027-02-31}\n",
         5, "waivers[0].expires", "must be a date",

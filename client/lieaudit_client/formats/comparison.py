@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lieaudit_api.v1 import report_pb2
@@ -14,6 +14,26 @@ from rich.text import Text
 from lieaudit_client.formats.numbers import interval, number, percent
 from lieaudit_client.printable import printable, printable_copy
 
+_Read = Callable[[report_pb2.Report], str]
+
+
+def _of_spec(name: str) -> _Read:
+    """Read a field of the specification; what is not set is the default."""
+
+    def read(report: report_pb2.Report) -> str:
+        return str(getattr(report.spec, name)) if report.spec.HasField(name) else _DEFAULTS.get(name, "none")
+
+    return read
+
+
+_DEFAULTS = {"convention": "central", "interpolation": "bilinear", "padding": "reflect"}
+_TERMS: Mapping[str, _Read] = {
+    "the metric's version": lambda report: str(report.metric_version),
+    "the head": lambda report: report.model.head,
+    **{name: _of_spec(name) for name in ("convention", "interpolation", "padding", "step", "secant_px")},
+}
+"""What decides which quantity a number is, beside the images."""
+
 
 def labels(paths: Sequence[str]) -> list[str]:
     """Give each file a short label that no other has."""
@@ -23,9 +43,24 @@ def labels(paths: Sequence[str]) -> list[str]:
 
 def view(reports: Sequence[tuple[str, report_pb2.Report]]) -> Iterable[RenderableType]:
     """Give what is printed: what keeps the reports from being compared, and a row per generator, a column per model."""
-    if len({report.data.sha256 for _, report in reports}) > 1:
-        yield Text("The reports were measured on different images.", style="bold yellow")
+    for line in differences(reports):
+        yield Text(printable(line), style="bold yellow")
     yield table([(printable(label), printable_copy(report)) for label, report in reports])
+
+
+def differences(reports: Sequence[tuple[str, report_pb2.Report]]) -> list[str]:
+    """Say on which different terms the reports were measured: their numbers are then different quantities."""
+    found = []
+    if len({report.data.sha256 for _, report in reports}) > 1:
+        found.append("The reports were measured on different images.")
+    elif len({report.data.count for _, report in reports}) > 1:
+        found.append("The reports were measured on different numbers of images.")
+    for name, read in _TERMS.items():
+        values = [read(report) for _, report in reports]
+        if len(set(values)) > 1:
+            each = ", ".join(f"{label}: {value}" for (label, _), value in zip(reports, values, strict=True))
+            found.append(f"Not comparable: {name} differs ({each}).")
+    return found
 
 
 def table(reports: Sequence[tuple[str, report_pb2.Report]]) -> Table:

@@ -13,7 +13,7 @@ from xml.etree import ElementTree as ET
 from lieaudit_api.v1 import gate_pb2
 
 from lieaudit_client.formats.numbers import number
-from lieaudit_client.formats.outcome import Outcome, name_of
+from lieaudit_client.formats.outcome import Outcome, headline, name_of
 
 # What XML 1.0 cannot hold, however it is escaped: it may come from a model's name.
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -37,7 +37,7 @@ def render(outcome: Outcome) -> str:
     for rule in rules:
         _case(suite, rule)
     out = ET.SubElement(suite, "system-out")
-    out.text = _clean("\n".join([outcome.names(), f"verdict: {outcome.decision.verdict}", *outcome.decision.reasons]))
+    out.text = _clean("\n".join([outcome.names(), f"verdict: {headline(outcome.decision)}", *outcome.decision.reasons]))
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
@@ -60,6 +60,7 @@ def _case(suite: ET.Element, rule: gate_pb2.RuleOutcome) -> None:
 def _properties(outcome: Outcome) -> dict[str, str]:
     found = {
         "verdict": outcome.decision.verdict,
+        "headline": headline(outcome.decision),
         "policy": outcome.policy_file,
         "policy_sha256": outcome.decision.policy_sha256,
         "candidate": outcome.candidate.model.name,

@@ -11,7 +11,7 @@ import re
 from lieaudit_api.v1 import gate_pb2
 
 from lieaudit_client.formats.numbers import interval, number, short
-from lieaudit_client.formats.outcome import HEADLINE, Outcome
+from lieaudit_client.formats.outcome import Outcome, headline
 
 LIMIT = 60_000
 """Characters; GitHub's 65,536 for a comment less what a job may add around it."""
@@ -26,7 +26,7 @@ def render(outcome: Outcome, limit: int = LIMIT) -> str:
     """Give the Markdown text, at most ``limit`` characters."""
     decision = outcome.decision
     head = [
-        f"## {_MARK.get(decision.verdict, '')} lieaudit gate: {HEADLINE.get(decision.verdict, decision.verdict)}",
+        f"## {_MARK.get(decision.verdict, '')} lieaudit gate: {text(headline(decision))}",
         "",
         text(outcome.names(), 400),
         "",

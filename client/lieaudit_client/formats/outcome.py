@@ -7,11 +7,6 @@ from dataclasses import dataclass, field
 from lieaudit_api.v1 import gate_pb2, report_pb2
 
 ORDER = {"fail": 0, "inconclusive": 1, "waived": 2, "pass": 3}
-HEADLINE = {
-    "pass": "PASS: every rule is met",
-    "fail": "FAIL: at least one rule is broken",
-    "inconclusive": "INCONCLUSIVE: these measurements do not decide it",
-}
 
 
 @dataclass(frozen=True)
@@ -35,6 +30,11 @@ class Outcome:
         spec = self.candidate.spec
         size = f", secants of {spec.secant_px:g} px" if spec.HasField("secant_px") else ""
         return f"{self.candidate.model.name or 'the model'}{against}, {images}{size}"
+
+
+def headline(decision: gate_pb2.Decision) -> str:
+    """Give the verdict in words, as the service says it; an older service says the verdict alone."""
+    return decision.headline or decision.verdict.upper()
 
 
 def name_of(rule: gate_pb2.RuleOutcome) -> str:

@@ -1,6 +1,7 @@
-"""SARIF 2.1.0 (OASIS): one result per rule and generator that is not a plain pass, located at its line of the policy.
+"""SARIF 2.1.0 (OASIS): one result per rule and generator that is open, located at its line of the policy.
 
-Waivers are ``suppressions`` with their justification; passed rules are not results, as a clean scan has none.
+Passed rules are no results, as a clean scan has none; waived ones are notifications of the run, since code scanning
+makes an alert of every result, suppressed or not. An expired waiver is a rejected ``suppression`` of its result.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from urllib.parse import quote
 
 from lieaudit_api.v1 import gate_pb2
 
-from lieaudit_client.formats.outcome import Outcome
+from lieaudit_client.formats.outcome import Outcome, headline
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _KINDS = {
@@ -23,7 +24,6 @@ _KINDS = {
     "kind_share": "Layers of one kind cause no more than a share of the error",
     "gap": "The local equivariance error is no worse than on another dataset, up to a margin",
 }
-_LEVELS = {"fail": "error", "inconclusive": "warning", "waived": "error"}
 
 
 def render(outcome: Outcome) -> str:
@@ -33,6 +33,7 @@ def render(outcome: Outcome) -> str:
     for rule in decision.rules:
         used.setdefault(rule.id, rule)
     order = {name: index for index, name in enumerate(used)}
+    rules = outcome.rules()
     run = {
         "tool": {
             "driver": {
@@ -42,11 +43,19 @@ def render(outcome: Outcome) -> str:
             }
         },
         "artifacts": [{"location": {"uri": _uri(outcome.policy_file)}, "description": {"text": "the gate's policy"}}],
-        "results": [_result(rule, order[rule.id], outcome) for rule in outcome.rules() if rule.outcome != "pass"],
-        "invocations": [{"executionSuccessful": True}],
+        "results": [_result(rule, order[rule.id], outcome) for rule in rules if rule.outcome not in {"pass", "waived"}],
+        "invocations": [
+            {
+                "executionSuccessful": True,
+                "toolExecutionNotifications": [
+                    _notification(rule, order[rule.id], outcome) for rule in rules if rule.outcome == "waived"
+                ],
+            }
+        ],
         "columnKind": "unicodeCodePoints",
         "properties": {
             "verdict": decision.verdict,
+            "headline": headline(decision),
             "policySha256": decision.policy_sha256,
             "candidate": outcome.candidate.model.name,
             "candidateSha256": decision.candidate_sha256,
@@ -72,31 +81,39 @@ def _result(rule: gate_pb2.RuleOutcome, index: int, outcome: Outcome) -> dict[st
         "ruleIndex": index,
         "kind": "review" if rule.outcome == "inconclusive" else "fail",
         # The standard allows a level other than "none" only on results of kind "fail" (section 3.27.10).
-        "level": "none" if rule.outcome == "inconclusive" else _LEVELS.get(rule.outcome, "error"),
+        "level": "none" if rule.outcome == "inconclusive" else "error",
         "message": {"text": rule.sentence},
-        "locations": [
-            {
-                "physicalLocation": {
-                    "artifactLocation": {"uri": _uri(outcome.policy_file), "index": 0},
-                    "region": {"startLine": max(1, rule.line)},
-                },
-                "logicalLocations": [{"name": rule.generator, "kind": "member"}],
-            }
-        ],
+        "locations": [_location(rule, outcome)],
         "partialFingerprints": {"rule/v1": hashlib.sha256(identity.encode()).hexdigest()},
         "properties": _properties(rule),
     }
-    if rule.HasField("waiver"):
-        waiver = rule.waiver
-        result["suppressions"] = [
-            {
-                "kind": "external",
-                # An expired waiver suppresses nothing, and is shown all the same.
-                "status": "rejected" if waiver.expired else "accepted",
-                "justification": f"{waiver.reason} ({waiver.owner}, until {waiver.expires})",
-            }
-        ]
+    if rule.HasField("waiver"):  # one that holds makes no result: this one has expired
+        result["suppressions"] = [{"kind": "external", "status": "rejected", "justification": _justification(rule)}]
     return result
+
+
+def _notification(rule: gate_pb2.RuleOutcome, index: int, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "level": "note",
+        "message": {"text": rule.sentence},
+        "associatedRule": {"id": rule.id, "index": index},
+        "locations": [_location(rule, outcome)],
+        "properties": {**_properties(rule), "waiver": _justification(rule)},
+    }
+
+
+def _location(rule: gate_pb2.RuleOutcome, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "physicalLocation": {
+            "artifactLocation": {"uri": _uri(outcome.policy_file), "index": 0},
+            "region": {"startLine": max(1, rule.line)},
+        },
+        "logicalLocations": [{"name": rule.generator, "kind": "member"}],
+    }
+
+
+def _justification(rule: gate_pb2.RuleOutcome) -> str:
+    return f"{rule.waiver.reason} ({rule.waiver.owner}, until {rule.waiver.expires})"
 
 
 def _properties(rule: gate_pb2.RuleOutcome) -> dict[str, Any]:

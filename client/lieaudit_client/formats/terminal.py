@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lieaudit_client.formats.numbers import interval, number
-from lieaudit_client.formats.outcome import HEADLINE, Outcome
+from lieaudit_client.formats.outcome import Outcome, headline
 from lieaudit_client.printable import printable, printable_copy
 
 _STYLE = {"pass": "green", "fail": "bold red", "inconclusive": "bold yellow", "waived": "magenta"}
@@ -39,7 +39,7 @@ def view(outcome: Outcome) -> Iterable[RenderableType]:
             said = rule.sentence + (_unneeded(rule) if rule.outcome == "pass" else "")
             line = Text(f"{_MARK.get(rule.outcome, ' ')} {rule.id}: ", style=_STYLE.get(rule.outcome, ""))
             yield Padding(line.append(said, style="default not bold"), (0, 0, 0, 1))
-    yield Text(f"\n{HEADLINE.get(decision.verdict, decision.verdict)}", style=_STYLE.get(decision.verdict, ""))
+    yield Text(f"\n{headline(decision)}", style=_STYLE.get(decision.verdict, ""))
 
 
 def _cells(rule: gate_pb2.RuleOutcome) -> list[Text]:

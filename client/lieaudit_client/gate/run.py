@@ -15,6 +15,8 @@ from lieaudit_client.gate.sources import Measure, Resolver, Source
 from lieaudit_client.report_json import read_report
 
 _MAX_POLICY = 1024 * 1024
+_RELATIVE_IMAGES = 64
+"""What an audit takes for `relative` by itself."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,10 @@ def _spec(check: gate_pb2.PolicyCheck, asked: spec_pb2.AuditSpec) -> spec_pb2.Au
         spec.secant_px = check.secant_px
     if check.on_inconclusive == "more_images" and not spec.HasField("max_images"):
         spec.max_images = check.min_images
+    if check.relative and not asked.HasField("relative_images"):
+        # rules about `relative` need as many images as the others, and grow with them
+        most = check.max_images if check.on_inconclusive == "more_images" else 0
+        spec.relative_images = max(_RELATIVE_IMAGES, check.min_images, most)
     return spec
 
 
@@ -147,7 +153,8 @@ def _decide(
 ) -> Outcome:
     report = candidate.measure(measure, request.data, spec)
     other = baseline.measure(measure, request.data, _of_baseline(spec, request)) if baseline is not None else None
-    datasets = {name: _on_dataset(candidate, place, spec, measure) for name, place in request.datasets.items()}
+    plain = _without_layers(spec, request)  # shares are asked of the candidate only
+    datasets = {name: _on_dataset(candidate, place, plain, measure) for name, place in request.datasets.items()}
     message = gate_pb2.EvaluateRequest(policy_yaml=policy, power=request.power)
     message.own_preprocessing = request.baseline_preprocessing is not None
     message.candidate.report.CopyFrom(_slim(report))
@@ -159,11 +166,19 @@ def _decide(
 
 
 def _of_baseline(spec: spec_pb2.AuditSpec, request: Request) -> spec_pb2.AuditSpec:
-    """Measure the baseline in the same way, but for how it takes its images."""
-    found = spec_pb2.AuditSpec()
-    found.CopyFrom(spec)
+    """Measure the baseline in the same way, but for how it takes its images, and for the candidate's layers."""
+    found = _without_layers(spec, request)
     if request.baseline_preprocessing is not None:
         found.preprocessing.CopyFrom(request.baseline_preprocessing)
+    return found
+
+
+def _without_layers(spec: spec_pb2.AuditSpec, request: Request) -> spec_pb2.AuditSpec:
+    """Leave out the attribution that only the policy's rules on the candidate's layers ask for."""
+    found = spec_pb2.AuditSpec()
+    found.CopyFrom(spec)
+    if not request.spec.HasField("layerwise"):
+        found.ClearField("layerwise")
     return found
 
 

@@ -41,7 +41,7 @@ class EvaluateRequest(_message.Message):
     def __init__(self, candidate: _Optional[_Union[ReportSource, _Mapping]] = ..., baseline: _Optional[_Union[ReportSource, _Mapping]] = ..., policy_yaml: _Optional[str] = ..., datasets: _Optional[_Mapping[str, ReportSource]] = ..., power: bool = ..., own_preprocessing: bool = ...) -> None: ...
 
 class Decision(_message.Message):
-    __slots__ = ("verdict", "rules", "reasons", "policy_sha256", "candidate_sha256", "baseline_sha256", "on_inconclusive", "next_images", "confidence", "secant_px", "false_fail_rate")
+    __slots__ = ("verdict", "rules", "reasons", "policy_sha256", "candidate_sha256", "baseline_sha256", "on_inconclusive", "next_images", "confidence", "headline", "secant_px", "false_fail_rate")
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     RULES_FIELD_NUMBER: _ClassVar[int]
     REASONS_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +51,7 @@ class Decision(_message.Message):
     ON_INCONCLUSIVE_FIELD_NUMBER: _ClassVar[int]
     NEXT_IMAGES_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    HEADLINE_FIELD_NUMBER: _ClassVar[int]
     SECANT_PX_FIELD_NUMBER: _ClassVar[int]
     FALSE_FAIL_RATE_FIELD_NUMBER: _ClassVar[int]
     verdict: str
@@ -62,9 +63,10 @@ class Decision(_message.Message):
     on_inconclusive: str
     next_images: int
     confidence: float
+    headline: str
     secant_px: float
     false_fail_rate: float
-    def __init__(self, verdict: _Optional[str] = ..., rules: _Optional[_Iterable[_Union[RuleOutcome, _Mapping]]] = ..., reasons: _Optional[_Iterable[str]] = ..., policy_sha256: _Optional[str] = ..., candidate_sha256: _Optional[str] = ..., baseline_sha256: _Optional[str] = ..., on_inconclusive: _Optional[str] = ..., next_images: _Optional[int] = ..., confidence: _Optional[float] = ..., secant_px: _Optional[float] = ..., false_fail_rate: _Optional[float] = ...) -> None: ...
+    def __init__(self, verdict: _Optional[str] = ..., rules: _Optional[_Iterable[_Union[RuleOutcome, _Mapping]]] = ..., reasons: _Optional[_Iterable[str]] = ..., policy_sha256: _Optional[str] = ..., candidate_sha256: _Optional[str] = ..., baseline_sha256: _Optional[str] = ..., on_inconclusive: _Optional[str] = ..., next_images: _Optional[int] = ..., confidence: _Optional[float] = ..., headline: _Optional[str] = ..., secant_px: _Optional[float] = ..., false_fail_rate: _Optional[float] = ...) -> None: ...
 
 class CheckPolicyRequest(_message.Message):
     __slots__ = ("policy_yaml",)
@@ -73,7 +75,7 @@ class CheckPolicyRequest(_message.Message):
     def __init__(self, policy_yaml: _Optional[str] = ...) -> None: ...
 
 class PolicyCheck(_message.Message):
-    __slots__ = ("problems", "generators", "layerwise", "needs_baseline", "datasets", "min_images", "max_images", "on_inconclusive", "rules", "waivers", "secant_px")
+    __slots__ = ("problems", "generators", "layerwise", "needs_baseline", "datasets", "min_images", "max_images", "on_inconclusive", "rules", "waivers", "relative", "secant_px")
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     GENERATORS_FIELD_NUMBER: _ClassVar[int]
     LAYERWISE_FIELD_NUMBER: _ClassVar[int]
@@ -84,6 +86,7 @@ class PolicyCheck(_message.Message):
     ON_INCONCLUSIVE_FIELD_NUMBER: _ClassVar[int]
     RULES_FIELD_NUMBER: _ClassVar[int]
     WAIVERS_FIELD_NUMBER: _ClassVar[int]
+    RELATIVE_FIELD_NUMBER: _ClassVar[int]
     SECANT_PX_FIELD_NUMBER: _ClassVar[int]
     problems: _containers.RepeatedCompositeFieldContainer[PolicyProblem]
     generators: _containers.RepeatedScalarFieldContainer[str]
@@ -95,8 +98,9 @@ class PolicyCheck(_message.Message):
     on_inconclusive: str
     rules: int
     waivers: _containers.RepeatedCompositeFieldContainer[Waiver]
+    relative: bool
     secant_px: float
-    def __init__(self, problems: _Optional[_Iterable[_Union[PolicyProblem, _Mapping]]] = ..., generators: _Optional[_Iterable[str]] = ..., layerwise: _Optional[str] = ..., needs_baseline: bool = ..., datasets: _Optional[_Iterable[str]] = ..., min_images: _Optional[int] = ..., max_images: _Optional[int] = ..., on_inconclusive: _Optional[str] = ..., rules: _Optional[int] = ..., waivers: _Optional[_Iterable[_Union[Waiver, _Mapping]]] = ..., secant_px: _Optional[float] = ...) -> None: ...
+    def __init__(self, problems: _Optional[_Iterable[_Union[PolicyProblem, _Mapping]]] = ..., generators: _Optional[_Iterable[str]] = ..., layerwise: _Optional[str] = ..., needs_baseline: bool = ..., datasets: _Optional[_Iterable[str]] = ..., min_images: _Optional[int] = ..., max_images: _Optional[int] = ..., on_inconclusive: _Optional[str] = ..., rules: _Optional[int] = ..., waivers: _Optional[_Iterable[_Union[Waiver, _Mapping]]] = ..., relative: bool = ..., secant_px: _Optional[float] = ...) -> None: ...
 
 class PolicyProblem(_message.Message):
     __slots__ = ("line", "field", "message", "hint")

@@ -149,6 +149,7 @@ def check_policy(job: Job, _channel: Channel) -> dict[str, Any]:
         "check": {
             "generators": policy.generators,
             "layerwise": policy.layerwise,
+            "relative": policy.relative,
             "needs_baseline": policy.needs_baseline,
             "datasets": policy.datasets,
             "min_images": policy.min_images,

@@ -11,6 +11,7 @@ from importlib import resources
 
 from lieaudit_api.v1 import gate_pb2, report_pb2
 
+from lieaudit_client.formats import comparison
 from lieaudit_client.formats.html import charts, measurements
 from lieaudit_client.formats.html.layers import layers
 from lieaudit_client.formats.html.markup import badge, card, chart, code, facts, num, panel, table, tabs, text
@@ -23,6 +24,7 @@ def render(
 ) -> str:
     """Give the page of one report, of a comparison, or (with ``decision``) of the gate's verdict."""
     figures: dict[str, charts.Figure] = {}
+    candidate = measurements.as_decided(candidate, decision)
     name = text(candidate.model.name or short(candidate.model.sha256))
     against = f" against {text(baseline.model.name or short(baseline.model.sha256))}" if baseline is not None else ""
     both = [("candidate" if baseline is not None else "model", candidate)]
@@ -105,11 +107,8 @@ def render_comparison(reports: Sequence[tuple[str, report_pb2.Report]]) -> str:
     )
     if not labelled:
         hint += " Accuracy is not shown: no report has labels."
-    same = len({r.data.sha256 for _, r in reports}) == 1
-    warning = (
-        ""
-        if same
-        else f"<p>{badge('inconclusive', 'different images')} The reports were measured on different images.</p>"
+    warning = "".join(
+        f"<p>{badge('inconclusive', 'different terms')} {text(line)}</p>" for line in comparison.differences(reports)
     )
     head_card = f'<section class="card" id="models"><h1>{len(reports)} models compared</h1>{warning}</section>'
     body = head_card + card("generators", "Symmetries", hint, tabs("compare", listed) + "".join(panels))

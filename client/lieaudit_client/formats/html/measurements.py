@@ -77,6 +77,18 @@ def generators(
     return card("generators", "Symmetries", hint, body)
 
 
+def as_decided(report: report_pb2.Report, decision: gate_pb2.Decision | None) -> report_pb2.Report:
+    """Give the report with the intervals of the rules that decide on its numbers: a number has one on a page."""
+    fields = {("limit", "mean"): "ci95", ("relative", "relative"): "relative_ci95"}
+    found = report_pb2.Report()
+    found.CopyFrom(report)
+    for rule in decision.rules if decision is not None else ():
+        field = fields.get((rule.kind, rule.statistic))
+        if field is not None and rule.generator in found.results and len(rule.interval) == 2:
+            getattr(found.results[rule.generator], field)[:] = rule.interval
+    return found
+
+
 def images(
     candidate: report_pb2.Report,
     baseline: report_pb2.Report | None,

@@ -9,12 +9,8 @@ from lieaudit_api.v1 import gate_pb2
 
 from lieaudit_client.formats.html.markup import badge, card, text
 from lieaudit_client.formats.numbers import interval, number
+from lieaudit_client.formats.outcome import headline
 
-WORDS = {
-    "pass": "Pass: every rule is met.",
-    "fail": "Fail: at least one rule is broken.",
-    "inconclusive": "Inconclusive: these measurements do not decide it.",
-}
 _SPANS = ((1.5, "⅔", "1.5×"), (2.0, "½", "2×"), (4.0, "¼", "4×"), (16.0, "1/16", "16×"))
 """How far a rule's bar reaches to either side of the limit, as a factor, and its end labels: the closest that fits."""
 _MOST_REASONS = 4
@@ -33,7 +29,7 @@ def verdict(decision: gate_pb2.Decision, title: str) -> str:
     return (
         f'<section class="card verdict {text(decision.verdict)}" id="verdict">'
         f"{badge(decision.verdict, decision.verdict.upper())}"
-        f"<div><h1>{title}</h1><p>{WORDS.get(decision.verdict, '')} "
+        f"<div><h1>{title}</h1><p>{text(headline(decision))}. "
         f'<span class="hint">Rules: {counts}.</span></p></div>'
         f"{'<ul>' + ''.join(shown) + '</ul>' if shown else ''}</section>"
     )
