@@ -48,6 +48,10 @@ class Config:
     max_attempts: Annotated[
         int, "starts of an audit before it fails because its worker or server keeps being killed"
     ] = 10
+    require_sandbox: Annotated[
+        bool, "do not start where the kernel lacks something that confines workers (docs/security.md)"
+    ] = False
+    worker_user: Annotated[int, "id of the user and group that workers take where the server is root; 0: root"] = 65534
     max_log_bytes: Annotated[int, "output of one worker before it is stopped for flooding the log"] = 16 * 2**20
     max_report_bytes: Annotated[int, "largest report"] = 256 * 2**20
     max_queued: Annotated[int, "audits waiting, of all owners together"] = 1000

@@ -26,9 +26,11 @@ from lieaudit_server.identity import Authority
 from lieaudit_server.interceptor import Interceptor
 from lieaudit_server.maintenance import Maintenance
 from lieaudit_server.metrics import Metrics
+from lieaudit_server.scheduling.confinement import Confinement
 from lieaudit_server.scheduling.forkserver import ForkServer
 from lieaudit_server.scheduling.journal import Journal
 from lieaudit_server.scheduling.probes import Probes
+from lieaudit_server.scheduling.room import Room
 from lieaudit_server.scheduling.scheduler import Scheduler
 from lieaudit_server.services.audits import AuditService
 from lieaudit_server.services.context import Context
@@ -97,11 +99,20 @@ class Server:
         self._database = Database(self._folder.state, damaged)
         self._journal = Journal()
         self._fork_server = ForkServer(self._folder.scratch)
+        confinement = Confinement(config, self._folder)
+        self._room = Room(config, self._folder)
         self._scheduler = Scheduler(
-            config, self._folder, self._database, self._journal, self.metrics, self._fork_server
+            config,
+            self._folder,
+            self._database,
+            self._journal,
+            self.metrics,
+            self._fork_server,
+            confinement,
+            self._room,
         )
         self._maintenance = Maintenance(config, self._folder, self._database, self.metrics)
-        probes = Probes(config, self._folder, self._fork_server)
+        probes = Probes(config, self._folder, self._fork_server, confinement, self._room)
         providers: asyncio.Future[tuple[str, ...]] = asyncio.get_running_loop().create_future()
         self._background = Background()
         context = Context(
@@ -116,6 +127,12 @@ class Server:
             providers=providers,
         )
         await self._maintenance.start()
+        self._provider_task = asyncio.create_task(_ask_providers(probes, providers))
+        if config.require_sandbox:
+            await self._provider_task
+            if confinement.missing:
+                await self._fork_server.stop()
+                raise ConfigError(f"require_sandbox: this machine lacks {'; '.join(confinement.missing)}")
         interceptor = Interceptor(authority, self.metrics, self._tracer, self._folder.root)
         self._grpc = grpc.aio.server(
             interceptors=[interceptor], options=_OPTIONS, maximum_concurrent_rpcs=config.max_rpcs or None
@@ -132,7 +149,6 @@ class Server:
         await self._grpc.start()
         await self._scheduler.start()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
-        self._provider_task = asyncio.create_task(_ask_providers(probes, providers))
         _log.info("serving lieaudit.v1 %s on %s", __version__, self.target)
 
     @property
@@ -157,6 +173,7 @@ class Server:
         await self._scheduler.stop()
         self._journal.close()
         self._provider_task.cancel()
+        self._room.stop()
         await self._grpc.stop(grace=2.0)
         await self._background.wait()
         await self._fork_server.stop()
@@ -193,8 +210,7 @@ class Server:
 
 async def _ask_providers(probes: Probes, providers: asyncio.Future[tuple[str, ...]]) -> None:
     try:
-        result = await probes.run("providers", {})
-        providers.set_result(tuple(result["providers"]))
+        providers.set_result(await probes.establish())
     except (LieauditError, ServiceError, OSError):
         _log.exception("onnxruntime cannot be used")
         providers.set_result(())

@@ -132,6 +132,7 @@ class _Running:
             with theirs:
                 process = await asyncio.create_subprocess_exec(
                     sys.executable,
+                    "-P",  # the folder the server was started in is no place for code that workers import
                     "-m",
                     "lieaudit_server.worker",
                     str(os.getpid()),

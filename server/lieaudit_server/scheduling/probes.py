@@ -14,8 +14,11 @@ from lieaudit.errors import LieauditError
 from lieaudit_server.config import Config
 from lieaudit_server.errors import ServiceError, disk_full
 from lieaudit_server.scheduling import jobs
+from lieaudit_server.scheduling.confinement import Confinement
 from lieaudit_server.scheduling.forkserver import ForkServer
 from lieaudit_server.scheduling.process import Outcome, Worker
+from lieaudit_server.scheduling.room import Room
+from lieaudit_server.store.audits import Failure
 from lieaudit_server.store.folder import Folder
 
 _log = logging.getLogger(__name__)
@@ -25,10 +28,14 @@ _RETRY_SECONDS = 5.0
 class Probes:
     """Runs checks, a few at a time."""
 
-    def __init__(self, config: Config, folder: Folder, fork_server: ForkServer) -> None:
+    def __init__(
+        self, config: Config, folder: Folder, fork_server: ForkServer, confinement: Confinement, room: Room
+    ) -> None:
         self._config = config
         self._folder = folder
         self._fork_server = fork_server
+        self._confinement = confinement
+        self._room = room
         self._places = asyncio.Semaphore(max(1, config.probes))
 
     async def run(
@@ -38,6 +45,7 @@ class Probes:
 
         Raises `LieauditError` with the worker's reason, or `ServiceError` where the worker did not survive the file.
         """
+        await self._confinement.established.wait()
         async with self._places:
             outcome = await self._attempt(task, parts, files or {})
             if outcome.interrupted:  # somebody else's signal says nothing about the file
@@ -46,15 +54,37 @@ class Probes:
             raise _error(task, outcome)
         return outcome.result
 
+    async def establish(self) -> tuple[str, ...]:
+        """Run a first worker, which says how it could be confined; give onnxruntime's execution providers.
+
+        Raises `ServiceError` where not even that can be run.
+        """
+        outcome = await self._first()
+        if outcome.result is None and self._confinement.user is not None:
+            self._confinement.without_user(f"user {self._confinement.user} cannot run what is installed here")
+            outcome = await self._first()
+        if outcome.result is None:
+            self._confinement.settle(["everything: a first worker could not be run; the log says why"])
+            raise _error("providers", outcome)
+        self._confinement.settle([str(line) for line in outcome.result["missing"]])
+        return tuple(outcome.result["providers"])
+
+    async def _first(self) -> Outcome:
+        try:
+            return await self._attempt("providers", {}, {})
+        except OSError as problem:
+            return Outcome(failure=Failure("INTERNAL", str(problem)))
+
     async def _attempt(self, task: str, parts: Mapping[str, Any], files: Mapping[str, bytes]) -> Outcome:
         scratch = self._folder.scratch / f"probe-{secrets.token_hex(8)}"
         scratch.mkdir(mode=0o700)
         try:
             for name, data in files.items():
                 await asyncio.to_thread((scratch / name).write_bytes, data)
-            job = {**jobs.check(self._config, task), **parts, "scratch": str(scratch)}
+            job = await self._confinement.confine({**jobs.check(self._config, task), **parts, "scratch": str(scratch)})
             worker = Worker(job, self._fork_server, max_log_bytes=self._config.max_log_bytes)
-            return await worker.run(self._config.probe_seconds)
+            with self._room.watching(scratch, worker):
+                return await worker.run(self._config.probe_seconds)
         finally:
             await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
 

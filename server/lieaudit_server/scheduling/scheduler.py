@@ -19,10 +19,12 @@ from lieaudit_server.config import Config
 from lieaudit_server.errors import ServiceError, is_disk_full
 from lieaudit_server.metrics import Metrics
 from lieaudit_server.scheduling import jobs
+from lieaudit_server.scheduling.confinement import Confinement
 from lieaudit_server.scheduling.fairness import order
 from lieaudit_server.scheduling.forkserver import ForkServer
 from lieaudit_server.scheduling.journal import Journal
 from lieaudit_server.scheduling.process import Outcome, Worker
+from lieaudit_server.scheduling.room import Room
 from lieaudit_server.scheduling.slots import Slot, Slots
 from lieaudit_server.status import scrubbed
 from lieaudit_server.store import audits, damage, reports, resources
@@ -60,6 +62,8 @@ class Scheduler:
         journal: Journal,
         metrics: Metrics,
         fork_server: ForkServer,
+        confinement: Confinement,
+        room: Room,
     ) -> None:
         self._config = config
         self._folder = folder
@@ -67,6 +71,8 @@ class Scheduler:
         self._journal = journal
         self._metrics = metrics
         self._fork_server = fork_server
+        self._confinement = confinement
+        self._room = room
         cpus = sorted(os.sched_getaffinity(0))[: config.total_threads]
         self.slots = Slots(cpus, config.gpus)
         self._running: dict[str, _Running] = {}
@@ -159,6 +165,7 @@ class Scheduler:
         return len(self._running)
 
     async def _run(self) -> None:
+        await self._confinement.established.wait()
         while not self._draining:
             await self._wake.wait()
             self._wake.clear()
@@ -237,7 +244,7 @@ class Scheduler:
         scratch = self._folder.scratch / audit.id
         await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
         scratch.mkdir(mode=0o700)
-        self._folder.audit(audit.id).mkdir(mode=0o700, exist_ok=True)
+        (self._folder.audit(audit.id) / "shards").mkdir(mode=0o700, parents=True, exist_ok=True)
 
         async def progress(message: Mapping[str, Any]) -> None:
             values = (str(message["stage"]), int(message["done"]), int(message["total"]), float(message["rate"]))
@@ -247,14 +254,15 @@ class Scheduler:
                 _log.exception("progress could not be written", extra={"audit_id": audit.id})
             self._journal.notify(audit.id)
 
-        job = jobs.audit(self._config, self._folder, audit, slot.cpus)
+        job = await self._confinement.confine(jobs.audit(self._config, self._folder, audit, slot.cpus))
         running.worker = Worker(job, self._fork_server, max_log_bytes=self._config.max_log_bytes, on_progress=progress)
         if running.stopped is not None:
             running.worker.stop(running.stopped)
         started = time.monotonic()
         counting = asyncio.create_task(self._count(audit, started), name=f"time-{audit.id}")
         try:
-            outcome = await running.worker.run(audit.deadline, already=audit.spent)
+            with self._room.watching(scratch, running.worker):
+                outcome = await running.worker.run(audit.deadline, already=audit.spent)
         finally:
             counting.cancel()
         seconds = time.monotonic() - started

@@ -18,8 +18,12 @@ def run(parent: int) -> int:
     Failures with a reason for the client are messages; anything else is a trace and exit status 1.
     """
     job = json.loads(sys.stdin.buffer.read())
-    enter(parent, job["memory_mib"], job["cpus"], job["threads"], job["scratch"])
+    missing = enter(parent, job)
     channel = Channel()
+    if missing and job["require_sandbox"] and job["task"] != "providers":  # that one is to say what is missing
+        sys.stderr.write(f"no sandbox: {'; '.join(missing)}\n")
+        return 1
+    job["missing"] = missing
     try:
         from lieaudit_server.worker.tasks import TASKS
 

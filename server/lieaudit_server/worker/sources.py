@@ -1,4 +1,4 @@
-"""Blobs as files in the worker's own scratch folder, where a model finds its external data and nothing else."""
+"""Blobs as the worker reads them: models as copies in its own folder, where they find their external data only."""
 
 from __future__ import annotations
 
@@ -29,11 +29,8 @@ class Blob:
     format: str
 
 
-def place(blob: Blob, folder: Path) -> Path:
-    """Check a blob's content against its name and link it, under the user's name for it, into an empty folder.
-
-    A file of its own folder cannot reach other blobs by a relative external-data path. Raises `DamagedBlobError`.
-    """
+def check_content(blob: Blob) -> None:
+    """Compare a blob's content with its name. Raises `DamagedBlobError`."""
     try:
         with blob.path.open("rb") as file:
             actual = hashlib.file_digest(file, "sha256").hexdigest()
@@ -41,11 +38,23 @@ def place(blob: Blob, folder: Path) -> Path:
         raise _damaged(blob, f"it cannot be read ({problem.strerror})") from problem
     if actual != blob.sha256:
         raise _damaged(blob, "its checksum has changed")
+
+
+def place(blob: Blob, folder: Path) -> Path:
+    """Check a blob's content against its name and copy it, under the user's name for it, into an empty folder.
+
+    A file of its own folder cannot reach other blobs by a relative external-data path; a copy cannot be written through
+    to the blob, as a link could. Raises `DamagedBlobError`.
+    """
+    check_content(blob)
     folder.mkdir(mode=0o700)
     stem = re.sub(r"[^A-Za-z0-9_.-]", "_", PurePosixPath(blob.name).name)[:100].lstrip(".") or "blob"
     suffix = _SUFFIXES[blob.format]
     target = folder / (stem if stem.endswith(suffix) else stem + suffix)
-    os.link(blob.path, target)
+    with blob.path.open("rb") as source, target.open("wb") as copy:
+        size = os.fstat(source.fileno()).st_size
+        while size > 0 and (done := os.sendfile(copy.fileno(), source.fileno(), None, size)):
+            size -= done
     return target
 
 
@@ -91,7 +100,7 @@ def unpack(archive: Path, target: Path, max_bytes: int, max_members: int) -> Non
                 parts = PurePosixPath(member.name).parts
                 if member.isdir() and ".." not in parts and not member.name.startswith("/"):
                     continue
-                if not member.isreg() or not parts or ".." in parts or member.name.startswith("/"):
+                if not member.isreg() or member.issparse() or not parts or ".." in parts or member.name.startswith("/"):
                     raise _archive_error(
                         "ARCHIVE_UNSAFE", "the tar may hold plain files below its root only", member.name
                     )

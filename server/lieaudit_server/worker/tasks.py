@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from lieaudit.spec import AuditSpec
 from lieaudit.torch.containers import check_pt2, check_safetensors
 from lieaudit.torch.files import TorchFiles
 from lieaudit_server.worker.channel import Channel
-from lieaudit_server.worker.sources import Blob, model_file, place
+from lieaudit_server.worker.sources import Blob, check_content, model_file, place
 
 if TYPE_CHECKING:
     from lieaudit.data import Dataset
@@ -24,11 +25,16 @@ if TYPE_CHECKING:
 Job = dict[str, Any]
 
 
-def providers(_job: Job, _channel: Channel) -> dict[str, Any]:
-    """Say which execution providers onnxruntime has here."""
+def providers(job: Job, _channel: Channel) -> dict[str, Any]:
+    """Say which execution providers onnxruntime has here, and what could not be had of the sandbox.
+
+    Raises `OSError` where this user cannot read the installed packages.
+    """
     import onnxruntime
 
-    return {"providers": list(onnxruntime.get_available_providers())}
+    for module in (os, dataclasses, onnxruntime):
+        Path(str(module.__file__)).read_bytes()
+    return {"providers": list(onnxruntime.get_available_providers()), "missing": job["missing"]}
 
 
 def check_model(job: Job, _channel: Channel) -> dict[str, Any]:
@@ -81,7 +87,6 @@ def audit(job: Job, channel: Channel) -> dict[str, Any]:
     from lieaudit.shards import DirectoryShards
     from lieaudit_server.conversions import report_to_proto
 
-    folder = Path(job["folder"])
     blob = _blob(job["model"])
 
     def report_progress(step: Progress) -> None:
@@ -93,7 +98,7 @@ def audit(job: Job, channel: Channel) -> dict[str, Any]:
         AuditSpec.from_dict(job["spec"]),
         name=blob.name,
         progress=report_progress,
-        shards=DirectoryShards(folder / "shards"),
+        shards=DirectoryShards(Path(job["shards"])),
         source=_torch_files(job),
     )
     data = report_to_proto(report).SerializeToString(deterministic=True)
@@ -203,8 +208,8 @@ def _open_dataset(job: Job) -> Dataset:
     limits = Limits(
         members=bounds["archive_members"], unpacked_bytes=bounds["unpacked_bytes"], pixels=bounds["image_pixels"]
     )
-    path = place(blob, Path(job["scratch"]) / "data")
-    dataset = open_dataset(path, blob.format, name=blob.name, limits=limits)
+    check_content(blob)
+    dataset = open_dataset(blob.path, blob.format, name=blob.name, limits=limits)
     if dataset.count > bounds["images"]:
         raise DataError(
             f"{dataset.count} images; this server takes at most {bounds['images']}",
