@@ -48,7 +48,7 @@ def _leak_environment():
 
 
 def _lie():
-    for descriptor in range(3, 20):
+    for descriptor in {*range(3, 20)} - {_MARKER}:
         try:
             os.write(descriptor, b'{"type": "result", "value": {"rows_per_second": "\\ud800"}}\nnot json\n')
         except OSError:
