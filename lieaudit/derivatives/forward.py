@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from lieaudit.autodiff.context import TANGENT_NODES
 from lieaudit.derivatives.base import NOTHING, Derivatives, Float32Array, Float64Array, FurtherRows, rows_of
 from lieaudit.derivatives.rounding import COVERAGE, patterns
 from lieaudit.errors import BudgetError, ModelError, UnsupportedOpError
-from lieaudit.graph.forward.context import TANGENT_NODES
 from lieaudit.graph.forward.coverage import caveats
 from lieaudit.graph.forward.rewrite import Rewritten, rewrite
 from lieaudit.graph.forward.shapes import measure_shapes

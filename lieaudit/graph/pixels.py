@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lieaudit.errors import ModelError
+from lieaudit.ops import is_op, lookup
 
 INTEGERS = {
     ir.DataType.UINT8,
@@ -22,14 +23,6 @@ INTEGERS = {
     ir.DataType.UINT64,
     ir.DataType.INT64,
 }
-
-_MOVES = {
-    "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "SpaceToDepth", "Split",
-    "Squeeze", "Tile", "Transpose", "Unsqueeze",
-}  # fmt: skip
-"""Ops that copy elements of their first input and look at none."""
-
-_ASKS = {"Shape", "Size"}
 
 
 def range_of(image: ir.Value) -> tuple[int, int] | None:
@@ -71,20 +64,20 @@ def to_real(model: ir.Model, image: ir.Value) -> str:
 def _read_real(node: ir.Node, pixels: set[ir.Value], dtype: ir.DataType, image: ir.Value) -> list[ir.Value]:
     """Let a node read real pixels; give those of its outputs that are pixels still."""
     own = [value in pixels for value in node.inputs]
-    kind = node.op_type if node.domain == "" else ""
-    if kind in _ASKS:
+    op = lookup(node)
+    if op is not None and op.shape_only:
         return []
-    if kind == "Cast":
+    if is_op(node, "Cast"):
         to = ir.DataType(node.attributes["to"].as_int())
         if to.is_floating_point():
             return []  # what follows is a function of real numbers
         if to in INTEGERS and _holds(to, dtype):
             node.attributes["to"] = ir.AttrInt64("to", ir.DataType.FLOAT.value)
             return [node.outputs[0]]
-    if kind == "DequantizeLinear" and own[0] and not any(own[1:]) and _is_single(node.inputs[1]):
+    if is_op(node, "DequantizeLinear") and own[0] and not any(own[1:]) and _is_single(node.inputs[1]):
         _dequantise(node)
         return []
-    moved = all(own) if kind == "Concat" else kind in _MOVES and own[0] and not any(own[1:])
+    moved = all(own) if is_op(node, "Concat") else op is not None and op.copies and own[0] and not any(own[1:])
     if moved:
         return list(node.outputs)
     raise _refused(image, node)

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lieaudit.layerwise.atoms import GRID, HEIGHT, WIDTH, Atom, size_of
-from lieaudit.layerwise.axes import BATCH
 from lieaudit.layerwise.emitter import Emitter
-from lieaudit.layerwise.layouts import Layout
+from lieaudit.layouts.atoms import GRID, HEIGHT, WIDTH, Atom, size_of
+from lieaudit.layouts.layout import Layout
+from lieaudit.layouts.tracker import BATCH
 from lieaudit.symmetries import derivative_matrix, get_generator, velocity_field
 
 Float32Array = npt.NDArray[np.float32]

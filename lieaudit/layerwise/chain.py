@@ -27,13 +27,13 @@ import onnx_ir.passes.common as passes
 
 from lieaudit.graph.forward import rewrite
 from lieaudit.layerwise.action import Action, emit_action
-from lieaudit.layerwise.axes import BATCH, measured_sizes
 from lieaudit.layerwise.buffers import Buffers
 from lieaudit.layerwise.emitter import Emitter
-from lieaudit.layerwise.layouts import Layout
 from lieaudit.layerwise.prepared import Prepared
 from lieaudit.layerwise.rows import Rows
 from lieaudit.layerwise.stages import Stage, boundary_layouts, cut_out, image_bytes, peak_bytes
+from lieaudit.layouts.layout import Layout
+from lieaudit.layouts.tracker import BATCH, measured_sizes
 from lieaudit.runtime.providers import find_provider, usable_cores
 from lieaudit.runtime.session import Session
 

@@ -24,12 +24,12 @@ import numpy as np
 import onnx_ir as ir
 
 from lieaudit.layerwise.action import Action, emit_action
-from lieaudit.layerwise.axes import BATCH, measured_sizes
 from lieaudit.layerwise.emitter import Emitter
-from lieaudit.layerwise.layouts import Layout
 from lieaudit.layerwise.prepared import Prepared
 from lieaudit.layerwise.rows import Float32Array, Float64Array, Rows
 from lieaudit.layerwise.stages import Stage, boundary_layouts, cut_out, peak_bytes
+from lieaudit.layouts.layout import Layout
+from lieaudit.layouts.tracker import BATCH, measured_sizes
 from lieaudit.runtime.session import Session
 
 if TYPE_CHECKING:

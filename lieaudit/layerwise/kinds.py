@@ -7,32 +7,12 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from lieaudit.layerwise.atoms import GRID, has_grid
-from lieaudit.layerwise.axes import Tracker
-from lieaudit.layerwise.axis_rules import is_pointwise
-from lieaudit.layerwise.commute import varies_over_grid
-from lieaudit.layerwise.layouts import layout_of
-
-_NORMALISATIONS = {
-    "BatchNormalization",
-    "GroupNormalization",
-    "InstanceNormalization",
-    "LRN",
-    "LayerNormalization",
-    "LpNormalization",
-    "MeanVarianceNormalization",
-    "RMSNormalization",
-    "SimplifiedLayerNormalization",
-    "SkipLayerNormalization",
-}
-_NONLINEARITIES = {
-    "Abs", "BiasGelu", "Celu", "Clip", "Elu", "Erf", "FastGelu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu",
-    "Max", "Min", "Mish", "PRelu", "QuickGelu", "Relu", "Selu", "Sigmoid", "Sin", "Softmax", "Softplus", "Softsign",
-    "Swish", "Tanh", "ThresholdedRelu",
-}  # fmt: skip
-_POOLS = {"AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool"}
-_REDUCTIONS = {"ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "ReduceL2", "ReduceLogSumExp"}
-_CONVOLUTIONS = {"Conv", "ConvInteger", "FusedConv"}
+from lieaudit.layouts.atoms import GRID, has_grid
+from lieaudit.layouts.layout import layout_of
+from lieaudit.layouts.tracker import Tracker
+from lieaudit.ops import Kind, is_op, lookup
+from lieaudit.ops.commuting import varies_over_grid
+from lieaudit.ops.convolution import is_pointwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +21,15 @@ class View:
 
     nodes: Sequence[ir.Node]
     tracker: Tracker
-    ops: frozenset[str]
+    kinds: frozenset[Kind]
 
-    def convolutions(self) -> list[ir.Node]:
-        """Give the convolutions."""
-        return [n for n in self.nodes if n.op_type in _CONVOLUTIONS]
+    def of(self, *kinds: Kind) -> list[ir.Node]:
+        """Return the nodes of these kinds."""
+        return [n for n in self.nodes if _kind(n) in kinds]
+
+    def has(self, *names: str) -> bool:
+        """Say whether a node is one of these ops of the default domain."""
+        return any(is_op(n, *names) for n in self.nodes)
 
     def grid(self, value: ir.Value | None) -> tuple[tuple[str, int], ...]:
         """Give the grid of a tensor; empty for vectors and unknown layouts."""
@@ -77,23 +61,21 @@ def _head(view: View) -> bool:
 
 
 def _attention(view: View) -> bool:
-    if view.ops & {"Attention", "MultiHeadAttention"}:
-        return True
-    products = sum(
-        n.op_type in {"MatMul", "Einsum", "FusedMatMul"} and len(_dependent(view, n.inputs)) > 1 for n in view.nodes
-    )
-    return (products >= 2 and "Softmax" in view.ops) or products >= 1
+    """Look for the op, or for a product of two tensors that both depend on the image."""
+    products = view.of(Kind.MATRIX_PRODUCT)
+    several = any(len(_dependent(view, n.inputs)) > 1 and not is_op(n, "Gemm") for n in products)
+    return Kind.ATTENTION in view.kinds or several
 
 
 def _patch_embedding(view: View) -> bool:
-    for node in view.convolutions():
+    for node in view.of(Kind.CONVOLUTION):
         sizes = view.tracker.sizes(node.inputs[1])
         strides = view.tracker.ints(node, "strides") or [1]
         source = view.grid(node.inputs[0])
         if sizes is not None and list(sizes[2:]) == strides and strides[0] > 1 and _is_image(view, source):
             return True
     return any(
-        n.op_type in {"MatMul", "Gemm"}
+        is_op(n, "MatMul", "Gemm")
         and any(has_grid(axis) for axis in (view.tracker.of(n.inputs[0]) or ())[-1:])
         and view.grid(n.inputs[0]) != view.grid(n.outputs[0]) != ()
         for n in view.nodes
@@ -107,7 +89,7 @@ def _is_image(view: View, grid: tuple[tuple[str, int], ...]) -> bool:
 
 def _positional(view: View) -> bool:
     return any(
-        n.op_type == "Add"
+        is_op(n, "Add")
         and layout_of(view.tracker.of(n.outputs[0])).spatial
         and len(_dependent(view, n.inputs)) == 1
         and any(varies_over_grid(view.tracker, v, n.outputs[0]) for v in n.inputs if not view.tracker.varies(v))
@@ -116,27 +98,26 @@ def _positional(view: View) -> bool:
 
 
 def _downsampling(view: View) -> bool:
-    strided = any(max(view.tracker.ints(n, "strides") or [1]) > 1 for n in view.convolutions())
+    strided = any(max(view.tracker.ints(n, "strides") or [1]) > 1 for n in view.of(Kind.CONVOLUTION))
     sliced = any(
-        n.op_type == "Slice" and max(view.tracker.ints(n, "steps", 4) or [1]) > 1 and view.grid(n.inputs[0])
+        is_op(n, "Slice") and max(view.tracker.ints(n, "steps", 4) or [1]) > 1 and view.grid(n.inputs[0])
         for n in view.nodes
     )
-    return strided or sliced or "SpaceToDepth" in view.ops
+    return strided or sliced or Kind.DOWNSAMPLING in view.kinds
 
 
 def _pooling(view: View) -> bool:
-    return bool(view.ops & _POOLS) or any(
-        n.op_type in _REDUCTIONS and view.grid(n.inputs[0]) != view.grid(n.outputs[0]) for n in view.nodes
-    )
+    reduced = view.of(Kind.REDUCTION)
+    return Kind.POOLING in view.kinds or any(view.grid(n.inputs[0]) != view.grid(n.outputs[0]) for n in reduced)
 
 
 def _normalisation(view: View) -> bool:
-    return bool(view.ops & _NORMALISATIONS) or ("ReduceMean" in view.ops and bool(view.ops & {"Sqrt", "Pow"}))
+    return Kind.NORMALISATION in view.kinds or (view.has("ReduceMean") and view.has("Sqrt", "Pow"))
 
 
 def _mixing(view: View) -> bool:
     """Whether weights combine positions without being a convolution: token mixing, or flatten and multiply."""
-    return any(n.op_type in {"MatMul", "Gemm", "Einsum"} and _contracts_grid(view, n) for n in view.nodes)
+    return any(_contracts_grid(view, n) for n in view.of(Kind.MATRIX_PRODUCT))
 
 
 def _contracts_grid(view: View, node: ir.Node) -> bool:
@@ -156,15 +137,15 @@ KINDS: tuple[tuple[str, Test], ...] = (
     ("positional embedding", _positional),
     ("normalisation", _normalisation),
     ("pooling", _pooling),
-    ("upsampling", lambda v: bool(v.ops & {"Resize", "Upsample", "ConvTranspose", "DepthToSpace"})),
+    ("upsampling", lambda v: Kind.UPSAMPLING in v.kinds),
     ("downsampling", _downsampling),
-    ("convolution", lambda v: any(not is_pointwise(v.tracker, n) for n in v.convolutions())),
-    ("pointwise linear", lambda v: bool(v.ops & ({"MatMul", "Gemm", "Einsum", "FusedMatMul"} | _CONVOLUTIONS))),
-    ("nonlinearity", lambda v: bool(v.ops & _NONLINEARITIES)),
-    ("residual", lambda v: bool(v.ops & {"Add", "Sum"}) and any(len(_dependent(v, n.inputs)) > 1 for n in v.nodes)),
-    ("gating", lambda v: "Mul" in v.ops and any(len(_dependent(v, n.inputs)) > 1 for n in v.nodes)),
-    ("affine", lambda v: bool(v.ops & {"Add", "Sub", "Mul", "Div"})),
-    ("padding", lambda v: "Pad" in v.ops),
+    ("convolution", lambda v: any(not is_pointwise(v.tracker, n) for n in v.of(Kind.CONVOLUTION))),
+    ("pointwise linear", lambda v: bool(v.of(Kind.MATRIX_PRODUCT, Kind.CONVOLUTION))),
+    ("nonlinearity", lambda v: Kind.NONLINEARITY in v.kinds),
+    ("residual", lambda v: any(len(_dependent(v, n.inputs)) > 1 for n in v.of(Kind.SUM))),
+    ("gating", lambda v: any(len(_dependent(v, n.inputs)) > 1 for n in v.of(Kind.PRODUCT))),
+    ("affine", lambda v: bool(v.of(Kind.SUM, Kind.PRODUCT, Kind.AFFINE))),
+    ("padding", lambda v: Kind.PADDING in v.kinds),
     ("rearrangement", lambda _v: True),
 )
 """Order matters: a segment with a convolution and a nonlinearity is a convolution."""
@@ -172,5 +153,10 @@ KINDS: tuple[tuple[str, Test], ...] = (
 
 def kind_of(nodes: Sequence[ir.Node], tracker: Tracker) -> str:
     """Give the kind of a segment."""
-    view = View(nodes, tracker, frozenset(node.op_type for node in nodes))
+    view = View(nodes, tracker, frozenset(kind for node in nodes if (kind := _kind(node)) is not None))
     return next(kind for kind, test in KINDS if test(view))
+
+
+def _kind(node: ir.Node) -> Kind | None:
+    op = lookup(node)
+    return op.kind if op is not None else None

@@ -12,19 +12,21 @@ import onnx_ir.passes.common as passes
 
 from lieaudit.errors import ModelError
 from lieaudit.graph.forward import inline_control_flow, measure_shapes, reads
-from lieaudit.layerwise.atoms import Axes
-from lieaudit.layerwise.axes import Tracker, measured_sizes, track
-from lieaudit.layerwise.layouts import parse_layouts
+from lieaudit.layerwise.axes import track
 from lieaudit.layerwise.probe import probe_integers
 from lieaudit.layerwise.segments import Segmentation, segment
 from lieaudit.layerwise.stages import Stage, commuting, plan_stages, settle_shapes, shape_tensors
+from lieaudit.layouts.atoms import Axes
+from lieaudit.layouts.layout import parse_layouts
+from lieaudit.layouts.tracker import Tracker, measured_sizes
+from lieaudit.ops import is_op, lookup
 
 if TYPE_CHECKING:
     from lieaudit.graph.load import AuditableModel
     from lieaudit.spec import AuditSpec
 
 
-_CONTROL_FLOW = {"If", "Loop", "Scan"}
+_CONTROL_FLOW = ("If", "Loop", "Scan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ def prepare(model: AuditableModel, spec: AuditSpec) -> Prepared:
     """
     copy = model.model.clone()
     integers = _settled(copy)
-    while any(node.op_type in _CONTROL_FLOW for node in copy.graph) and inline_control_flow(copy):
+    while any(is_op(node, *_CONTROL_FLOW) for node in copy.graph) and inline_control_flow(copy):
         integers = _settled(copy)
     level = "module" if spec.layerwise == "none" else spec.layerwise
     tracker = track(copy, integers=integers, declared=_declared(copy, spec.layouts))
@@ -92,7 +94,8 @@ def _freeze(model: ir.Model, integers: Mapping[str, npt.NDArray[Any]]) -> None:
     graph = model.graph
     image_dependent = {graph.inputs[0]}
     for node in list(graph):
-        if node.op_type not in {"Shape", "Size"} and any(value in image_dependent for value in node.inputs):
+        op = lookup(node)
+        if not (op is not None and op.shape_only) and any(value in image_dependent for value in node.inputs):
             image_dependent.update(node.outputs)
             continue
         for value in node.outputs:

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from lieaudit.layerwise.axes import Tracker
 from lieaudit.layerwise.commute import Prover
 from lieaudit.layerwise.groups import Groups
 from lieaudit.layerwise.kinds import kind_of
-from lieaudit.layerwise.layouts import Layout, layout_of
 from lieaudit.layerwise.modules import Path, block_paths, module_paths
+from lieaudit.layouts.layout import Layout, layout_of
+from lieaudit.layouts.tracker import Tracker
+from lieaudit.ops import Kind, is_op, lookup
 from lieaudit.report import Skipped
 
-_GLUE = {"Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.DOUBLE}
 
 
@@ -121,10 +121,15 @@ def _absorb_glue(groups: Groups) -> None:
     for node in groups.nodes:
         by_group.setdefault(groups.group_of(node), []).append(node)
     for group, nodes in by_group.items():
-        if all(node.op_type in _GLUE for node in nodes):
+        if all(map(_rearranges, nodes)):
             here = groups.find(group)
             neighbours = [*sorted(groups.producers(here)), *sorted(groups.consumers(here))]
             any(groups.join(other, here) for other in neighbours)
+
+
+def _rearranges(node: ir.Node) -> bool:
+    op = lookup(node)
+    return op is not None and op.kind == Kind.REARRANGEMENT
 
 
 def _blocks(value: ir.Value, tracker: Tracker) -> bool:
@@ -140,7 +145,7 @@ def _recropped(value: ir.Value, tracker: Tracker) -> bool:
     """Whether a tensor is a piece of a grid that a Concat puts together again: half of a cyclic roll."""
     cropped = any(atom.crop is not None for axis in tracker.axes.get(value, ()) for atom in axis)
     return cropped and any(
-        node.op_type == "Concat" and not any(a.crop for axis in tracker.axes.get(node.outputs[0], ()) for a in axis)
+        is_op(node, "Concat") and not any(a.crop for axis in tracker.axes.get(node.outputs[0], ()) for a in axis)
         for node, _ in value.uses()
     )
 
@@ -169,7 +174,7 @@ def _plan(nodes: Sequence[ir.Node], paths: Mapping[ir.Node, Path], tracker: Trac
 
 def _common(nodes: Sequence[ir.Node], paths: Mapping[ir.Node, Path]) -> Path:
     """Give the beginning that the nodes' paths share; nodes that only rearrange have no say where there are others."""
-    own = [paths[n] for n in nodes if n.op_type not in _GLUE] or [paths[n] for n in nodes]
+    own = [paths[n] for n in nodes if not _rearranges(n)] or [paths[n] for n in nodes]
     length = min(map(len, own))
     while length and any(p[:length] != own[0][:length] for p in own):
         length -= 1
@@ -194,5 +199,5 @@ def _unique(plans: Sequence[SegmentPlan]) -> Iterable[SegmentPlan]:
 
 def _short(plan: SegmentPlan) -> str:
     """Give a word for a segment of several: its only op, or its kind."""
-    ops = [op for op in plan.ops if op not in _GLUE]
+    ops = list(dict.fromkeys(node.op_type for node in plan.nodes if not _rearranges(node)))
     return ops[0] if len(ops) == 1 else plan.kind.replace(" ", "_")

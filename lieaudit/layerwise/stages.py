@@ -15,9 +15,9 @@ import numpy as np
 import onnx_ir as ir
 
 from lieaudit.graph.forward.shapes import MEASURED
-from lieaudit.layerwise.axes import BATCH, Tracker, measured_sizes
-from lieaudit.layerwise.layouts import Layout, layout_of
 from lieaudit.layerwise.segments import SegmentPlan
+from lieaudit.layouts.layout import Layout, layout_of
+from lieaudit.layouts.tracker import BATCH, Tracker, measured_sizes
 from lieaudit.symmetries import get_generator
 
 BATCH_SIZE = "lieaudit_batch_size"

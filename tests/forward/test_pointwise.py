@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lieaudit.graph.forward import measure_shapes, rewrite
-from lieaudit.graph.forward.rules.pointwise import SLOPES
+from lieaudit.ops import OPS
 
+_ELSEWHERE = {"Clip", "PRelu"}
+_SLOPES = [o.name for o in OPS.values() if o.tangent is not None and o.tangent.name == "pointwise"]
 _OPSET = {"Gelu": 20, "HardSwish": 14, "Mish": 18, "Swish": 24}
 _ATTRIBUTES = {
     "LeakyRelu": [{"alpha": 0.2}],
@@ -26,7 +28,7 @@ _ATTRIBUTES = {
 _POSITIVE = {"Log", "Sqrt"}
 _UNIT = {"Asin", "Acos", "Atanh"}
 _ABOVE_ONE = {"Acosh"}
-_CASES = [(op, attributes) for op in SLOPES for attributes in [{}, *_ATTRIBUTES.get(op, [])] if op != "Clip"]
+_CASES = [(op, form) for op in _SLOPES if op not in _ELSEWHERE for form in [{}, *_ATTRIBUTES.get(op, [])]]
 
 
 def _torch(op: str, x: np.ndarray):

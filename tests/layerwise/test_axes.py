@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lieaudit.errors import SpecError
-from lieaudit.layerwise.atoms import HEIGHT, WIDTH, Atom, concat, coordinate, merge, plain, reshape, size_of, slice_axis
-from lieaudit.layerwise.axes import BATCH
-from lieaudit.layerwise.layouts import layout_of, parse_layouts
+from lieaudit.layouts.atoms import HEIGHT, WIDTH, Atom, concat, coordinate, merge, plain, reshape, size_of, slice_axis
+from lieaudit.layouts.layout import layout_of, parse_layouts
+from lieaudit.layouts.tracker import BATCH
 
 B, C, H, W = 2, 6, 12, 8
 

@@ -3,7 +3,7 @@
 from lieaudit.graph.forward.graphs import reads
 from lieaudit.graph.forward.prepare import inline_control_flow
 from lieaudit.graph.forward.rewrite import Applied, Rewritten, rewrite
-from lieaudit.graph.forward.rules import Rule, replaced_rule
 from lieaudit.graph.forward.shapes import measure_shapes
+from lieaudit.ops import Rule, replaced_rule
 
 __all__ = ["Applied", "Rewritten", "Rule", "inline_control_flow", "measure_shapes", "reads", "replaced_rule", "rewrite"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from lieaudit.graph.forward.rewrite import Applied, rewrite
-from lieaudit.graph.forward.rules.discrete import INTEGER_RULE
+from lieaudit.ops.op import INTEGER_RULE
 from lieaudit.report import Skipped
 
 

@@ -10,9 +10,10 @@ import onnx_ir.passes.common as passes
 import onnxruntime
 
 from lieaudit.graph.forward.graphs import new_constant
+from lieaudit.ops import is_op
 from lieaudit.runtime.serialised import serialised
 
-_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+_RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
 
 _FOLD_LIMIT = 1 << 24
 """Largest folded constant, in elements: more would trade memory for nothing."""
@@ -25,7 +26,7 @@ def fold_constants(model: ir.Model) -> None:
     foldable = []
     for node in graph:
         if (
-            node.op_type not in _RANDOM
+            not is_op(node, *_RANDOM)
             and all(value is None or value in known for value in node.inputs)
             and not any(a.type in {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS} for a in node.attributes.values())
             and all(_small(value) for value in node.outputs)

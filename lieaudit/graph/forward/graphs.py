@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from lieaudit.graph.forward.context import constant
+from lieaudit.errors import ModelError
+from lieaudit.graph.nodes import constant
+from lieaudit.ops import is_op
 
 
 def subgraphs(node: ir.Node) -> list[ir.Graph]:
@@ -76,6 +78,25 @@ def _recaptured(graph: ir.Graph, mapping: Mapping[ir.Value, ir.Value]) -> ir.Gra
     return copy
 
 
+def initial(value: ir.Value) -> np.ndarray[Any, Any]:
+    """Return the array of an initializer.
+
+    Raises
+    ------
+    ModelError
+        INITIALIZER_MISSING, naming the tensor: the file holds no data for it.
+    """
+    array = constant(value)
+    if array is None:
+        raise ModelError(
+            f"initializer {value.name!r} has no data",
+            reason="INITIALIZER_MISSING",
+            subject=value.name or "",
+            hint="export the model again, with its weights",
+        )
+    return array
+
+
 def new_constant(graph: ir.Graph, array: np.ndarray[Any, Any], name: str) -> ir.Value:
     """Register an initializer under a name like the given one."""
     unique, serial = name, 0
@@ -99,12 +120,16 @@ def inline_body(
     copy.remove(inner)
     replaced: dict[ir.Value, ir.Value] = {}
     for value, given in zip(copy.inputs, inputs, strict=True):
-        assert given is not None  # noqa: S101 - a body's inputs are all there
+        if given is None:
+            raise ModelError(
+                f"{node.op_type} {node.name!r} leaves out an input that its subgraph reads, {value.name!r}",
+                reason="INPUT_MISSING",
+                subject=node.name or node.op_type,
+                hint="check the model with onnx.checker.check_model, and export it again",
+            )
         replaced[value] = given
     for value in list(copy.initializers.values()):
-        array = constant(value)
-        assert array is not None  # noqa: S101 - an initializer has a value
-        replaced[value] = new_constant(graph, array, f"{prefix}.{value.name}")
+        replaced[value] = new_constant(graph, initial(value), f"{prefix}.{value.name}")
     for value, given in replaced.items():
         value.replace_all_uses_with(given)
     for index, moved in enumerate(inner):
@@ -122,9 +147,7 @@ def splice(graph: ir.Graph, node: ir.Node, body: ir.Graph, inputs: Mapping[str, 
     for value in list(body.inputs):
         value.replace_all_uses_with(inputs[value.name or ""])
     for value in list(body.initializers.values()):
-        array = constant(value)
-        assert array is not None  # noqa: S101 - an initializer has a value
-        value.replace_all_uses_with(new_constant(graph, array, f"{prefix}.{value.name}"))
+        value.replace_all_uses_with(new_constant(graph, initial(value), f"{prefix}.{value.name}"))
     outputs = {value.name: value for value in body.outputs}
     inner = list(body)
     body.outputs.clear()
@@ -150,9 +173,9 @@ def lift_opset(graph: ir.Graph) -> None:
     if graph.opset_imports.get("", 9) >= 9:
         return
     for node in list(graph):
-        if node.op_type == "BatchNormalization" and node.attributes.get_int("spatial", default=True):
+        if is_op(node, "BatchNormalization") and node.attributes.get_int("spatial", default=True):
             node.attributes.pop("spatial", None)
-        if node.op_type == "Upsample" and "scales" in node.attributes:
+        if is_op(node, "Upsample") and "scales" in node.attributes:
             scales = np.array(node.attributes.pop("scales").as_floats(), np.float32)
             node.resize_inputs(2)
             node.replace_input_with(1, new_constant(graph, scales, f"{node.name or node.outputs[0].name}.scales"))

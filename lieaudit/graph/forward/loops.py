@@ -11,20 +11,19 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from lieaudit.graph.forward.context import constant
 from lieaudit.graph.forward.graphs import inline_body, new_constant, reads
 from lieaudit.graph.forward.shapes import MEASURED, measure_shapes
+from lieaudit.graph.nodes import constant
+from lieaudit.ops import is_op, lookup
 
 _MOST_NODES = 20_000
 """Nodes of one unrolled loop at most: larger graphs take onnxruntime minutes to load."""
-
-_SIZES = {"Shape", "Size"}
 
 
 def unroll_loops(model: ir.Model) -> bool:
     """Replace what can be unrolled in the main graph, in place; say whether anything was."""
     graph = model.graph
-    loops = [node for node in graph if node.op_type in {"Loop", "Scan"} and node.domain in {"", "ai.onnx"}]
+    loops = [node for node in graph if is_op(node, "Loop", "Scan")]
     if not loops:
         return False
     measure_shapes(model)
@@ -70,17 +69,22 @@ def _moving(graph: ir.Graph, node: ir.Node, body: ir.Graph) -> set[ir.Value]:
     """Give the values of a loop's body that depend on the graph's inputs by more than their sizes."""
     outside = {value for value in graph.inputs if not value.is_initializer()}
     for before in graph:
-        if before.op_type not in _SIZES and not outside.isdisjoint(reads(before)):
+        if not _only_sizes(before) and not outside.isdisjoint(reads(before)):
             outside.update(before.outputs)
     moving = set(outside)
     carried = list(zip(node.inputs[2:], body.inputs[2:], body.outputs[1:], strict=False))
     moving |= {inner for start, inner, _ in carried if start in outside}
     for _ in range(len(carried) + 1):  # each pass taints at least one further state, or none
         for inner in body:
-            if inner.op_type not in _SIZES and not moving.isdisjoint(reads(inner)):
+            if not _only_sizes(inner) and not moving.isdisjoint(reads(inner)):
                 moving.update(inner.outputs)
         moving |= {inner for _, inner, after in carried if after in moving}
     return moving
+
+
+def _only_sizes(node: ir.Node) -> bool:
+    op = lookup(node)
+    return op is not None and op.shape_only
 
 
 def _unroll(graph: ir.Graph, node: ir.Node, body: ir.Graph, rounds: int) -> None:

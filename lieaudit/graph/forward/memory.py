@@ -8,18 +8,13 @@ graph order.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Mapping
 
 import onnx_ir as ir
 
-from lieaudit.graph.forward.tangent import Dims
+from lieaudit.autodiff.sizes import Dims, size_of
+from lieaudit.ops import is_op, lookup
 
-_SIZE = re.compile(r"(?P<directions>D\*)?(?P<multiple>\d*)(?P<batch>N?)")
-_VIEWS = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
-"""Ops whose output shares the memory of their input."""
-
-_CONVOLUTIONS = {"Conv", "ConvTranspose"}
 _DEFAULT_BYTES = 4
 OVERHEAD = 1.6
 """What onnxruntime's arena holds over what is alive (rounding, fragments); measured on
@@ -51,7 +46,8 @@ def peak_bytes(
             if read is not None and read in root:
                 last[root[read]] = position
         for value in node.outputs:
-            source = node.inputs[0] if node.op_type in _VIEWS and node.inputs else None
+            op = lookup(node)
+            source = node.inputs[0] if op is not None and op.view and node.inputs else None
             if source is not None and source in root:
                 root[value] = root[source]
             else:
@@ -77,7 +73,7 @@ def peak_bytes(
 
 def _workspace(node: ir.Node, sizes: Mapping[ir.Value, int], root: Mapping[ir.Value, ir.Value]) -> int:
     """Give what a node holds while it runs: a convolution, copies of what it reads and writes in another layout."""
-    if node.op_type not in _CONVOLUTIONS:
+    if not is_op(node, "Conv", "ConvTranspose"):
         return 0
     read = node.inputs[0]
     return sizes.get(root.get(read, read), 0) + sizes.get(node.outputs[0], 0) if read is not None else 0
@@ -90,7 +86,8 @@ def _kept(model: ir.Model, tangents_in: Collection[str]) -> set[ir.Value]:
     kept: set[ir.Value] = set()
     for node in graph:
         read = [value for value in node.inputs if value is not None and not value.is_initializer()]
-        if node.op_type != "Shape" and any(value in moving for value in read):
+        op = lookup(node)
+        if not (op is not None and op.shape_only) and any(value in moving for value in read):
             moving.update(node.outputs)
             kept.update(value for value in read if value not in moving)
     return kept
@@ -102,15 +99,3 @@ def _bytes(value: ir.Value, extents: Mapping[str, Dims], images: int, directions
         return 0
     itemsize = int(value.dtype.itemsize) if value.dtype is not None else _DEFAULT_BYTES
     return itemsize * math.prod(size_of(size, images, directions) for size in dims)
-
-
-def size_of(size: int | str, images: int, directions: int) -> int:
-    """Give a size for so many images and directions; a symbol that follows neither counts as its first number."""
-    if isinstance(size, int):
-        return max(size, 1)
-    if size == "D":
-        return directions
-    match = _SIZE.match(size)
-    assert match is not None  # noqa: S101 - every part of the pattern may be empty
-    number = int(match["multiple"] or 1)
-    return number * (images if match["batch"] else 1) * (directions if match["directions"] else 1)

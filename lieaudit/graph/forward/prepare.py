@@ -1,14 +1,14 @@
 """What is done to a graph before tangents are added; none of it changes the function.
 
 Functions are inlined, onnxruntime's own ops written out, constants folded, branches with a constant condition taken,
-loops and recurrent layers unrolled, batch normalisation folded into the convolution before it, ops without a rule of
-their own replaced by their definition in the ONNX standard, linear models of ai.onnx.ml by products and sums, and opset
-7 and 8 lifted to 9 (the first with Where, Sign and the Scan that the generic rule needs).
+loops and recurrent layers unrolled, batch normalisation folded into the convolution before it, what no rule covers
+replaced by its definition in the ONNX standard, linear models of ai.onnx.ml by products and sums, and opset 7 and 8
+lifted to 9 (the first with Where, Sign and the Scan that the generic rule needs).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -17,24 +17,23 @@ import onnx.inliner
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from lieaudit.graph.forward import machine_learning
-from lieaudit.graph.forward.context import constant
 from lieaudit.graph.forward.folding import fold_constants
 from lieaudit.graph.forward.fused import expand
-from lieaudit.graph.forward.graphs import inline_body, lift_opset, new_constant, splice
+from lieaudit.graph.forward.graphs import inline_body, lift_opset, new_constant, reads, splice
 from lieaudit.graph.forward.grids import affine_grid
 from lieaudit.graph.forward.loops import unroll_loops
-from lieaudit.graph.forward.recurrent import RECURRENT, unrolled
-from lieaudit.graph.forward.rules import RULES
 from lieaudit.graph.forward.sequences import resolve_sequences
 from lieaudit.graph.forward.shapes import MEASURED, measure_shapes
+from lieaudit.graph.nodes import constant
+from lieaudit.ops import FLOATS, Use, is_op, lookup
+from lieaudit.ops.op import Body
 
-_KEPT = {"Range"}
-"""Ops whose body in the standard is a loop that says less than they do."""
 
+def prepare(model: ir.Model, active: Collection[str] | None = None) -> ir.Model:
+    """Give the graph as the rules want it; the given model may be changed and must not be used again.
 
-def prepare(model: ir.Model) -> ir.Model:
-    """Give the graph as the rules want it; the given model may be changed and must not be used again."""
+    ``active`` names the inputs that get tangents; default: every floating-point input.
+    """
     if model.functions:
         model = passes.InlinePass()(model).model
     graph = model.graph
@@ -43,8 +42,8 @@ def prepare(model: ir.Model) -> ir.Model:
         graph.meta.pop(MEASURED, None)
     inline_control_flow(model)
     passes.RemoveUnusedNodesPass()(model)
-    _rewrite_layers(model)
-    _expand_functions(model)
+    _write_out(model)
+    _expand_functions(model, active)
     _fold_batch_normalization(graph)
     if not graph.meta.get(MEASURED):
         measure_shapes(model)
@@ -69,7 +68,7 @@ def _take_branches(graph: ir.Graph) -> bool:
     """Inline the branch of every If whose condition is constant."""
     taken = False
     for node in list(graph):
-        condition = constant(node.inputs[0]) if node.op_type == "If" and not node.domain else None
+        condition = constant(node.inputs[0]) if is_op(node, "If") else None
         if condition is None:
             continue
         branch = node.attributes["then_branch" if bool(condition.reshape(-1)[0]) else "else_branch"].as_graph()
@@ -84,49 +83,59 @@ def _take_branches(graph: ir.Graph) -> bool:
     return taken
 
 
-def _expand_functions(model: ir.Model) -> None:
-    """Replace ops that have no rule by their function body from the ONNX standard."""
+def _expand_functions(model: ir.Model, active: Collection[str] | None) -> None:
+    """Replace what no rule covers by its function body from the ONNX standard."""
     graph = model.graph
     opset = graph.opset_imports[""]
     for _ in range(4):  # bodies may use further functions
+        if not any(is_op(node, node.op_type) and _has_body(node.op_type, opset) for node in graph):
+            return
+        measure_shapes(model)
         expanded = False
-        for node in list(graph):
-            if (
-                node.domain not in {"", "ai.onnx"}
-                or ("", node.op_type) in RULES
-                or node.op_type in _KEPT
-                or not _has_body(node.op_type, opset)
-            ):
-                continue
-            expanded = _expand(model, node) or expanded
+        for node in _uncovered(graph, active):
+            if is_op(node, node.op_type) and _has_body(node.op_type, opset):
+                expanded = _expand(model, node) or expanded
         if not expanded:
             return
         graph.meta.pop(MEASURED, None)
         fold_constants(model)
 
 
-def _rewrite_layers(model: ir.Model) -> None:
-    """Unroll recurrent layers, write out linear models and affine grids."""
+def _uncovered(graph: ir.Graph, active: Collection[str] | None) -> list[ir.Node]:
+    """Give the nodes with a moving operand or a read output that their op's rule does not cover."""
+    moving = {v for v in graph.inputs if (v.dtype in FLOATS if active is None else v.name in active)}
+    found = []
+    for node in graph:
+        if moving.isdisjoint(reads(node)):
+            continue
+        use, op = Use.of(node, graph.opset_imports[""], moving), lookup(node)
+        rule = op.tangent if op is not None else None
+        covered = rule is not None and not rule.refuses(use)
+        if not covered:
+            found.append(node)
+        if rule is None or not covered or rule.moves(use):
+            moving.update(value for value in node.outputs if value.dtype is None or value.dtype in FLOATS)
+    return found
+
+
+def _write_out(model: ir.Model) -> None:
+    """Replace ops by what the table writes them as in other ops: recurrent layers, linear models."""
     graph = model.graph
-    layers = [node for node in graph if _written_as(node) is not None]
-    if not layers:
+    bodies = [(node, body) for node in graph if (body := _body(node)) is not None]
+    if not bodies:
         return
     measure_shapes(model)
-    for node in layers:
-        write = _written_as(node)
-        proto = write(node, graph.opset_imports[""]) if write is not None else None
+    for node, body in bodies:
+        proto = body(node, graph.opset_imports[""])
         if proto is not None:
             inputs = {f"in{i}": value for i, value in enumerate(node.inputs) if value is not None}
             splice(graph, node, ir.from_proto(proto).graph, inputs)
             graph.meta.pop(MEASURED, None)
 
 
-def _written_as(node: ir.Node) -> Callable[[ir.Node, int], onnx.ModelProto | None] | None:
-    if node.domain == machine_learning.DOMAIN:
-        return machine_learning.as_products
-    if node.op_type == "AffineGrid":
-        return affine_grid
-    return unrolled if node.op_type in RECURRENT else None
+def _body(node: ir.Node) -> Body | None:
+    op = lookup(node)
+    return affine_grid if is_op(node, "AffineGrid") else op.body if op is not None else None
 
 
 def _has_body(op_type: str, opset: int) -> bool:
@@ -178,13 +187,13 @@ def _fold_batch_normalization(graph: ir.Graph) -> None:
     """Fold BatchNormalization with fixed statistics into the Conv whose only reader it is."""
     for node in list(graph):
         if (
-            node.op_type != "BatchNormalization"
+            not is_op(node, "BatchNormalization")
             or len([v for v in node.outputs if v.uses() or v.is_graph_output()]) > 1
         ):
             continue
         source = node.inputs[0]
         convolution = source.producer() if source is not None else None
-        if convolution is None or convolution.op_type != "Conv" or source is None:
+        if convolution is None or not is_op(convolution, "Conv") or source is None:
             continue
         if (
             len(source.uses()) != 1

@@ -9,18 +9,18 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from lieaudit.autodiff.context import Context
+from lieaudit.autodiff.rows import rows_or_zeros
+from lieaudit.autodiff.sizes import Dims
+from lieaudit.autodiff.tangent import Tangent
 from lieaudit.errors import ModelError, UnsupportedOpError
-from lieaudit.graph.forward.context import Context
+from lieaudit.graph.forward.generic import GENERIC
 from lieaudit.graph.forward.graphs import reads
 from lieaudit.graph.forward.memory import OVERHEAD, peak_bytes
 from lieaudit.graph.forward.prepare import prepare
-from lieaudit.graph.forward.rules import RULES, Rule
-from lieaudit.graph.forward.rules import families as _families  # noqa: F401 - fills the table
-from lieaudit.graph.forward.rules.discrete import QUANTISATION_RULE
-from lieaudit.graph.forward.rules.generic import GENERIC
-from lieaudit.graph.forward.rules.layout import rows_or_zeros
 from lieaudit.graph.forward.shapes import measure_shapes
-from lieaudit.graph.forward.tangent import Dims, Tangent
+from lieaudit.ops import Rule, Use, lookup, name_of
+from lieaudit.ops.op import QUANTISATION_RULE
 
 DIRECTIONS = "D"
 """Name of the symbolic number of directions in the rewritten graph."""
@@ -119,7 +119,7 @@ def rewrite(
         checker.
     """
     measure_shapes(model)
-    model = prepare(_part(model, inputs, outputs))
+    model = prepare(_part(model, inputs, outputs), active)
     graph = model.graph
     opset = graph.opset_imports[""]
     names = list(active) if active is not None else [v.name or "" for v in graph.inputs if v.dtype in _FLOATS]
@@ -139,9 +139,9 @@ def rewrite(
         context.move_after(node)
         if is_active(context, node):
             applied.append(differentiate(context, node))
-        elif (own := _own_rule(node)) is not None and own.name == QUANTISATION_RULE and not _constant_inputs(node):
+        elif (rule := _quantises(node)) is not None and not _constant_inputs(node):
             # behind a quantised tensor nothing is active any more; the reader should still see why
-            applied.append(_record(node, own))
+            applied.append(_record(node, rule, jumps=True))
     values_out = tuple(value.name or "" for value in graph.outputs)
     tangents_out = [_tangent_output(context, value) for value in list(graph.outputs)]
     finished = _finished(model)
@@ -185,43 +185,62 @@ def is_active(context: Context, node: ir.Node) -> bool:
     return any(value in context.tangents for value in reads(node))
 
 
-def choose(context: Context, node: ir.Node) -> Rule:
-    """Give the rule for a node: its own, or the generic one."""
-    own = _own_rule(node)
-    return own if own is not None and own.accepts(context, node) else GENERIC
-
-
-def _own_rule(node: ir.Node) -> Rule | None:
-    return RULES.get(("" if node.domain == "ai.onnx" else node.domain, node.op_type))
+def choose(context: Context, node: ir.Node) -> tuple[Rule, Use, str]:
+    """Give the rule for a node, how the node is used, and why its own rule does not hold, where it does not."""
+    use = Use.of(node, context.opset, context.tangents)
+    op = lookup(node)
+    own = op.tangent if op is not None else None
+    if own is None:
+        return GENERIC, use, ""
+    refusal = own.refuses(use)
+    return (GENERIC, use, refusal) if refusal else (own, use, "")
 
 
 def differentiate(context: Context, node: ir.Node) -> Applied:
     """Emit the tangents of one node's outputs."""
-    rule = choose(context, node)
-    try:
-        return _apply(context, node, rule)
-    except UnsupportedOpError:
-        # a form that the rule does not take, such as axes that the graph computes
-        if rule is GENERIC:
-            raise
-        return _apply(context, node, GENERIC)
+    rule, use, refusal = choose(context, node)
+    if rule is GENERIC or rule.moves(use):
+        try:
+            _apply(context, node, rule)
+        except UnsupportedOpError as problem:
+            # a form that the rule does not take, such as axes that the graph computes
+            if rule is GENERIC:
+                raise
+            rule, refusal = GENERIC, str(problem)
+            _apply(context, node, rule)
+    return _record(node, rule, jumps=rule.jumps(use), refusal=refusal)
 
 
-def _apply(context: Context, node: ir.Node, rule: Rule) -> Applied:
+def _apply(context: Context, node: ir.Node, rule: Rule) -> None:
+    if rule.apply is None:
+        return
     for tangents in context.lanes:
         context.tangents = tangents
         result = rule.apply(context, node)
-        for value, tangent in zip(
-            node.outputs, [result] if isinstance(result, Tangent) else result or [], strict=False
-        ):
+        made = [result] if isinstance(result, Tangent) else result or []
+        for value, tangent in zip(node.outputs, made, strict=False):
             if tangent is not None:
                 tangents[value] = tangent
-    return _record(node, rule)
 
 
-def _record(node: ir.Node, rule: Rule) -> Applied:
-    op = f"{node.domain}::{node.op_type}" if node.domain not in {"", "ai.onnx"} else node.op_type
-    return Applied(op, node.name or "", rule.name, rule.exact, rule.differentiable, rule.note)
+def _record(node: ir.Node, rule: Rule, *, jumps: bool, refusal: str = "") -> Applied:
+    domain, name = name_of(node)
+    differentiable = rule.differentiable or not jumps
+    note = "" if rule.exact and differentiable else rule.note
+    return Applied(
+        op=f"{domain}::{name}" if domain else name,
+        node=node.name or "",
+        rule=rule.name,
+        exact=rule.exact,
+        differentiable=differentiable,
+        note=f"{note}, because {refusal}" if refusal else note,
+    )
+
+
+def _quantises(node: ir.Node) -> Rule | None:
+    op = lookup(node)
+    rule = op.tangent if op is not None else None
+    return rule if rule is not None and rule.name == QUANTISATION_RULE else None
 
 
 def _constant_inputs(node: ir.Node) -> bool:

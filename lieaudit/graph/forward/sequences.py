@@ -12,10 +12,10 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from lieaudit.graph.forward.context import constant
 from lieaudit.graph.forward.folding import fold_constants
 from lieaudit.graph.forward.graphs import new_constant
 from lieaudit.graph.inference import infer_shapes
+from lieaudit.graph.nodes import constant
 
 _EMPTY = None
 """An optional that holds nothing."""

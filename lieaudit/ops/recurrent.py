@@ -14,9 +14,9 @@ import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
-from lieaudit.graph.forward.context import constant, has_input
+from lieaudit.graph.nodes import constant, has_input
+from lieaudit.ops.op import Op
 
-RECURRENT = ("RNN", "GRU", "LSTM")
 _ACTIVATIONS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
 _WITHOUT_PARAMETERS = {"Sigmoid", "Tanh", "Relu", "Softsign", "Softplus"}
 _LONGEST = 512
@@ -48,8 +48,9 @@ def unrolled(node: ir.Node, opset: int) -> onnx.ModelProto | None:
     body = _Body(node, opset, arrays[1].shape[2])
     per_direction = len(names) // len(reversals)
     for index, backward in enumerate(reversals):
-        own = [array[index] if array is not None else None for array in arrays]
-        body.direction(index, own, names[index * per_direction : (index + 1) * per_direction], length, backward)
+        own = [array[index] if array is not None else None for array in arrays[2:]]
+        functions = names[index * per_direction : (index + 1) * per_direction]
+        body.direction(index, arrays[0][index], arrays[1][index], own, functions, length, backward)
     return body.model()
 
 
@@ -96,14 +97,14 @@ class _Body:
     def direction(
         self,
         index: int,
-        arrays: Sequence[np.ndarray[Any, Any] | None],
+        w: np.ndarray[Any, Any],
+        r: np.ndarray[Any, Any],
+        further: Sequence[np.ndarray[Any, Any] | None],
         activations: Sequence[str],
         length: int,
         backward: bool,  # noqa: FBT001
     ) -> None:
-        w, r, bias, peepholes = arrays
-        assert w is not None  # noqa: S101 - the caller looked
-        assert r is not None  # noqa: S101
+        bias, peepholes = further
         bias = np.zeros(2 * len(r), r.dtype) if bias is None else bias
         moved = self.op("MatMul", "in0", self.const(w.T))
         step = {"RNN": self.rnn, "GRU": self.gru, "LSTM": self.lstm}[self.node.op_type]
@@ -211,3 +212,6 @@ class _Body:
             self.constants,
         )
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
+
+
+OPS = tuple(Op(name, body=unrolled) for name in _ACTIVATIONS)

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from lieaudit.graph.forward.context import Context
-from lieaudit.graph.forward.rules import Outputs, rule
+from lieaudit.autodiff.context import Context
+from lieaudit.graph.nodes import required
+from lieaudit.layouts.atoms import normalise, plain
+from lieaudit.layouts.tracker import Tracker
+from lieaudit.ops.axes import Result, window
+from lieaudit.ops.commuting import spatial
+from lieaudit.ops.op import Kind, Op, Outputs, Rule, Use
 
 
-@rule("AveragePool", "GlobalAveragePool", name="average")
 def average(context: Context, node: ir.Node) -> Outputs:
     """Give the same average on all directions as one batch."""
-    tangent = context.tangent(node.inputs[0])
-    assert tangent is not None  # noqa: S101 - the only input
-    rows = context.op(node.op_type, context.fold(tangent), attributes=node.attributes)
+    rows = context.op(node.op_type, context.fold(context.moving(node)), attributes=node.attributes)
     return context.folded(rows, context.dims(node.outputs[0]))
 
 
-@rule("MaxPool", name="winner")
 def max_pool(context: Context, node: ir.Node) -> Outputs:
     """Give the tangent at the winner's index; the index runs over the whole tensor (N, C, …)."""
-    x, y = node.inputs[0], node.outputs[0]
-    tangent = context.tangent(x)
-    assert tangent is not None  # noqa: S101 - the only input
+    x, y, tangent = required(node, 0), node.outputs[0], context.moving(node)
     attributes = {name: a for name, a in node.attributes.items() if name != "storage_order"}
     indices = context.ops("MaxPool", x, outputs=2, attributes=attributes)[1]
     indices.type = ir.TensorType(ir.DataType.INT64)
@@ -31,13 +30,9 @@ def max_pool(context: Context, node: ir.Node) -> Outputs:
     return [context.stacked(rows, context.dims(y)), *[None] * (len(node.outputs) - 1)]
 
 
-@rule("GlobalMaxPool", name="winner")
 def global_max_pool(context: Context, node: ir.Node) -> Outputs:
     """Give the tangent at the winner, the mean over equal winners."""
-    x, y = node.inputs[0], node.outputs[0]
-    tangent = context.tangent(x)
-    assert tangent is not None  # noqa: S101 - the only input
-    assert x is not None  # noqa: S101
+    x, y, tangent = required(node, 0), node.outputs[0], context.moving(node)
     below = context.op("Less", x, y, dtype=ir.DataType.BOOL)
     mask = context.cast(context.op("Not", below, dtype=ir.DataType.BOOL), x)
     axes = list(range(2, tangent.rank))
@@ -46,13 +41,9 @@ def global_max_pool(context: Context, node: ir.Node) -> Outputs:
     return context.stacked(context.reduce("Sum", rows, context.shift(axes, tangent.rank)), context.dims(y))
 
 
-@rule("LpPool", "GlobalLpPool", name="average", accepts=lambda _c, n: _whole_windows(n))
 def lp_pool(context: Context, node: ir.Node) -> Outputs:
     """d(Σ |x|^p)^(1/p) = Σ |x|^(p−1) sign(x) dx / y^(p−1); the window sum is an average that counts its padding."""
-    x, y = node.inputs[0], node.outputs[0]
-    tangent = context.tangent(x)
-    assert tangent is not None  # noqa: S101 - the only input
-    assert x is not None  # noqa: S101
+    x, y, tangent = required(node, 0), node.outputs[0], context.moving(node)
     p = node.attributes.get_int("p", 2)
     slope = context.op("Mul", context.op("Pow", context.op("Abs", x), context.number(p - 1, x)), context.op("Sign", x))
     weighted = context.scaled(tangent, slope, tangent.dims)
@@ -70,10 +61,43 @@ def lp_pool(context: Context, node: ir.Node) -> Outputs:
         for k in kernel:
             size *= k
         summed = context.scaled(context.folded(rows, context.dims(y)), context.number(size, x), ())
-    power = context.op("Pow", y, context.number(1 - p, x))
+    # The norm has no derivative at zero; 0 is taken there.
+    power = context.op("Pow", _away_from_zero(context, y), context.number(1 - p, x))
     return context.scaled(summed, power, context.dims(y))
 
 
-def _whole_windows(node: ir.Node) -> bool:
-    dilations = node.attributes.get_ints("dilations", [])
-    return not node.attributes.get_int("ceil_mode", 0) and all(d == 1 for d in dilations)
+def _away_from_zero(context: Context, y: ir.Value) -> ir.Value:
+    some = context.op("Cast", y, to=int(ir.DataType.BOOL), dtype=ir.DataType.BOOL)
+    return context.op("Add", y, context.cast(context.op("Not", some, dtype=ir.DataType.BOOL), y))
+
+
+def _whole_windows(use: Use) -> str:
+    attributes = use.node.attributes
+    if attributes.get_int("ceil_mode", 0):
+        return "ceil_mode leaves windows unfinished"
+    return "" if all(d == 1 for d in attributes.get_ints("dilations", [])) else "its windows are dilated"
+
+
+def _pool(tracker: Tracker, node: ir.Node) -> Result:
+    axes, sizes = tracker.of(node.inputs[0]), tracker.sizes(node.outputs[0])
+    if axes is None or sizes is None:
+        return [None]
+    return [(*axes[:2], *(window(a, s) if a else plain("free", s) for a, s in zip(axes[2:], sizes[2:], strict=True)))]
+
+
+def _global_pool(tracker: Tracker, node: ir.Node) -> Result:
+    axes = tracker.of(node.inputs[0])
+    return [None] if axes is None else [normalise((*axes[:2], *((),) * (len(axes) - 2)))]
+
+
+_AVERAGE, _WINNER = Rule("average", average), Rule("winner", max_pool)
+
+OPS = (
+    Op("AveragePool", tangent=_AVERAGE, layout=_pool, homogeneous=spatial, kind=Kind.POOLING, linear=(0,)),
+    Op("GlobalAveragePool", tangent=_AVERAGE, layout=_global_pool, kind=Kind.POOLING, linear=(0,)),
+    Op("MaxPool", tangent=_WINNER, layout=_pool, homogeneous=spatial, kind=Kind.POOLING),
+    Op("GlobalMaxPool", tangent=Rule("winner", global_max_pool), layout=_global_pool, kind=Kind.POOLING),
+    Op("LpPool", tangent=Rule("average", lp_pool, accepts=_whole_windows), layout=_pool, homogeneous=spatial,
+       kind=Kind.POOLING),
+    Op("GlobalLpPool", tangent=Rule("average", lp_pool), layout=_global_pool, kind=Kind.POOLING),
+)  # fmt: skip

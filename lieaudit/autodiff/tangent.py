@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-Dims = tuple[int | str, ...]
-"""Sizes of a tensor, leading batch included; a size that follows the batch is a string such as ``N`` or ``64N``."""
+from lieaudit.autodiff.sizes import Dims
 
 
 @dataclass(eq=False, slots=True)

@@ -10,15 +10,16 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from lieaudit.autodiff.context import Context
+from lieaudit.autodiff.tangent import Tangent
 from lieaudit.errors import UnsupportedOpError
-from lieaudit.graph.forward.context import Context
 from lieaudit.graph.forward.graphs import reads, with_inputs
-from lieaudit.graph.forward.rules import Outputs, Rule
-from lieaudit.graph.forward.tangent import Tangent
+from lieaudit.ops.op import ALL, Outputs, Rule
 
 RELATIVE_STEP = 2.0**-9
 _TINY = 1e-30
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.DOUBLE}
+_COMPLEX = {ir.DataType.COMPLEX64, ir.DataType.COMPLEX128}
 
 
 def generic(context: Context, node: ir.Node) -> Outputs:
@@ -33,6 +34,14 @@ def generic(context: Context, node: ir.Node) -> Outputs:
                 hint="use --method finite_difference",
             )
     wanted = [i for i, value in enumerate(node.outputs) if value.dtype in _FLOATS and value.shape is not None]
+    unseen = [v for i, v in enumerate(node.outputs) if i not in wanted and _moves_unseen(v)]
+    if unseen:
+        raise UnsupportedOpError(
+            f"output {unseen[0].name!r} of {node.op_type} is read, and is no tensor of float32 or float64",
+            reason="NO_RULE",
+            subject=node.name or node.op_type,
+            hint="use --method finite_difference",
+        )
     if not wanted:
         return None
     if any(value.dtype not in _FLOATS for value in moving):
@@ -54,6 +63,15 @@ def generic(context: Context, node: ir.Node) -> Outputs:
     for i, value in zip(wanted, made, strict=True):
         tangents[i] = context.stacked(value, context.dims(node.outputs[i]))
     return tangents
+
+
+def _moves_unseen(value: ir.Value) -> bool:
+    """Say whether an output is read and may have a derivative that a difference of tensors does not give."""
+    if not (value.uses() or value.is_graph_output()):
+        return False
+    if not isinstance(value.type, ir.TensorType):
+        return True
+    return value.dtype is None or value.dtype.is_floating_point() or value.dtype in _COMPLEX
 
 
 def _difference(
@@ -133,6 +151,8 @@ def _scan(context: Context, node: ir.Node, rows: dict[ir.Value, ir.Value], wante
 GENERIC = Rule(
     "generic",
     generic,
+    operands=ALL,
+    outputs=ALL,
     exact=False,
     note=f"central difference of this op alone, step 2^{int(np.log2(RELATIVE_STEP))} of its input's scale",
 )

@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from lieaudit.graph.forward.context import Context, constant, has_input
-from lieaudit.graph.forward.rules import RULES, Rule
-from lieaudit.graph.forward.tangent import Tangent
+from lieaudit.autodiff.context import Context
+from lieaudit.autodiff.tangent import Tangent
+from lieaudit.graph.nodes import constant, has_input, required
+from lieaudit.ops import axes
+from lieaudit.ops.commuting import always, on_one_grid, spatial
+from lieaudit.ops.op import MICROSOFT, Kind, Op, Rule
 
 _STEEP = 2.0**100
 
@@ -21,11 +24,8 @@ Slope = Callable[[Context, ir.Node, ir.Value, ir.Value], ir.Value]
 
 def _pointwise(slope: Slope) -> Callable[[Context, ir.Node], Tangent]:
     def apply(context: Context, node: ir.Node) -> Tangent:
-        x, y = node.inputs[0], node.outputs[0]
-        tangent = context.tangent(x)
-        assert tangent is not None  # noqa: S101 - the only input that can be active
-        assert x is not None  # noqa: S101
-        return context.scaled(tangent, slope(context, node, x, y), context.dims(y))
+        x, y = required(node, 0), node.outputs[0]
+        return context.scaled(context.moving(node), slope(context, node, x, y), context.dims(y))
 
     return apply
 
@@ -229,7 +229,7 @@ def _fixed(bounds: list[ir.Value | None], arrays: list[np.ndarray[Any, Any] | No
     return all(b is None or (a is not None and abs(float(a)) < 1e6) for b, a in zip(bounds, arrays, strict=True))
 
 
-def _clip(c: Context, n: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
+def clip_slope(c: Context, n: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
     """Give 1 strictly inside the bounds; y equals x there, so y serves and the value path keeps its fusions."""
     bounds: list[ir.Value | None] = [None, None]
     for i, name in enumerate(("min", "max")):
@@ -301,11 +301,11 @@ def _atanh(c: Context, _n: ir.Node, x: ir.Value, _y: ir.Value) -> ir.Value:
     return c.op("Reciprocal", _one_minus_square(c, x))
 
 
-SLOPES: dict[str, Slope] = {
+_SLOPES: dict[str, Slope] = {
+    # nonlinearities, as layers have them
     "Relu": _relu,
     "LeakyRelu": _leaky_relu,
     "ThresholdedRelu": _thresholded_relu,
-    "Shrink": _shrink,
     "Elu": _elu,
     "Selu": _selu,
     "Celu": _celu,
@@ -319,14 +319,15 @@ SLOPES: dict[str, Slope] = {
     "Softplus": _softplus,
     "Softsign": _softsign,
     "Tanh": _tanh,
+    "Abs": _abs,
+    "Sin": _sin,
+    # functions that formulas are written in
+    "Shrink": _shrink,
     "Exp": _exp,
     "Log": _log,
     "Sqrt": _sqrt,
     "Reciprocal": _reciprocal,
-    "Abs": _abs,
     "Neg": _neg,
-    "Clip": _clip,
-    "Sin": _sin,
     "Cos": _cos,
     "Tan": _tan,
     "Asin": _asin,
@@ -338,5 +339,21 @@ SLOPES: dict[str, Slope] = {
     "Acosh": _acosh,
     "Atanh": _atanh,
 }
+_FUNCTIONS = {
+    "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cos", "Cosh", "Exp", "Log", "Neg", "Reciprocal", "Shrink",
+    "Sinh", "Sqrt", "Tan",
+}  # fmt: skip
+"""Not by themselves the nonlinearity of a layer."""
 
-RULES.update({("", op_type): Rule("pointwise", _pointwise(slope)) for op_type, slope in SLOPES.items()})
+_HOMOGENEOUS = {"Abs", "LeakyRelu", "Relu"}
+
+OPS = (
+    *(
+        Op(name, tangent=Rule("pointwise", _pointwise(slope)), layout=axes.unary,
+           geometric=on_one_grid(always) if name == "Neg" else None,
+           homogeneous=on_one_grid(always) if name == "Neg" else spatial if name in _HOMOGENEOUS else None,
+           kind=None if name in _FUNCTIONS else Kind.NONLINEARITY, linear=(0,) if name == "Neg" else ())
+        for name, slope in _SLOPES.items()
+    ),
+    *(Op(name, MICROSOFT, layout=axes.unary, kind=Kind.NONLINEARITY) for name in ("BiasGelu", "FastGelu", "QuickGelu")),
+)  # fmt: skip

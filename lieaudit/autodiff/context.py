@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from lieaudit.autodiff.sizes import Dims, size_of
+from lieaudit.autodiff.tangent import Tangent
 from lieaudit.errors import UnsupportedOpError
-from lieaudit.graph.forward.memory import size_of
-from lieaudit.graph.forward.tangent import Dims, Tangent
 
 TANGENT_NODES = "tangent/"
 """What the names of emitted nodes begin with."""
@@ -136,9 +136,9 @@ class Context:
         """Give a 1-D int64 initializer."""
         return self.const(np.array(list(values), np.int64))
 
-    def number(self, value: float, like: ir.Value) -> ir.Value:
+    def number(self, value: float, like: ir.Value | None) -> ir.Value:
         """Give a scalar of the dtype of another tensor."""
-        dtype = like.dtype.numpy() if like.dtype is not None else np.dtype(np.float32)
+        dtype = np.dtype(np.float32) if like is None or like.dtype is None else like.dtype.numpy()
         return self.const(np.array(value, dtype))
 
     def extent(self, value: ir.Value) -> Dims | None:
@@ -164,13 +164,33 @@ class Context:
         """Give the rank of a tensor of the original graph."""
         return len(self.dims(value))
 
+    def length(self, value: ir.Value) -> int:
+        """Return the length of a one-dimensional tensor of the original graph."""
+        size = self.dims(value)[0]
+        if not isinstance(size, int):
+            raise UnsupportedOpError(
+                f"the length of tensor {value.name!r} follows the batch",
+                reason="DYNAMIC_SHAPE",
+                subject=value.name or "",
+                hint="export the model with fixed height and width",
+            )
+        return size
+
     def tangent(self, value: ir.Value | None) -> Tangent | None:
         """Give the tangent of a value, or None where it does not depend on the active inputs."""
         return None if value is None else self.tangents.get(value)
 
-    def active(self, node: ir.Node) -> list[int]:
-        """Give the indices of the inputs that carry a tangent."""
-        return [i for i, value in enumerate(node.inputs) if self.tangent(value) is not None]
+    def moving(self, node: ir.Node, index: int = 0) -> Tangent:
+        """Return the tangent of an input that carries one."""
+        tangent = self.tangent(node.inputs[index])
+        if tangent is None:
+            raise UnsupportedOpError(
+                f"input {index} of {node.op_type} {node.name!r} has no tangent",
+                reason="NO_RULE",
+                subject=node.name or node.op_type,
+                hint="use --method finite_difference",
+            )
+        return tangent
 
     def blocked(self, value: ir.Value) -> bool:
         """Say whether a tensor probably lives in onnxruntime's blocked layout, between convolutions on CPU."""
@@ -212,7 +232,6 @@ class Context:
         """Give the rows as (D, *dims)."""
         bare = self.multiplied(tangent)
         if bare.stacked is None:
-            assert bare.folded is not None  # noqa: S101 - a tangent has one of the two forms
             bare.stacked = self.op("Reshape", bare.folded, self._stacked_shape(bare.dims))
         return bare.stacked
 
@@ -220,7 +239,6 @@ class Context:
         """Give the rows as (D·N, *dims[1:])."""
         bare = self.multiplied(tangent)
         if bare.folded is None:
-            assert bare.stacked is not None  # noqa: S101 - a tangent has one of the two forms
             rest = bare.dims[1:]
             if all(isinstance(d, int) for d in rest):
                 shape = self.ints([-1, *(int(d) for d in rest)])
@@ -231,7 +249,6 @@ class Context:
         return bare.folded
 
     def _stacked_shape(self, dims: Dims) -> ir.Value:
-        assert self.count is not None  # noqa: S101 - only reached with a leading axis
         fixed = [d if isinstance(d, int) else -1 for d in dims]
         if fixed.count(-1) == 0:
             return self.ints([-1, *fixed])
@@ -249,7 +266,7 @@ class Context:
         if left is None or right is None:
             return left or right
         if _same_rows(left, right) and (left.factor is not None or right.factor is not None):
-            one = self.number(1.0, left.factor or right.factor)  # type: ignore[arg-type]
+            one = self.number(1.0, left.factor or right.factor)
             factor = self.op("Add", left.factor or one, right.factor or one)
             dims = broadcast_dims(left.factor_dims, right.factor_dims)
             return Tangent(left.dims, left.stacked, left.folded, factor, dims)
@@ -272,7 +289,6 @@ class Context:
     def negate(self, tangent: Tangent) -> Tangent:
         """Give the tangent of −y."""
         like = tangent.stacked or tangent.folded
-        assert like is not None  # noqa: S101 - a tangent has one of the two forms
         return self.scaled(tangent, self.number(-1.0, like), ())
 
     def broadcast(self, tangent: Tangent, value: ir.Value) -> Tangent:
@@ -365,34 +381,6 @@ def broadcast_dims(left: Dims, right: Dims) -> Dims:
     rank = max(len(left), len(right))
     a, b = (1,) * (rank - len(left)) + left, (1,) * (rank - len(right)) + right
     return tuple(y if x == 1 else x for x, y in zip(a, b, strict=True))
-
-
-def ints_of(node: ir.Node, name: str, index: int | None = None) -> list[int] | None:
-    """Give a list of integers that is an attribute in old opsets and a constant input in new ones.
-
-    None where it is absent, or an input whose value the graph computes.
-    """
-    if name in node.attributes:
-        attribute = node.attributes[name]
-        value = attribute.value
-        return [int(value)] if isinstance(value, int) else [int(v) for v in value]
-    if index is not None and index < len(node.inputs):
-        array = constant(node.inputs[index])
-        return None if array is None else [int(v) for v in array.reshape(-1)]
-    return None
-
-
-def has_input(node: ir.Node, index: int) -> bool:
-    """Say whether an optional input is there."""
-    return index < len(node.inputs) and node.inputs[index] is not None
-
-
-def constant(value: ir.Value | None) -> np.ndarray[Any, Any] | None:
-    """Give the array of an initializer or Constant node, else None."""
-    if value is None:
-        return None
-    tensor = ir.convenience.get_const_tensor(value)
-    return None if tensor is None else tensor.numpy()
 
 
 def _frozen(attribute: ir.Attr) -> object:

@@ -12,21 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from lieaudit.autodiff.context import Context
+from lieaudit.autodiff.tangent import Tangent
 from lieaudit.errors import UnsupportedOpError
-from lieaudit.graph.forward.context import Context
-from lieaudit.graph.forward.rules import Outputs, rule
-from lieaudit.graph.forward.tangent import Tangent
+from lieaudit.graph.nodes import required
+from lieaudit.ops.op import Op, Outputs, Rule
 
 _CUBIC = -0.75
 """Slope of the cubic convolution kernel at distance 1 (Keys 1981), as onnxruntime and torch have it."""
 
 
-@rule("GridSample", name="sampling")
 def grid_sample(context: Context, node: ir.Node) -> Outputs:
     """Sample the directions of the image, and move the points along those of the grid."""
-    image, grid = node.inputs[:2]
-    assert image is not None  # noqa: S101 - required inputs
-    assert grid is not None  # noqa: S101
+    image, grid = required(node, 0), required(node, 1)
     dims = context.dims(node.outputs[0])
     total: Tangent | None = None
     if (tangent := context.tangent(image)) is not None:
@@ -45,7 +43,7 @@ def grid_sample(context: Context, node: ir.Node) -> Outputs:
     return total
 
 
-def _moved(context: Context, node: ir.Node, image: ir.Value, grid: ir.Value, moved: Tangent) -> Tangent:
+def _moved(context: Context, node: ir.Node, image: ir.Value, grid: ir.Value, moved: Tangent) -> Tangent | None:
     """Give Σ over both axes of ∂y/∂g · dg."""
     points = _Points.of(context, node, image, grid)
     slopes = points.slopes(context, node, image)
@@ -57,7 +55,6 @@ def _moved(context: Context, node: ir.Node, image: ir.Value, grid: ir.Value, mov
         along = context.slice(rows, [axis], [axis + 1], [last])
         along = context.unsqueeze(context.squeeze(along, [last]), [1 + context.lead])
         total = context.add(total, context.stacked(context.op("Mul", along, slope), dims))
-    assert total is not None  # noqa: S101 - there are two axes
     return total
 
 
@@ -194,3 +191,6 @@ def _axis(context: Context, value: ir.Value, axis: int) -> ir.Value:
 def _vector(context: Context, like: ir.Value, values: np.ndarray) -> ir.Value:
     dtype = like.dtype.numpy() if like.dtype is not None else np.dtype(np.float32)
     return context.const(np.asarray(values, dtype))
+
+
+OPS = (Op("GridSample", tangent=Rule("sampling", grid_sample, operands=(0, 1)), linear=(0,)),)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lieaudit.errors import SpecError
-from lieaudit.layerwise.atoms import GRID, HEIGHT, WIDTH, Atom, Axes, Axis, coordinate, has_grid, plain, size_of
-from lieaudit.layerwise.axes import BATCH
+from lieaudit.layouts.atoms import GRID, HEIGHT, WIDTH, Atom, Axes, Axis, coordinate, has_grid, plain, size_of
+from lieaudit.layouts.tracker import BATCH
 
 GRAMMAR = "NCHW, NHWC, tokens:HxW, tokens:P+HxW, windows:HxW/M, windows:HxW/M-S, vector or unknown"
 

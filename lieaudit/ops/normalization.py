@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from lieaudit.graph.forward.context import Context, has_input
-from lieaudit.graph.forward.rules import Outputs, rule
-from lieaudit.graph.forward.tangent import Dims, Tangent
+from lieaudit.autodiff.context import Context
+from lieaudit.autodiff.sizes import Dims
+from lieaudit.autodiff.tangent import Tangent
+from lieaudit.graph.nodes import required
+from lieaudit.layouts.tracker import Tracker
+from lieaudit.ops.axes import residual, unary
+from lieaudit.ops.commuting import axis_has_grid, on_one_grid, only_first
+from lieaudit.ops.op import MICROSOFT, Kind, Op, Outputs, Rule, Use
 
 
 def _channels(context: Context, value: ir.Value, rank: int) -> ir.Value:
@@ -44,14 +49,9 @@ def from_statistics(
     return context.scaled(context.stacked(rows, dims), inverse, kept)
 
 
-@rule("BatchNormalization", name="affine", accepts=lambda c, n: c.active(n) == [0] and not _training(n))
 def batch_normalization(context: Context, node: ir.Node) -> Outputs:
     """With fixed statistics a per-channel factor γ / √(var + ε)."""
-    x, gamma, _, _, variance = node.inputs
-    tangent = context.tangent(x)
-    assert tangent is not None  # noqa: S101 - accepted only so
-    assert gamma is not None  # noqa: S101 - required inputs
-    assert variance is not None  # noqa: S101
+    tangent, gamma, variance = context.moving(node), required(node, 1), required(node, 4)
     epsilon = context.number(node.attributes.get_float("epsilon", 1e-5), variance)
     sigma = context.op("Sqrt", context.op("Add", variance, epsilon))
     factor = _channels(context, context.op("Div", gamma, sigma), tangent.rank)
@@ -59,18 +59,15 @@ def batch_normalization(context: Context, node: ir.Node) -> Outputs:
     return [context.scaled(tangent, factor, dims), *[None] * (len(node.outputs) - 1)]
 
 
-def _training(node: ir.Node) -> bool:
-    return bool(node.attributes.get_int("training_mode", 0)) or not node.attributes.get_int("spatial", 1)
+def _fixed_statistics(use: Use) -> str:
+    if use.node.attributes.get_int("training_mode", 0):
+        return "training_mode normalises by the batch"
+    return "" if use.node.attributes.get_int("spatial", 1) else "spatial=0 normalises every element by itself"
 
 
-@rule("LayerNormalization", "RMSNormalization", name="normalisation", accepts=lambda c, n: c.active(n) == [0])
 def layer_normalization(context: Context, node: ir.Node) -> Outputs:
     """Normalised over the last axes, times the learned scale."""
-    x, scale = node.inputs[:2]
-    tangent = context.tangent(x)
-    assert tangent is not None  # noqa: S101 - accepted only so
-    assert x is not None  # noqa: S101
-    assert scale is not None  # noqa: S101 - required input
+    x, scale, tangent = required(node, 0), required(node, 1), context.moving(node)
     axis = node.attributes.get_int("axis", -1) % tangent.rank
     epsilon = node.attributes.get_float("epsilon", 1e-5)
     axes = list(range(axis, tangent.rank))
@@ -80,38 +77,25 @@ def layer_normalization(context: Context, node: ir.Node) -> Outputs:
     return [scaled, *[None] * (len(node.outputs) - 1)]
 
 
-@rule("InstanceNormalization", name="normalisation", accepts=lambda c, n: c.active(n) == [0])
 def instance_normalization(context: Context, node: ir.Node) -> Outputs:
     """Normalised over the spatial axes, times the learned scale per channel."""
-    x, scale = node.inputs[:2]
-    tangent = context.tangent(x)
-    assert tangent is not None  # noqa: S101 - accepted only so
-    assert x is not None  # noqa: S101
-    assert scale is not None  # noqa: S101 - required input
+    x, scale, tangent = required(node, 0), required(node, 1), context.moving(node)
     axes = list(range(2, tangent.rank))
     made = normalized(context, tangent, x, axes, node.attributes.get_float("epsilon", 1e-5))
     dims: Dims = (tangent.dims[1], *[1] * (tangent.rank - 2))
     return context.scaled(made, _channels(context, scale, tangent.rank), dims)
 
 
-@rule("MeanVarianceNormalization", name="normalisation")
 def mean_variance_normalization(context: Context, node: ir.Node) -> Outputs:
     """Normalised over the given axes; the standard adds 1e-9 to σ itself."""
-    x = node.inputs[0]
-    tangent = context.tangent(x)
-    assert tangent is not None  # noqa: S101 - the only input
-    assert x is not None  # noqa: S101
+    x, tangent = required(node, 0), context.moving(node)
     axes = [a % tangent.rank for a in node.attributes.get_ints("axes", [0, 2, 3])]
     return normalized(context, tangent, x, axes, 0.0)
 
 
-@rule("LpNormalization", name="normalisation", accepts=lambda _c, n: n.attributes.get_int("p", 2) in {1, 2})
 def lp_normalization(context: Context, node: ir.Node) -> Outputs:
     """d(x / ‖x‖) = (dx − y d‖x‖) / ‖x‖."""
-    x, y = node.inputs[0], node.outputs[0]
-    tangent = context.tangent(x)
-    assert tangent is not None  # noqa: S101 - the only input
-    assert x is not None  # noqa: S101
+    x, y, tangent = required(node, 0), node.outputs[0], context.moving(node)
     axis = [node.attributes.get_int("axis", -1) % tangent.rank]
     p = node.attributes.get_int("p", 2)
     norm = (
@@ -127,13 +111,9 @@ def lp_normalization(context: Context, node: ir.Node) -> Outputs:
     return context.scaled(context.stacked(made, tangent.dims), context.op("Reciprocal", norm), kept)
 
 
-@rule("LRN", name="normalisation")
 def lrn(context: Context, node: ir.Node) -> Outputs:
     """Y = x s^(−β), s = k + α/n Σ x² over neighbouring channels: dy = s^(−β) dx − β x s^(−β−1) ds."""
-    x, y = node.inputs[0], node.outputs[0]
-    tangent = context.tangent(x)
-    assert tangent is not None  # noqa: S101 - the only input
-    assert x is not None  # noqa: S101
+    x, y, tangent = required(node, 0), node.outputs[0], context.moving(node)
     size = node.attributes["size"].as_int()
     alpha, beta = node.attributes.get_float("alpha", 1e-4), node.attributes.get_float("beta", 0.75)
     bias = node.attributes.get_float("bias", 1.0)
@@ -165,14 +145,9 @@ def _window(context: Context, value: ir.Value, lead: int, tangent: Tangent, size
     return context.op("Sum", *parts)
 
 
-@rule("GroupNormalization", name="normalisation", accepts=lambda c, n: c.active(n) == [0] and c.opset >= 21)
 def group_normalization(context: Context, node: ir.Node) -> Outputs:
     """Normalised over groups of channels and space, times the learned scale per channel."""
-    x, scale = node.inputs[:2]
-    tangent = context.tangent(x)
-    assert tangent is not None  # noqa: S101 - accepted only so
-    assert x is not None  # noqa: S101
-    assert scale is not None  # noqa: S101 - required input
+    x, scale, tangent = required(node, 0), required(node, 1), context.moving(node)
     groups = node.attributes["num_groups"].as_int()
     batch = tangent.dims[0]
     grouped_x = context.op("Reshape", x, context.ints([0, groups, -1]))
@@ -188,4 +163,42 @@ def group_normalization(context: Context, node: ir.Node) -> Outputs:
     return context.scaled(context.stacked(back, tangent.dims), _channels(context, scale, tangent.rank), dims)
 
 
-__all__ = ["from_statistics", "has_input", "normalized"]
+def _scaled_groups(use: Use) -> str:
+    if use.opset < 21:
+        return "before opset 21 its scale is per group"
+    shape = required(use.node, 0).shape
+    fixed = shape is not None and all(isinstance(size, int) for size in list(shape)[1:])
+    return "" if fixed else "its height and width are not fixed"
+
+
+def _one_or_two(use: Use) -> str:
+    p = use.node.attributes.get_int("p", 2)
+    return "" if p in {1, 2} else f"p is {p}"
+
+
+def _per_channel(tracker: Tracker, node: ir.Node) -> bool:
+    trained = not node.attributes.get_int("training_mode", 0) and bool(node.attributes.get_int("spatial", 1))
+    return trained and only_first(tracker, node) and not axis_has_grid(tracker, node.inputs[0], 1)
+
+
+_LAST_AXES = Rule("normalisation", layer_normalization)
+_OVER = Kind.NORMALISATION
+
+OPS = (
+    Op("BatchNormalization", tangent=Rule("affine", batch_normalization, accepts=_fixed_statistics), layout=unary,
+       geometric=on_one_grid(_per_channel), kind=_OVER),
+    Op("LayerNormalization", tangent=_LAST_AXES, layout=unary, kind=_OVER),
+    Op("RMSNormalization", tangent=_LAST_AXES, layout=unary, kind=_OVER),
+    Op("InstanceNormalization", tangent=Rule("normalisation", instance_normalization), layout=unary, kind=_OVER),
+    Op("GroupNormalization", tangent=Rule("normalisation", group_normalization, accepts=_scaled_groups),
+       layout=unary, kind=_OVER),
+    Op("MeanVarianceNormalization", tangent=Rule("normalisation", mean_variance_normalization), layout=unary,
+       kind=_OVER),
+    Op("LpNormalization", tangent=Rule("normalisation", lp_normalization, accepts=_one_or_two), layout=unary,
+       kind=_OVER),
+    Op("LRN", tangent=Rule("normalisation", lrn), layout=unary, kind=_OVER),
+    # onnxruntime keeps this one in the default domain, the other two in its own
+    Op("SimplifiedLayerNormalization", layout=unary, kind=_OVER),
+    Op("SkipLayerNormalization", MICROSOFT, layout=residual, kind=_OVER),
+    Op("SkipSimplifiedLayerNormalization", MICROSOFT, layout=residual, kind=_OVER),
+)  # fmt: skip

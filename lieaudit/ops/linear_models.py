@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
+
+from lieaudit.ops.op import Op
 
 DOMAIN = "ai.onnx.ml"
 _AFTERWARDS = {"NONE": None, "SOFTMAX": "Softmax", "LOGISTIC": "Sigmoid"}
@@ -18,12 +21,7 @@ def as_products(node: ir.Node, opset: int) -> onnx.ModelProto | None:
     x = node.inputs[0]
     if x is None or x.dtype != ir.DataType.FLOAT or x.shape is None or len(x.shape) != 2:
         return None
-    steps = {
-        "Scaler": _scaler,
-        "LinearRegressor": _linear,
-        "LinearClassifier": _linear,
-        "Normalizer": _normalizer,
-    }.get(node.op_type, lambda _node, _opset: None)(node, opset)
+    steps = _STEPS[node.op_type](node, opset)
     if steps is None or any(value.uses() or value.is_graph_output() for value in node.outputs[:-1]):
         return None
     nodes, constants, current = [], [], "in0"
@@ -84,3 +82,13 @@ def _normalizer(node: ir.Node, opset: int) -> Steps | None:
         return None
     axes: tuple[Any, dict[str, Any]] = (np.array([1]), {}) if opset >= 18 else (None, {"axes": [1]})
     return [(kind, *axes), ("Div", "in0", {})]
+
+
+_STEPS: dict[str, Callable[[ir.Node, int], Steps | None]] = {
+    "Scaler": _scaler,
+    "LinearRegressor": _linear,
+    "LinearClassifier": _linear,
+    "Normalizer": _normalizer,
+}
+
+OPS = tuple(Op(name, DOMAIN, body=as_products) for name in _STEPS)

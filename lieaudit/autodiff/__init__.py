@@ -1,0 +1,1 @@
+"""The algebra of forward-mode differentiation: tangents, and emitting the nodes that compute them."""

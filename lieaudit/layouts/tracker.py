@@ -1,0 +1,106 @@
+"""What is known of the axes and values of the tensors of one graph, while and after they are tracked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy.typing as npt
+import onnx_ir as ir
+
+from lieaudit.layouts.atoms import Axes, plain, size_of, unify
+
+BATCH = 1_000_003
+"""Stands for the symbolic batch size: a prime that no other size has as a factor."""
+
+
+@dataclass(slots=True)
+class Tracker:
+    """What is known of the tensors of one graph.
+
+    Attributes
+    ----------
+    axes
+        Axes of every tensor whose sizes are known.
+    dependent
+        Tensors that depend on the pixels of the image, not only on its shape.
+    integers
+        Values of small integer tensors that do not depend on the batch size.
+    """
+
+    axes: dict[ir.Value, Axes] = field(default_factory=dict)
+    dependent: set[ir.Value] = field(default_factory=set)
+    integers: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+
+    def sizes(self, value: ir.Value | None) -> tuple[int, ...] | None:
+        """Give the measured sizes with `BATCH` for the batch; None where one is not a multiple of it."""
+        if value is None:
+            return None
+        if value in self.axes:
+            return tuple(size_of(axis) for axis in self.axes[value])
+        return measured_sizes(value)
+
+    def of(self, value: ir.Value | None) -> Axes | None:
+        """Give the axes of a tensor; of a constant, free ones."""
+        if value is None:
+            return None
+        if value in self.axes:
+            return self.axes[value]
+        sizes = self.sizes(value)
+        if sizes is None:
+            return None
+        role = "unknown" if value in self.dependent else "free"
+        return tuple(plain(role, size) for size in sizes)
+
+    def ints(self, node: ir.Node, name: str, index: int | None = None) -> list[int] | None:
+        """Give integers that are an attribute in old opsets and an input in new ones; None where absent or computed."""
+        if name in node.attributes:
+            value = node.attributes[name].value
+            return [int(value)] if isinstance(value, int) else [int(v) for v in value]
+        if index is None or index >= len(node.inputs):
+            return None
+        array = self.constant(node.inputs[index])
+        return None if array is None else [int(v) for v in array.reshape(-1)]
+
+    def constant(self, value: ir.Value | None) -> npt.NDArray[Any] | None:
+        """Give the value of an initializer, Constant, or integer tensor that does not depend on the batch."""
+        if value is None:
+            return None
+        tensor = ir.convenience.get_const_tensor(value)
+        if tensor is not None:
+            return tensor.numpy()
+        return self.integers.get(value.name or "")
+
+    def varies(self, value: ir.Value | None) -> bool:
+        """Say whether a tensor depends on the pixels."""
+        return value is not None and value in self.dependent
+
+
+def measured_sizes(value: ir.Value) -> tuple[int, ...] | None:
+    """Give the sizes that `measure_shapes` set, multiples of the batch as multiples of `BATCH`."""
+    if value.shape is None:
+        return None
+    sizes = []
+    for size in value.shape:
+        if isinstance(size, int):
+            sizes.append(size)
+            continue
+        text = str(size.value)
+        if not text.endswith("N") or not (text[:-1].isdigit() or text == "N"):
+            return None
+        sizes.append(int(text[:-1] or "1") * BATCH)
+    return tuple(sizes)
+
+
+def broadcast(axes: list[Axes]) -> Axes:
+    """Give the axes of an elementwise combination, aligned from the last axis."""
+    rank = max(map(len, axes))
+    out: Axes = ((),) * rank
+    for operand in axes:
+        padded = ((),) * (rank - len(operand)) + operand
+        out = tuple(
+            unify(a, b) if not a or not b or size_of(a) == size_of(b) else plain("unknown", max(size_of(a), size_of(b)))
+            for a, b in zip(out, padded, strict=True)
+        )
+    return out

@@ -1,0 +1,28 @@
+"""Ops that jump: their output is piecewise constant, made of integers or truth values, or does not read the image."""
+
+from __future__ import annotations
+
+from lieaudit.ops.axes import nary, unary
+from lieaudit.ops.op import ALL, INTEGER_RULE, STEP_NOTE, Op, Rule
+
+_INTEGERS = Rule(INTEGER_RULE, operands=(), outputs=ALL, steps=ALL)
+_STEPS = Rule("piecewise constant", operands=(), outputs=ALL, steps=ALL, differentiable=False, note=STEP_NOTE)
+_SHAPE = Rule(INTEGER_RULE, operands=(), outputs=ALL, ignored=ALL)
+
+OPS = (
+    *(
+        Op(name, tangent=_INTEGERS, layout=nary)
+        for name in ("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Or", "Xor")
+    ),
+    *(Op(name, tangent=_INTEGERS, layout=unary) for name in ("IsInf", "IsNaN", "Not")),
+    *(Op(name, tangent=_INTEGERS) for name in ("NonMaxSuppression", "NonZero")),
+    *(Op(name, tangent=_STEPS, layout=unary) for name in ("Ceil", "Floor", "Hardmax", "Round", "Sign")),
+    Op("BitShift", tangent=_STEPS, layout=nary),
+    *(Op(name, tangent=_STEPS) for name in ("Bernoulli", "Multinomial")),
+    *(
+        Op(name, tangent=_SHAPE, shape_only=True)
+        for name in ("EyeLike", "RandomNormalLike", "RandomUniformLike", "Shape", "Size")
+    ),
+    # its operand is a shape: integers
+    Op("ConstantOfShape", tangent=_SHAPE),
+)

@@ -1,0 +1,37 @@
+"""Quantisation: piecewise constant, and so is everything behind it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lieaudit.ops.axes import unary
+from lieaudit.ops.convolution import convolution_axes
+from lieaudit.ops.op import ALL, MICROSOFT, QUANTISATION_RULE, Kind, Op, Rule
+
+_NOTE = (
+    "piecewise constant, derivative zero almost everywhere, and so is everything behind it: "
+    "the limit t → 0 is not meaningful, use finite differences with a stated step"
+)
+_STEPS = Rule(QUANTISATION_RULE, operands=(), outputs=(), steps=ALL, differentiable=False, note=_NOTE)
+_FUSED = (
+    "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulInteger16", "MatMulIntegerToFloat", "MulInteger",
+    "QAttention", "QEmbedLayerNormalization", "QGemm", "QLinearAdd", "QLinearAveragePool", "QLinearConcat",
+    "QLinearConv", "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearMul", "QLinearReduceMean",
+    "QLinearSigmoid", "QLinearSoftmax", "QLinearWhere", "QuantizeLinear", "ReduceSumInteger",
+)  # fmt: skip
+"""Those of onnxruntime's own domain: it fuses a quantised graph into them."""
+
+_DEQUANTISED = Rule(QUANTISATION_RULE, operands=(), steps=(0, 2), differentiable=False, note=_NOTE)
+"""A scale that follows the image is not covered: the output is linear in it."""
+
+OPS = (
+    Op("QuantizeLinear", tangent=_STEPS, layout=unary),
+    Op("DequantizeLinear", tangent=_DEQUANTISED, layout=unary),
+    Op("DequantizeLinear", MICROSOFT, tangent=_DEQUANTISED, layout=unary),
+    Op("DynamicQuantizeLinear", tangent=_STEPS),
+    Op("QLinearConv", tangent=_STEPS),
+    Op("QLinearMatMul", tangent=_STEPS),
+    Op("ConvInteger", tangent=_STEPS, layout=convolution_axes, kind=Kind.CONVOLUTION),
+    Op("MatMulInteger", tangent=_STEPS),
+    *(Op(name, MICROSOFT, tangent=replace(_STEPS, outputs=ALL)) for name in _FUSED),
+)  # fmt: skip

@@ -1,0 +1,68 @@
+"""The table of ops, gathered from the families."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import onnx_ir as ir
+
+from lieaudit.ops import (
+    arithmetic,
+    attention,
+    convolution,
+    discrete,
+    linear_models,
+    matmul,
+    normalization,
+    pointwise,
+    pooling,
+    quantization,
+    rearrange,
+    recurrent,
+    reduction,
+    resampling,
+    sampling,
+    scatter,
+    selection,
+    softmax,
+)
+from lieaudit.ops.op import Op, OpName, Rule, name_of
+
+_FAMILIES = (
+    arithmetic, attention, convolution, discrete, linear_models, matmul, normalization, pointwise, pooling,
+    quantization, rearrange, recurrent, reduction, resampling, sampling, scatter, selection, softmax,
+)  # fmt: skip
+
+
+def _table(ops: Iterable[Op]) -> dict[OpName, Op]:
+    table: dict[OpName, Op] = {}
+    for op in ops:
+        if op.key in table:
+            raise ValueError(f"{op.domain}::{op.name} has an entry already")
+        table[op.key] = op
+    return table
+
+
+OPS: dict[OpName, Op] = _table(op for family in _FAMILIES for op in family.OPS)
+
+
+def lookup(node: ir.Node) -> Op | None:
+    """Return the entry of a node's op; None where the project knows nothing of it."""
+    return OPS.get(name_of(node))
+
+
+@contextmanager
+def replaced_rule(op_type: str, new: Rule | None, domain: str = "") -> Iterator[None]:
+    """Use another rule for an op inside the ``with`` block (None: no own rule, as if the op were unknown)."""
+    key = (domain, op_type)
+    before = OPS.get(key)
+    OPS[key] = replace(before or Op(op_type, domain), tangent=new)
+    try:
+        yield
+    finally:
+        if before is None:
+            del OPS[key]
+        else:
+            OPS[key] = before
