@@ -29,7 +29,7 @@ from lieaudit.torch import LieLoss, audit
 GENERATORS = ("translation_x", "translation_y", "rotation", "scale")
 # a widths-per-unit translation moves pixels 20 times as far as a rotation by one radian moves those near the centre
 WEIGHTS = {"translation_x": 0.05, "translation_y": 0.05, "rotation": 1.0, "scale": 1.0}
-WEIGHT = 0.3
+WEIGHT = 0.03
 SEEDS = 5
 EPOCHS = 20
 
