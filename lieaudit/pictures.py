@@ -45,9 +45,8 @@ def _stretched(image: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
 
 
 def _png(pixels: npt.NDArray[Any]) -> bytes:
-    """Encode (H, W, C) uint8 with 1 to 4 channels; of two channels the first is shown."""
-    channels = pixels.shape[2]
-    array = pixels[..., 0] if channels < 3 else pixels
+    """Encode (H, W, C) uint8; of other numbers of channels than a picture's three or four the first is shown."""
+    array = pixels if pixels.shape[2] in {3, 4} else pixels[..., 0]
     picture = Image.fromarray(np.ascontiguousarray(array))
     if max(picture.size) > _MAX_SIDE:
         picture.thumbnail((_MAX_SIDE, _MAX_SIDE))

@@ -147,7 +147,8 @@ def _candidates(graph: ir.Graph, spec: AuditSpec, data: Dataset | None) -> list[
         return named
     images = [value for value in graph.inputs if _is_image(value)]
     images = [value for value in images if value.uses() or value.is_graph_output()] or images
-    free = [v for v in images if v.name not in spec.feeds and (data is None or data.array(v.name or "") is None)]
+    fed = [v for v in images if v.name in spec.feeds or (data is not None and data.array(v.name or "") is not None)]
+    free = [value for value in images if value not in fed] or images
     # masks are integers too: they are no rivals of a float image; nor is what declares no shape one of what does
     kinds: tuple[Callable[[ir.Value], bool], ...] = (
         lambda v: v.dtype in _FLOATS and v.shape is not None,

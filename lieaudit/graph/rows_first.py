@@ -33,14 +33,14 @@ class RowsFirst:
         if not self.changes:
             return
         output = graph.outputs[0]
-        shape = ir.Value(name=f"{PREFIX}row_sizes", const_value=ir.tensor(np.array(self.sizes, np.int64)))
+        shape = ir.Value(name=f"{PREFIX}by_image_sizes", const_value=ir.tensor(np.array(self.sizes, np.int64)))
         shape.shape, shape.type = ir.Shape([len(self.sizes)]), ir.TensorType(ir.DataType.INT64)
         graph.register_initializer(shape)
         rest = [a for a in range(len(self.sizes)) if a != self.axis]
-        nodes = [ir.node("Reshape", [output, shape], name=f"{PREFIX}rows")]
+        nodes = [ir.node("Reshape", [output, shape], name=f"{PREFIX}by_image")]
         if self.axis:
             perm = {"perm": [self.axis, *rest]}
-            nodes.append(ir.node("Transpose", [nodes[0].outputs[0]], perm, name=f"{PREFIX}rows_first"))
+            nodes.append(ir.node("Transpose", [nodes[0].outputs[0]], perm, name=f"{PREFIX}images_first"))
         graph.extend(nodes)
         for node in nodes:
             node.outputs[0].name, node.outputs[0].type = f"{node.name}:0", output.type
