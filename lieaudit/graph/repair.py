@@ -30,8 +30,8 @@ def repair(proto: onnx.ModelProto) -> list[str]:
     Raises
     ------
     ModelError
-        GRAPH_CYCLE: no order of the nodes lets each run after those it reads. ZIPMAP_OUTPUT: the only outputs are lists
-        of dictionaries.
+        GRAPH_CYCLE: no order of the nodes lets each run after those it reads. INVALID_MODEL: a tensor that is read and
+        that nothing makes, or that two nodes make. ZIPMAP_OUTPUT: the only outputs are lists of dictionaries.
     """
     notes = _drop_dictionaries(proto.graph)
     _settle_domains(proto, proto.graph.node)
@@ -43,6 +43,7 @@ def repair(proto: onnx.ModelProto) -> list[str]:
         _settle_domains(function, function.node)
         moved += _sort(function, function.name)
         moved += sum(_sort(graph, graph.name) for node in function.node for graph in _nested(node))
+    _check_names(proto.graph, set())
     if moved:
         notes.append("the nodes were not in an order in which they can run, and were sorted")
     if proto.ir_version < _IR_OF_FREE_INITIALIZERS:
@@ -159,13 +160,44 @@ def _sort(owner: onnx.GraphProto | onnx.FunctionProto, name: str) -> bool:
     if len(order) < len(nodes):
         stuck = nodes[next(i for i, count in enumerate(left) if count)]
         raise ModelError(
-            f"{stuck.op_type} {stuck.name or stuck.output[0]!r} in graph {name!r} waits for what it makes itself",
+            f"{_shown(stuck)} in graph {name!r} waits for what it makes itself",
             reason="GRAPH_CYCLE",
             subject=stuck.name or stuck.output[0],
             hint="export the model again: its nodes form a cycle, and no runtime can order them",
         )
     _reorder(owner, order)
     return True
+
+
+def _check_names(graph: onnx.GraphProto, outside: set[str]) -> None:
+    """Refuse tensors that nothing makes, or two nodes, by name; ``outside`` are those of the graphs around."""
+    made = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    made |= {tensor.values.name for tensor in graph.sparse_initializer}
+    for node in graph.node:
+        for name in filter(None, node.output):
+            if name in made:
+                raise _wrong_name(f"tensor {name!r} is made twice, the second time by {_shown(node)}", name)
+            made.add(name)
+    known = made | outside
+    for node in graph.node:
+        for name in node.input:
+            if name and name not in known:
+                raise _wrong_name(f"{_shown(node)} reads {name!r}, which no node, input or initializer makes", name)
+        for inner in _nested(node):
+            _check_names(inner, known)
+    for value in graph.output:
+        if value.name not in known:
+            raise _wrong_name(f"output {value.name!r} is made by no node", value.name)
+
+
+def _wrong_name(problem: str, name: str) -> ModelError:
+    return ModelError(
+        f"not a valid ONNX model: {problem}", reason="INVALID_MODEL", subject=name, hint="export it again"
+    )
+
+
+def _shown(node: onnx.NodeProto) -> str:
+    return f"{node.op_type} {node.name or (node.output[0] if node.output else '')!r}"
 
 
 def _reorder(owner: onnx.GraphProto | onnx.FunctionProto, order: Sequence[int]) -> None:
