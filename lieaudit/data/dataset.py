@@ -174,7 +174,12 @@ class Dataset:
             if self._images.floats is not None:
                 _refuse(preprocessing)
                 images = self._images.floats[start:stop]
-                _check_size(images.shape[2:], (height, width), "the images", "")
+                _check_size(
+                    images.shape[2:],
+                    (height, width),
+                    "the images",
+                    "resize them, or export the model with open height and width",
+                )
                 return images.copy()
         preprocessing = required(preprocessing, self.name or "the dataset")
         table = normalisation_table(preprocessing, channels)
@@ -182,7 +187,8 @@ class Dataset:
         for row, image in enumerate(self._images.read(start, stop, channels)):
             subject = f"image {start + row}"
             ready.append(resize_and_crop(image, preprocessing, subject))
-            hint = f"resize and crop: resize={min(height, width)},crop={min(height, width)}"
+            side = f"add resize={height},crop={height} to --preprocess"
+            hint = side if height == width else f"resize the files to {height}×{width}"
             _check_size(ready[-1].shape[:2], (height, width), subject, hint)
         return normalise(np.stack(ready), table, preprocessing.order)
 
@@ -275,7 +281,7 @@ def _refuse(preprocessing: Preprocessing | None) -> None:
             f"float32 images are taken as they are, but preprocessing {preprocessing.name!r} was given",
             reason="PREPROCESSING_REFUSED",
             subject="preprocessing",
-            hint="leave it out, or store the raw images as uint8",
+            hint="leave --preprocess out, or store the raw images as uint8",
         )
 
 

@@ -79,7 +79,7 @@ def required(preprocessing: Preprocessing | None, subject: str) -> Preprocessing
             f"{subject} holds uint8 images, and nothing says how the model takes them",
             reason="PREPROCESSING_REQUIRED",
             subject="preprocessing",
-            hint=f"name a preset ({', '.join(PRESETS)}), a YAML file, or scale=…,mean=…,std=…",
+            hint=f"give --preprocess a preset ({', '.join(PRESETS)}), a YAML file, or scale=…,mean=…,std=…",
         )
     return preprocessing
 

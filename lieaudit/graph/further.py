@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from lieaudit.errors import ModelError, SpecError
 from lieaudit.feeds import Further, described
+from lieaudit.graph.image_input import shown
 from lieaudit.graph.names import SAMPLES
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def _given(
         return array, "data"
     others = "" if len(graph.outputs) == 1 else ", or --output NAME for an output that does not need it"
     raise ModelError(
-        f"the graph takes {_shown(value)} beside the image {image.name!r}, and no value is given for it",
+        f"the graph takes input {shown(value)} beside the image {image.name!r}, and no value is given for it",
         reason="EXTRA_INPUTS",
         subject=name,
         hint=f"give --feed {name}=VALUE or --feed {name}=FILE.npy, or an array {name!r} in the .npz{others}",
@@ -145,7 +146,7 @@ def _fitted(value: ir.Value, image: ir.Value, array: Array, count: int | None) -
         return array.reshape((1,) * len(sizes)), False
     per_image = f", and there are {count} images" if count is not None else ""
     raise SpecError(
-        f"feeds.{value.name}: a value of shape {array.shape} does not fit {_shown(value)}{per_image}",
+        f"feeds.{value.name}: a value of shape {array.shape} does not fit input {shown(value)}{per_image}",
         reason="FEED_MISMATCH",
         subject=f"feeds.{value.name}",
         hint="give one value for all images, or an array whose first axis is the number of images",
@@ -185,7 +186,7 @@ def _typed(value: ir.Value, array: Array) -> Array:
         if (back == array).all() or (rounded and np.isfinite(made[np.isfinite(array)].astype(np.float64)).all()):
             return made
     raise SpecError(
-        f"feeds.{value.name}: its value is {array.dtype}, and {_shown(value)} does not hold it without change",
+        f"feeds.{value.name}: its value is {array.dtype}, and input {shown(value)} does not hold it without change",
         reason="FEED_MISMATCH",
         subject=f"feeds.{value.name}",
         hint=f"give {np.dtype(wanted).name} values",
@@ -201,9 +202,3 @@ def _put(graph: ir.Graph, value: ir.Value, array: Array) -> None:
     value.replace_all_uses_with(constant, replace_graph_outputs=True)
     value.name = None
     graph.register_initializer(constant)
-
-
-def _shown(value: ir.Value) -> str:
-    shape = "" if value.shape is None else f" ({', '.join(str(size) for size in value.shape)})"
-    kind = value.dtype.numpy().name if value.dtype is not None else "tensor"
-    return f"input {value.name!r} {kind}{shape}"

@@ -15,6 +15,7 @@ from lieaudit.graph.pixels import INTEGERS
 
 if TYPE_CHECKING:
     from lieaudit.data import Dataset
+    from lieaudit.report import ReportTensor
     from lieaudit.spec import AuditSpec
 
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
@@ -46,16 +47,7 @@ def choose(graph: ir.Graph, spec: AuditSpec, data: Dataset | None = None) -> Ima
         _open_sizes(value)
     candidates = _candidates(graph, spec, data)
     if len(candidates) != 1 or not _is_image(candidates[0]):
-        described = ", ".join(f"{v.name!r} {v.dtype} {v.shape}" for v in graph.inputs) or "none"
-        several = len(candidates) > 1
-        raise ModelError(
-            f"{'several inputs could take' if several else 'no input takes'} an image (rank 4): {described}",
-            reason="AMBIGUOUS_INPUT" if several else "NO_IMAGE_INPUT",
-            subject="input",
-            hint="name the one of the images with --input, and give the others a value with --feed NAME=VALUE"
-            if several
-            else "export the model with one image input (N, C, H, W) or (N, H, W, C)",
-        )
+        raise _no_image(graph, candidates, spec)
     value = candidates[0]
     if value.shape is None:
         value.shape = ir.Shape([None] * 4)
@@ -105,6 +97,19 @@ def size_of(chosen: ImageInput, spec: AuditSpec, data: Dataset | None) -> tuple[
             else "bring them to one size with --preprocess …,resize=224,crop=224, or say --size HxW",
         )
     return sizes[0], sizes[1]
+
+
+def at_size(problem: ModelError, declared: ReportTensor, size: tuple[int, int]) -> ModelError:
+    """Say of a graph that leaves the size open and does not run at this one that this may be why."""
+    open_sizes = not all(part.isdigit() for part in declared.shape[1:])
+    if problem.reason not in {"RUN_FAILED", "MODEL_REFUSED"} or not open_sizes:
+        return problem
+    return ModelError(
+        f"input {declared.name!r} leaves height and width open, and at {_times(size)} {problem.message}",
+        reason=problem.reason,
+        subject=declared.name,
+        hint="bring the images to the size that the model was made for with --preprocess …,resize=S,crop=S",
+    )
 
 
 def normalise(model: ir.Model, chosen: ImageInput, size: tuple[int, int], notes: list[str]) -> None:
@@ -159,6 +164,35 @@ def _candidates(graph: ir.Graph, spec: AuditSpec, data: Dataset | None) -> list[
         if found := [value for value in free if is_kind(value)]:
             return found
     return free
+
+
+def _no_image(graph: ir.Graph, candidates: list[ir.Value], spec: AuditSpec) -> ModelError:
+    if spec.input is not None:
+        return ModelError(
+            f"input {shown(candidates[0])} takes no image: images are floats or integers with 4 axes",
+            reason="NO_IMAGE_INPUT",
+            subject="input",
+            hint="name another one with --input",
+        )
+    several = len(candidates) > 1
+    described = "; ".join(map(shown, candidates or graph.inputs)) or "none"
+    return ModelError(
+        f"several inputs could take the images: {described}"
+        if several
+        else f"no input takes images, (N, C, H, W) or (N, H, W, C): {described}",
+        reason="AMBIGUOUS_INPUT" if several else "NO_IMAGE_INPUT",
+        subject="input",
+        hint="name the one of the images with --input, and give the others a value with --feed NAME=VALUE"
+        if several
+        else "export the model with an image input",
+    )
+
+
+def shown(value: ir.Value) -> str:
+    """Return an input as messages show it: name, dtype and shape."""
+    kind = value.dtype.numpy().name if value.dtype is not None else str(value.type)
+    shape = "of unknown shape" if value.shape is None else f"({', '.join(str(size) for size in value.shape)})"
+    return f"{value.name!r} {kind} {shape}"
 
 
 def _is_image(value: ir.Value) -> bool:

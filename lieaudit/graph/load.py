@@ -148,7 +148,7 @@ def load_model(
     image_input.normalise(model, audited_input, size, notes)
     _settle(model)  # again: the lengths of some sequences follow from the image's size
     beside = bound.settled(model.graph)
-    found = batch.make_batchable(model, (audited_input.channels, *size), beside.values)
+    found = _batchable(model, (audited_input.channels, *size), beside, original_input)
     model = found.model
     if not found.batchable:
         notes.append("the graph works for one image at a time only; rows run one by one")
@@ -197,6 +197,15 @@ def _drop_other_outputs(model: ir.Model, kept: ir.Value) -> None:
     """Leave the one output that was asked for by name, and what it needs: other outputs' inputs want no value."""
     model.graph.outputs[:] = [kept]
     common_passes.RemoveUnusedNodesPass()(model)
+
+
+def _batchable(
+    model: ir.Model, shape: tuple[int, int, int], beside: Further, declared: ReportTensor
+) -> batch.Batchable:
+    try:
+        return batch.make_batchable(model, shape, beside.values)
+    except ModelError as problem:
+        raise image_input.at_size(problem, declared, shape[1:]) from problem
 
 
 def _settle(model: ir.Model) -> None:

@@ -115,8 +115,9 @@ def _dequantise(node: ir.Node) -> None:
 
 
 def _refused(image: ir.Value, node: ir.Node) -> ModelError:
+    kind = image.dtype.numpy() if image.dtype is not None else "integers"
     return ModelError(
-        f"input {image.name!r} takes {image.dtype}, and {node.op_type} {node.name!r} computes with the integers",
+        f"input {image.name!r} takes {kind}, and {node.op_type} {node.name!r} computes with the integers",
         reason="INTEGER_PIXELS",
         subject=node.name or node.op_type,
         hint="export the model with a float image input",

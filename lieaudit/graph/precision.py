@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from lieaudit.errors import ModelError
 from lieaudit.graph.names import PREFIX
 
 _REDUCED = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
@@ -46,10 +47,20 @@ def to_float32(model: ir.Model, image: ir.Value) -> str:
 
 
 def round_output(model: ir.Model, dtype: np.dtype[Any]) -> str:
-    """Have the model's only output as float32, in place, where it runs as ``dtype``; return what to say of it."""
+    """Have the model's only output as float32, in place, where it runs as ``dtype``; return what to say of it.
+
+    Raises `ModelError` OUTPUT_NOT_FLOAT: the graph did not declare its type, and it is none.
+    """
     if dtype == np.float32:
         return ""
     output = model.graph.outputs[0]
+    if dtype.kind != "f":
+        raise ModelError(
+            f"output {output.name!r} is {dtype}, not a float",
+            reason="OUTPUT_NOT_FLOAT",
+            subject=output.name or "output",
+            hint="choose another output with --output",
+        )
     cast = ir.node("Cast", [output], {"to": ir.DataType.FLOAT.value}, name=f"{PREFIX}to_float32")
     model.graph.append(cast)
     rounded = cast.outputs[0]

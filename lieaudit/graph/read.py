@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
-from lieaudit.errors import ModelError
+from lieaudit.errors import ModelError, UnsupportedOpError
 from lieaudit.graph.forward.fused import EXPANSIONS, MICROSOFT, known
 from lieaudit.graph.repair import outlined, repair
 
@@ -44,7 +45,7 @@ def read_model(source: str | Path | bytes | onnx.ModelProto) -> ReadModel:
     Raises
     ------
     ModelError
-        MODEL_NOT_FOUND, MODEL_EMPTY, NOT_ONNX, MODEL_TRUNCATED, INVALID_MODEL, OPSET_TOO_OLD, IR_TOO_OLD,
+        MODEL_NOT_FOUND, MODEL_EMPTY, NOT_ONNX, MODEL_TRUNCATED, INVALID_MODEL, UNKNOWN_OP, OPSET_TOO_OLD, IR_TOO_OLD,
         OPSET_TOO_NEW, IR_TOO_NEW, GRAPH_CYCLE, ZIPMAP_OUTPUT, EXTERNAL_DATA_OUTSIDE, EXTERNAL_DATA_MISSING or
         EXTERNAL_DATA_TRUNCATED.
     """
@@ -76,11 +77,18 @@ def read_model(source: str | Path | bytes | onnx.ModelProto) -> ReadModel:
         AttributeError,
     ) as problem:
         first_line = str(problem).strip().split("\n")[0][:300]
+        if unknown := re.search(r"No Op registered for (\S+) with domain_version of (\d+)", first_line):
+            raise UnsupportedOpError(
+                f"opset {unknown[2]} has no op {unknown[1]}",
+                reason="UNKNOWN_OP",
+                subject=unknown[1],
+                hint="export the model for the opset that the op is from, or without it",
+            ) from problem
         raise ModelError(
             f"not a valid ONNX model: {first_line}",
             reason="INVALID_MODEL",
             subject=name or "model",
-            hint="re-export it",
+            hint="export it again",
         ) from problem
     for tensor in external:
         _check_external_data(tensor, path)
@@ -143,7 +151,7 @@ def _check_versions(proto: onnx.ModelProto) -> None:
             f"IR version {proto.ir_version} is older than {OLDEST_IR}",
             reason="IR_TOO_OLD",
             subject="ir_version",
-            hint="re-export",
+            hint="export it again",
         )
     if proto.ir_version > onnx.IR_VERSION:
         raise _too_new("IR_TOO_NEW", "IR version", "ir_version", proto.ir_version, int(onnx.IR_VERSION))
@@ -230,7 +238,7 @@ def _check_external_data(tensor: ir.ExternalTensor, model: Path | None) -> None:
             f"tensor {name!r} is stored outside the model, in {location!r}, which was not given",
             reason="EXTERNAL_DATA_MISSING",
             subject=name,
-            hint="send the model together with its data files",
+            hint="give the path of the .onnx file, with its data files beside it",
         )
     path = model.parent / location
     if not location or Path(location).is_absolute() or not _beside(path, model):
@@ -238,7 +246,7 @@ def _check_external_data(tensor: ir.ExternalTensor, model: Path | None) -> None:
             f"tensor {name!r} points to {location!r}, outside the model's folder",
             reason="EXTERNAL_DATA_OUTSIDE",
             subject=name,
-            hint="external data must lie beside the model",
+            hint="put the data beside the model, and save it with relative paths",
         )
     if not path.is_file():
         raise ModelError(

@@ -232,12 +232,12 @@ def _load_error(problem: Exception) -> LieauditError:
         text,
     )
     if unknown is not None:
-        op = next(group for group in unknown.groups() if group)
+        op = re.sub(r"\(-?\d+\)$", "", next(group for group in unknown.groups() if group)).replace(":", "::", 1)
         return UnsupportedOpError(
             f"onnxruntime does not know op {op}",
             reason="UNKNOWN_OP",
             subject=op,
-            hint="export the model without it, or register the custom op's library with onnxruntime",
+            hint="export the model without it, in ops of the ONNX standard",
         )
     return ModelError(f"onnxruntime refuses the graph: {text}", reason="MODEL_REFUSED", subject="model")
 

@@ -168,7 +168,7 @@ def test_computing_with_integers_is_refused_by_name(node):
     )
     problem = refused(proto)
     assert problem.reason == "INTEGER_PIXELS"
-    assert "takes UINT8" in str(problem)
+    assert "takes uint8" in str(problem)
     assert "squared" in str(problem)
     assert "float image input" in problem.hint
 
@@ -186,7 +186,7 @@ def test_an_image_that_a_branch_reads_is_refused():
     choice = helper.make_node("If", ["no"], ["floats"], then_branch=branches[0], else_branch=branches[1], name="choice")
     problem = refused(net([choice], initializers=[("no", np.array(False))]))
     assert problem.reason == "INTEGER_PIXELS"
-    assert "takes UINT8" in str(problem)
+    assert "takes uint8" in str(problem)
 
 
 def test_a_mask_is_no_rival_of_a_float_image():
