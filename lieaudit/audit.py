@@ -175,7 +175,12 @@ def run(
     layerwise, unattributed = _attributed(attribute, spec)
     StageProgress(progress, "statistics", 1).advance(1)
     results, skipped = generator_results(
-        measured, spec, used.method, calibration=method.calibration, agreements=agreements
+        measured,
+        spec,
+        used.method,
+        size=(images.target.height, images.target.width),
+        calibration=method.calibration,
+        agreements=agreements,
     )
     if isinstance(used, Secants):
         results = _of_stated_size(results, used.steps, spec)

@@ -133,7 +133,9 @@ class GeneratorResult:
     ``step`` is the t of a finite difference or secant, ``secant_px`` that secant's root-mean-square displacement (None
     for a derivative, and for brightness, which moves nothing). ``geometric_mean`` is the typical image's value (None
     where one is 0), ``top_share`` the share of the sum that the largest 1 % of the images hold, at least one (None
-    where all are 0).
+    where all are 0). ``lee_per_px2`` is ``lee`` over the mean square displacement of the input's pixels per unit of
+    t (`lieaudit.symmetries.affine`): what can be compared between generators, resolutions and models (None for
+    brightness, which moves nothing).
     """
 
     lee: float
@@ -156,6 +158,7 @@ class GeneratorResult:
     secant_px: float | None = None
     geometric_mean: float | None = None
     top_share: float | None = None
+    lee_per_px2: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import numpy as np
 from lieaudit.report import Agreement, GeneratorResult, Skipped
 from lieaudit.statistics import bootstrap_interval, compare, point_estimate, quantiles, top_share
 from lieaudit.symmetries import get_generator
+from lieaudit.symmetries.affine import field_of, mean_square_displacement
 
 if TYPE_CHECKING:
     from lieaudit.derivatives.base import Float64Array
@@ -32,10 +33,11 @@ def generator_results(
     spec: AuditSpec,
     method: str,
     *,
+    size: tuple[int, int],
     calibration: Calibration | None = None,
     agreements: dict[str, Agreement] | None = None,
 ) -> tuple[dict[str, GeneratorResult], list[Skipped]]:
-    """Give the results by generator and what could not be measured."""
+    """Give the results by generator and what could not be measured; ``size`` is (H, W) of the images."""
     results: dict[str, GeneratorResult] = {}
     skipped: list[Skipped] = []
     for g, generator in enumerate(spec.generators):
@@ -83,8 +85,17 @@ def generator_results(
             relative_ci95=relative_interval,
             geometric_mean=float(point_estimate(lee, "geometric_mean")) if np.all(lee > 0) else None,
             top_share=top_share(lee),
+            lee_per_px2=_per_px2(mean, generator, size, spec.convention),
         )
     return results, skipped
+
+
+def _per_px2(lee: float, generator: str, size: tuple[int, int], convention: str) -> float | None:
+    """Give LEE per squared pixel of displacement; None where no pixel moves."""
+    if not get_generator(generator).spatial:
+        return None
+    moved = mean_square_displacement(field_of(generator, *size, convention=convention), *size)
+    return lee / moved if moved > 0 else None
 
 
 def _mean_error(errors: Float64Array) -> float:
