@@ -84,8 +84,8 @@ def measure(name: str, source: str, load: Callable[[], Any], reference: Referenc
     x, v = images(model, 1 if large else IMAGES, unit=source in OTHER_EXPORTERS)
     differences = FiniteDifference(model, spec)
     runs = 2 if large else 4  # the first also plans memory
-    made = forward._evaluate(x, v)[1]  # noqa: SLF001 - without the second pass for the error bar
-    forward_seconds = fastest(lambda: forward._evaluate(x, v), runs)  # noqa: SLF001
+    made = forward._evaluate(x, v, {})[1]  # noqa: SLF001 - without the second pass for the error bar
+    forward_seconds = fastest(lambda: forward._evaluate(x, v, {}), runs)  # noqa: SLF001
     ratio = forward_seconds / fastest(lambda: differences.base(x), runs)
     differentiate = reference or graph_reference(model)
     expected = np.stack([differentiate(x, v[:, d]) for d in range(v.shape[1])], axis=1)

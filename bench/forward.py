@@ -100,7 +100,7 @@ def measure(name: str, threads: int, repeat: int) -> dict[str, float]:
 
     # seconds per image with G directions
     per_image: dict[str, tuple[Callable[[], Any], float]] = {
-        "forward_mode": (lambda: forward._evaluate(x, v), 1 / IMAGES),  # noqa: SLF001 - without the error bar's pass
+        "forward_mode": (lambda: forward._evaluate(x, v, {}), 1 / IMAGES),  # noqa: SLF001 - without the error bar's pass
         "finite_difference": (lambda: plain.run({model.input_name: many}), 2 * DIRECTIONS / PLAIN_BATCH),
         "torch_jvp": (torch_jvp, DIRECTIONS),
         "double_backward": (lambda: double_backward(module, point.clone(), direction), DIRECTIONS),
