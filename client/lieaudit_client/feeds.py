@@ -75,7 +75,7 @@ def parse_feed(text: str) -> tuple[str, spec_pb2.Tensor]:
     except (ValueError, RecursionError) as problem:
         hint = "a number, true, false, 640,480, [[1,2],[3,4]], or a file whose name ends in .npy"
         raise _invalid(name, f"{value!r:.80} is no value", hint) from problem
-    return name, to_tensor(found, name)
+    return name, _packed(*_flattened(found, name), name)
 
 
 def _flattened(value: Any, name: str) -> tuple[list[int], list[Any]]:

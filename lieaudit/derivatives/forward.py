@@ -108,7 +108,7 @@ class ForwardDifferentiator:
         self._sessions.clear()
 
     def _evaluate(
-        self, images: Float32Array, directions: Float32Array, further: FurtherRows
+        self, images: Float32Array, directions: Float32Array, further: FurtherRows = NOTHING
     ) -> tuple[Float32Array, Float64Array]:
         count, lanes = directions.shape[:2]
         plan = self._plan(lanes)

@@ -80,6 +80,15 @@ def _images(candidate: Report, baseline: Report) -> Iterator[str]:
         )
 
 
+def _feeds(candidate: Report, other: Report, who: str) -> Iterator[str]:
+    """Compare what both were fed for all images; values per image belong to the images."""
+    mine = {feed.name: feed for feed in candidate.data.feeds if not feed.per_image}
+    for feed in other.data.feeds:
+        own = mine.get(feed.name)
+        if own is not None and not feed.per_image and own.sha256 != feed.sha256:
+            yield f"input {feed.name!r}: {who} was fed {feed.text}, the candidate {own.text}"
+
+
 def require_size(report: Report, secant_px: float | None, who: str) -> None:
     """Require that a report holds what the policy decides on: secants of its size, where it states one.
 
@@ -100,6 +109,7 @@ def require_size(report: Report, secant_px: float | None, who: str) -> None:
 
 
 def _specs(candidate: Report, other: Report, who: str, *, own_preprocessing: bool = False) -> Iterator[str]:
+    yield from _feeds(candidate, other, who)
     for name in _SAME_SPEC:
         if name == "head":  # what `auto` chose counts, not how it was asked for
             mine, theirs = candidate.model.head, other.model.head

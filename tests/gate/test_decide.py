@@ -14,6 +14,7 @@ from google.protobuf import json_format
 from lieaudit_api.v1 import gate_pb2
 
 from lieaudit.errors import ComparisonError
+from lieaudit.feeds import described
 from lieaudit.gate import evaluate
 from lieaudit.report import METRIC_VERSION, KindTotal, Layerwise, Report, Skipped
 
@@ -262,6 +263,19 @@ def test_another_head_is_refused_and_the_name_of_a_preset_is_not(make_report: Ma
     headed = replace(baseline, model=replace(baseline.model, head="identity"))
     with pytest.raises(ComparisonError, match="head: baseline identity, candidate softmax"):
         evaluate(candidate, headed, policy(NO_WORSE))
+
+
+def test_what_was_fed_for_all_images_must_be_the_same(pair: Any) -> None:
+    def fed(report: Report, value: float, *, per_image: bool = False) -> Report:
+        feed = described("threshold", np.full((2, 1), value, np.float32), "spec", per_image=per_image)
+        return replace(report, data=replace(report.data, feeds=(feed,)))
+
+    candidate, baseline = pair(1.0)
+    assert evaluate(fed(candidate, 0.5), fed(baseline, 0.5), policy(NO_WORSE)).verdict
+    assert evaluate(fed(candidate, 0.5, per_image=True), fed(baseline, 0.4, per_image=True), policy(NO_WORSE)).verdict
+    with pytest.raises(ComparisonError, match="'threshold'") as caught:
+        evaluate(fed(candidate, 0.5), fed(baseline, 0.25), policy(NO_WORSE))
+    assert "0.25" in str(caught.value)
 
 
 def test_a_missing_baseline_is_refused_and_names_the_rule(make_report: Maker, lognormal: Draw) -> None:

@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lieaudit_client.formats.numbers import fidelity_line, interval, number, percent, short
+from lieaudit_client.formats.numbers import feed_line, fidelity_line, interval, number, percent, short
 from lieaudit_client.layerwise_view import layer_tree, layerwise_view
 from lieaudit_client.printable import printable_copy
 
@@ -68,6 +68,8 @@ def _head(report: report_pb2.Report) -> Iterable[RenderableType]:
     facts.add_row("function", Text(f"{_tensor(model.input)} → {_tensor(model.output)}, head {model.head}"))
     top1 = f", top-1 {percent(data.top1)}" if data.HasField("top1") else ""
     facts.add_row("images", Text(f"{data.count} of {data.name or 'unnamed'}  {short(data.sha256)}{top1}"))
+    for feed in data.feeds:
+        facts.add_row("fed", Text(feed_line(feed)))
     engine = f"torch {there.torch}" if there.torch else f"onnxruntime {there.onnxruntime}"
     facts.add_row("computed", Text(f"{model.precision} on {there.provider} ({there.device}), {engine}"))
     for op, count in sorted(there.fallback_ops.items()):

@@ -31,6 +31,13 @@ def short(sha256: str) -> str:
     return sha256[:12]
 
 
+def feed_line(feed: report_pb2.ReportFeed) -> str:
+    """Say what one of the model's further inputs was fed."""
+    size = f" ({', '.join(map(str, feed.shape))})" if feed.shape else ""
+    per_image = ", one per image" if feed.per_image else ""
+    return f"{feed.name} {feed.dtype}{size}{per_image}: {feed.text}  {short(feed.sha256)}"
+
+
 def fidelity_line(fidelity: report_pb2.Fidelity) -> str:
     """Say how close the audited function is to the model as it was given."""
     verdict = "as given" if fidelity.ok else "NOT as given"

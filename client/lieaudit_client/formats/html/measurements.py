@@ -10,7 +10,7 @@ from lieaudit_api.v1 import gate_pb2, report_pb2
 
 from lieaudit_client.formats.html import charts
 from lieaudit_client.formats.html.markup import badge, card, chart, code, facts, num, panel, table, tabs, text
-from lieaudit_client.formats.numbers import fidelity_line, interval, number, percent, short
+from lieaudit_client.formats.numbers import feed_line, fidelity_line, interval, number, percent, short
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -219,6 +219,7 @@ def environment(reports: list[tuple[str, report_pb2.Report]]) -> str:
             ("versions", text(_versions(env))),
             ("took", text(f"{number(report.timing.seconds)} s, {number(report.timing.rows_per_second)} rows/s")),
         ]
+        pairs += [("fed", text(feed_line(feed))) for feed in data.feeds]
         if report.checks.HasField("head"):
             pairs.append(("head", text(f"{report.checks.head.chosen}: {report.checks.head.why}")))
         if report.checks.HasField("fidelity"):
