@@ -92,13 +92,20 @@ class Images:
     def notes(self) -> tuple[str, ...]:
         """What the report's reader should know about the images."""
         notes = self.dataset.notes
+        if self.spec.convention == "reference" and "brightness" in self.spec.generators:
+            return (*notes, "brightness scales the normalised images, as the reference code does, not raw intensities")
         if self.dataset.dtype != "uint8" and "brightness" in self.spec.generators:
             notes += ("brightness scales the float32 images as given: how they were normalised is not known",)
         return notes
 
     @property
     def zero_point(self) -> npt.ArrayLike:
-        """What a raw intensity of 0 is in the images, one value or one per channel: brightness scales around it."""
+        """What brightness scales around, one value or one per channel: what a raw intensity of 0 is in the images.
+
+        The reference convention scales the images as the model takes them, around 0: the published code does.
+        """
+        if self.spec.convention == "reference":
+            return np.zeros(self.target.channels)
         return self.dataset.zero_point(self.spec.preprocessing, self.target.channels)
 
     def load(self, indices: Sequence[int]) -> Float32Array:

@@ -193,12 +193,32 @@ def _fold(kernel: Array, size: int, padding: str) -> Array:
     return folded
 
 
+def reference_floor(size: int) -> npt.NDArray[np.intp]:
+    """Return the pixel at or before each of ``size`` pixels, as a float32 grid over [−1, 1] sees it: (size,).
+
+    The code published with Gruver et al. (2023) samples images at a grid of evenly spaced float32 numbers between the
+    centres of the edge pixels (``affine_grid`` with ``align_corners=True``), and takes the floor of
+    ((x + 1) / 2)·(n − 1). Where that rounds below j, pixel j lies, for that code, between j − 1 and j. At some sizes
+    (32) no pixel is affected, at others 10 to 40 % are. Bit for bit what torch computes: one half of the grid counts
+    from −1 and the other from 1, each number rounded once (a fused multiply-add).
+    """
+    if size == 1:
+        return np.zeros(1, np.intp)
+    one = np.float32(1.0)
+    step = np.float64(np.float32(2.0) / np.float32(size - 1))
+    place = np.arange(size)
+    # exact in float64, as products of 24 and of some ten bits: rounded once, to float32
+    grid = np.where(place < size // 2, step * place - 1.0, 1.0 - step * (size - 1 - place)).astype(np.float32)
+    position = ((grid + one) / np.float32(2.0)) * np.float32(size - 1)
+    return np.floor(position).astype(np.intp)
+
+
 def derivative_matrix(size: int, *, interpolation: str, padding: str, right: bool = False) -> Array:
     """Give D, float64 (size, size), with (∂Ĩ/∂x)(j) = Σ_k D[j, k] I[k] along one axis, per pixel.
 
-    For ``bilinear`` the symmetric derivative, or with ``right`` the right-hand one (I[j+1] − I[j]); the other
-    interpolants are differentiable at the pixels. The y derivative of an image is ``D @ I``, the x derivative
-    ``I @ D.T``.
+    For ``bilinear`` the symmetric derivative, or with ``right`` the slope that the reference convention takes,
+    I[k+1] − I[k] with k = j or, by `reference_floor`, j − 1; the other interpolants are differentiable at the pixels.
+    The y derivative of an image is ``D @ I``, the x derivative ``I @ D.T``.
     """
     if size == 1:
         return np.zeros((1, 1))
@@ -206,9 +226,12 @@ def derivative_matrix(size: int, *, interpolation: str, padding: str, right: boo
     row = np.arange(size)
     if interpolation != "fourier":
         matrix = np.zeros((size, size))
-        left = 0.0 if right else 1.0
-        np.add.at(matrix, (row, wrap(here + 1, size, padding)), 1.0 if right else 0.5)
-        np.add.at(matrix, (row, wrap(here - left, size, padding)), -1.0 if right else -0.5)
+        behind, ahead = here - 1, here + 1
+        if right:
+            behind = reference_floor(size).astype(np.float64)
+            ahead = behind + 1
+        np.add.at(matrix, (row, wrap(ahead, size, padding)), 1.0 if right else 0.5)
+        np.add.at(matrix, (row, wrap(behind, size, padding)), -1.0 if right else -0.5)
         return matrix
     period = size if padding == "circular" else 2 * (size - 1)
     distance = here[:, None] - np.arange(period)

@@ -16,6 +16,7 @@ from lieaudit.symmetries.interpolation import (
     Array,
     Floating,
     derivative_matrix,
+    reference_floor,
     wrap,
 )
 
@@ -38,9 +39,10 @@ def tangents(
 
     * ``central``: the symmetric derivative, (I[j+1] − I[j−1]) / 2 for bilinear and bicubic, the spectral
       derivative for fourier.
-    * ``reference``: the right-hand derivative I[j+1] − I[j] along both axes, whatever the sign of v, and
-      translations in units of half the size minus half a pixel: what the code published with Gruver et al.
-      (2023) computes, for comparison with its numbers. Bilinear only.
+    * ``reference``: the slope on one side of the kink, whatever the sign of v: the right-hand one, I[j+1] − I[j], but
+      I[j] − I[j−1] where the float32 grid of the code published with Gruver et al. (2023) rounds below j
+      (`lieaudit.symmetries.interpolation.reference_floor`); and translations in units of half the size minus half a
+      pixel. What that code computes, for comparison with its numbers. Bilinear only.
 
     Parameters
     ----------
@@ -154,14 +156,14 @@ class _Gradient:
         size = block.shape[axis]
         out = np.empty_like(block)
         source, target = np.moveaxis(block, axis, 0), np.moveaxis(out, axis, 0)
-        low, scale = (0, 1.0) if self.right else (-1, 0.5)
-        inner = slice(-low, max(size - 1, -low))
-        np.subtract(source[1 - low :], source[: size - 1 + low], out=target[inner])
+        if self.right:
+            behind = reference_floor(size)
+            target[...] = source[wrap(behind + 1.0, size, self.padding)] - source[behind]
+            return out
+        np.subtract(source[2:], source[: size - 2], out=target[1 : max(size - 1, 1)])
         edges = np.array([0, size - 1])
-        ahead = wrap(edges + 1.0, size, self.padding)
-        behind = wrap(edges + float(low), size, self.padding)
-        target[edges] = source[ahead] - source[behind]
-        out *= scale
+        target[edges] = source[wrap(edges + 1.0, size, self.padding)] - source[wrap(edges - 1.0, size, self.padding)]
+        out *= 0.5
         return out
 
 

@@ -133,7 +133,7 @@ def audit(
             precision=precision,
             device=device,
             others=others,
-            zero_point=dataset.zero_point(spec.preprocessing, target.channels),
+            zero_point=pictured.zero_point,
         )
         return {generator: attribution.layerwise for generator, attribution in found.items()}
 

@@ -12,6 +12,7 @@ from lieaudit.data import Dataset
 from lieaudit.errors import DataError, LieauditError, ModelError
 from lieaudit.shards import DirectoryShards
 from lieaudit.symmetries import tangents
+from lieaudit.symmetries.interpolation import reference_floor
 
 RNG = np.random.default_rng(6)
 CONV = (0.5 * RNG.standard_normal((5, 3, 3, 3))).astype(np.float32)
@@ -71,7 +72,10 @@ def test_translations_of_a_pooled_model_vanish_on_a_torus():
 
 @pytest.mark.parametrize(("method", "tolerance"), [("finite_difference", 5e-3), ("forward", 1e-5)])
 def test_the_reference_convention_is_the_right_hand_derivative(float64_graph, assert_covers, method, tolerance):
-    """An independent JVP: torch float64 through the graph, along right-hand differences written out here."""
+    """An independent JVP: torch float64 through the graph, along one-sided differences written out here.
+
+    On which side is the published code's float32 grid (tests/symmetries/test_reference_grid.py).
+    """
     x, proto = images(128), network(CNN, 5)
     spec = AuditSpec(
         generators=("translation_x", "translation_y"),
@@ -80,10 +84,11 @@ def test_the_reference_convention_is_the_right_hand_derivative(float64_graph, as
         method=method,
     )
     report = lieaudit.audit(proto, x, spec)
-    wide = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (0, 1), (0, 1)), mode="reflect")
+    wide = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect")
+    columns, rows = reference_floor(10) + 1, reference_floor(8) + 1
     directions = {
-        "translation_x": (10 - 1) / 2 * (wide[:, :, :-1, 1:] - x),
-        "translation_y": (8 - 1) / 2 * (wide[:, :, 1:, :-1] - x),
+        "translation_x": (10 - 1) / 2 * (wide[:, :, 1:-1, columns + 1] - wide[:, :, 1:-1, columns]),
+        "translation_y": (8 - 1) / 2 * (wide[:, :, rows + 1, 1:-1] - wide[:, :, rows, 1:-1]),
     }
     for generator, direction in directions.items():
         _, exact = float64_graph(proto).jvp(x, direction)

@@ -79,7 +79,7 @@ def test_brightness_is_the_derivative_of_its_flow(noise, fit_order):
 def test_reference_is_the_right_hand_derivative_of_the_flow_where_v_points_right_and_down(
     noise, fit_order, name, padding
 ):
-    images = noise(1, 2, 8, 7)
+    images = noise(1, 2, 9, 5)  # where the reference's float32 grid is exact; elsewhere, test_reference_grid.py
     height, width = images.shape[-2:]
     exact = tangent(images, name, **choice_of("bilinear", padding, "reference"))
     v = velocity_field(name, height, width, convention="reference")
@@ -99,7 +99,7 @@ def test_reference_is_the_right_hand_derivative_of_the_flow_where_v_points_right
 
 @pytest.mark.torch
 @pytest.mark.parametrize("name", SPATIAL)
-@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (1, 2, 5, 9)])
+@pytest.mark.parametrize("shape", [(2, 3, 9, 9), (1, 2, 5, 9)])
 def test_reference_agrees_with_a_jvp_through_floor(noise, name, shape):
     """Independent: autograd through a bilinear sampler whose corner is floor(position), float64."""
     torch = pytest.importorskip("torch")
