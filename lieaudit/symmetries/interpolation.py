@@ -210,7 +210,7 @@ def reference_floor(size: int) -> npt.NDArray[np.intp]:
     # exact in float64, as products of 24 and of some ten bits: rounded once, to float32
     grid = np.where(place < size // 2, step * place - 1.0, 1.0 - step * (size - 1 - place)).astype(np.float32)
     position = ((grid + one) / np.float32(2.0)) * np.float32(size - 1)
-    return np.floor(position).astype(np.intp)
+    return np.asarray(np.floor(position), np.intp)
 
 
 def derivative_matrix(size: int, *, interpolation: str, padding: str, right: bool = False) -> Array:

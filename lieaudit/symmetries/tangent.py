@@ -158,7 +158,7 @@ class _Gradient:
         source, target = np.moveaxis(block, axis, 0), np.moveaxis(out, axis, 0)
         if self.right:
             behind = reference_floor(size)
-            target[...] = source[wrap(behind + 1.0, size, self.padding)] - source[behind]
+            target[...] = source[wrap((behind + 1).astype(np.float64), size, self.padding)] - source[behind]
             return out
         np.subtract(source[2:], source[: size - 2], out=target[1 : max(size - 1, 1)])
         edges = np.array([0, size - 1])
