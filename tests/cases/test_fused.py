@@ -409,6 +409,27 @@ def test_a_form_that_is_not_covered_stays_and_is_reported():
     assert (applied.op, applied.exact) == ("com.microsoft::Attention", False)
 
 
+def test_what_stands_in_a_branch_is_written_out_too():
+    info = helper.make_tensor_value_info
+    branch = helper.make_graph(
+        [helper.make_node("FastGelu", ["x"], ["inside"], domain=MICROSOFT)],
+        "branch",
+        [],
+        [info("inside", TensorProto.FLOAT, [2, 9])],
+    )
+    graph = helper.make_graph(
+        [helper.make_node("If", ["always"], ["y"], then_branch=branch, else_branch=branch)],
+        "branching",
+        [info("x", TensorProto.FLOAT, [2, 9])],
+        [info("y", TensorProto.FLOAT, [2, 9])],
+        [numpy_helper.from_array(np.array(True), "always")],
+    )
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid(MICROSOFT, 1)]
+    applied = rewrite(ir.from_proto(helper.make_model(graph, opset_imports=imports, ir_version=8))).applied
+    assert {a.op for a in applied} == {"Add", "Mul", "Tanh"}
+    assert all(a.exact for a in applied)
+
+
 @pytest.mark.parametrize(("opset", "per_channel"), [(10, False), (11, False), (17, True)])
 def test_quantisers_at_old_opsets_are_those_of_the_standard(opset, per_channel):
     scale = np.array([0.1, 0.2, 0.05], np.float32) if per_channel else np.array(0.1, np.float32)

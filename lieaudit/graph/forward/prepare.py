@@ -40,7 +40,8 @@ def prepare(model: ir.Model, active: Collection[str] | None = None) -> ir.Model:
     lift_opset(graph)
     if expand(model):
         graph.meta.pop(MEASURED, None)
-    inline_control_flow(model)
+    if inline_control_flow(model) and expand(model):  # what stood in branches and loops
+        graph.meta.pop(MEASURED, None)
     passes.RemoveUnusedNodesPass()(model)
     _write_out(model)
     _expand_functions(model, active)
