@@ -182,3 +182,36 @@ def test_the_report_and_the_inspection_name_what_was_differenced():
     covered = {row.op: row for row in inspect(proto, AuditSpec()).ops}
     assert not covered["Loop"].exact
     assert covered["Conv"].exact
+
+
+@pytest.mark.parametrize("asked", [1, 2])
+def test_branch_that_asks_for_a_size_is_taken(asked):
+    """As torch's exporter writes ``x.squeeze(1)``; the batch stays open."""
+    info = helper.make_tensor_value_info
+    squeeze = helper.make_graph(
+        [helper.make_node("Squeeze", ["x", "at"], ["s"])], "then", [], [info("s", TensorProto.FLOAT, None)]
+    )
+    keep = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["k"])], "else", [], [info("k", TensorProto.FLOAT, None)]
+    )
+    graph = helper.make_graph(
+        [
+            helper.make_node("Shape", ["x"], ["shape"]),
+            helper.make_node("Gather", ["shape", "axis"], ["size"]),
+            helper.make_node("Equal", ["size", "one"], ["single"]),
+            helper.make_node("If", ["single"], ["y"], then_branch=squeeze, else_branch=keep),
+            helper.make_node("Mul", ["y", "y"], ["z"]),
+        ],
+        "squeezed",
+        [info("x", TensorProto.FLOAT, ["N", 1, 4])],
+        [info("z", TensorProto.FLOAT, None)],
+        [
+            numpy_helper.from_array(np.array([1]), "at"),
+            numpy_helper.from_array(np.array(1), "axis"),
+            numpy_helper.from_array(np.array(asked), "one"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    applied = rewrite(ir.from_proto(model)).applied
+    assert {a.op for a in applied} == ({"Squeeze", "Mul"} if asked == 1 else {"Identity", "Mul"})
+    assert all(a.exact for a in applied)

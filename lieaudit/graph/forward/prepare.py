@@ -17,9 +17,10 @@ import onnx.inliner
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from lieaudit.graph.forward.branches import take_branches
 from lieaudit.graph.forward.folding import fold_constants
 from lieaudit.graph.forward.fused import expand
-from lieaudit.graph.forward.graphs import inline_body, lift_opset, new_constant, reads, splice
+from lieaudit.graph.forward.graphs import lift_opset, new_constant, reads, splice
 from lieaudit.graph.forward.grids import affine_grid
 from lieaudit.graph.forward.loops import unroll_loops
 from lieaudit.graph.forward.sequences import resolve_sequences
@@ -59,29 +60,10 @@ def inline_control_flow(model: ir.Model) -> bool:
     passes.LiftConstantsToInitializersPass(lift_all_constants=True)(model)
     fold_constants(model)
     inlined = False
-    while _take_branches(model.graph) or unroll_loops(model) or resolve_sequences(model):
+    while take_branches(model) or unroll_loops(model) or resolve_sequences(model):
         fold_constants(model)
         inlined = True
     return inlined
-
-
-def _take_branches(graph: ir.Graph) -> bool:
-    """Inline the branch of every If whose condition is constant."""
-    taken = False
-    for node in list(graph):
-        condition = constant(node.inputs[0]) if is_op(node, "If") else None
-        if condition is None:
-            continue
-        branch = node.attributes["then_branch" if bool(condition.reshape(-1)[0]) else "else_branch"].as_graph()
-        outputs = inline_body(graph, node, branch, [], node.name or node.outputs[0].name or "branch")
-        for old, new in zip(node.outputs, outputs, strict=True):
-            if new.shape is None:
-                new.shape, new.type = old.shape, old.type
-            ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-        graph.remove(node, safe=True)
-        graph.meta.pop(MEASURED, None)
-        taken = True
-    return taken
 
 
 def _expand_functions(model: ir.Model, active: Collection[str] | None) -> None:
