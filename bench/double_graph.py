@@ -143,6 +143,16 @@ def _clip(a: dict[str, Any], x: Tensor, low: Tensor | None = None, high: Tensor 
     return x.clamp(*bounds)
 
 
+def _resize(a: dict[str, Any], x: Tensor, *rest: Tensor | None) -> Tensor:
+    assert a.get("mode", b"nearest") == b"nearest"
+    scales = rest[1] if len(rest) > 1 else rest[0]
+    factors = (
+        [int(f) for f in scales.tolist()[2:]] if scales is not None and scales.numel() else
+        [int(size) // old for size, old in zip(rest[2].tolist()[2:], x.shape[2:], strict=True)]  # type: ignore[union-attr]
+    )  # fmt: skip
+    return x.repeat_interleave(factors[0], 2).repeat_interleave(factors[1], 3)
+
+
 OPS: dict[str, Callable[..., Tensor]] = {
     "Conv": _conv,
     "MaxPool": _max_pool,
@@ -151,6 +161,8 @@ OPS: dict[str, Callable[..., Tensor]] = {
     "BatchNormalization": _batch_norm,
     "LRN": _lrn,
     "Relu": lambda _a, x: x.relu(),
+    "PRelu": lambda _a, x, slope: torch.where(x > 0, x, x * slope),
+    "Resize": _resize,
     "Clip": _clip,
     "Softmax": _softmax,
     "Gemm": _gemm,

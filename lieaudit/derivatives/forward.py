@@ -11,9 +11,11 @@ import onnx_ir as ir
 
 from lieaudit.autodiff.context import TANGENT_NODES
 from lieaudit.derivatives.base import NOTHING, Derivatives, Float32Array, Float64Array, FurtherRows, rows_of
+from lieaudit.derivatives.redraw import combined, jittered, jittered_weights
 from lieaudit.derivatives.rounding import COVERAGE, patterns
 from lieaudit.errors import BudgetError, ModelError, UnsupportedOpError
 from lieaudit.graph.forward.coverage import caveats
+from lieaudit.graph.forward.kinks import kinked_units
 from lieaudit.graph.forward.rewrite import Rewritten, rewrite
 from lieaudit.graph.forward.shapes import measure_shapes
 from lieaudit.graph.selection import check_size
@@ -31,17 +33,28 @@ _UNROLLED_WORKING_SET = 256 * _MIB
 _STACKED_WORKING_SET = 128 * _MIB
 """Activations per run beyond which throughput on CPU no longer grows, as measured on ResNet-50 and ViT-S/16."""
 
-_MAX_SESSIONS = 3
-"""Unrolled graphs kept at once: one per number of directions asked for."""
+_MAX_SESSIONS = 5
+"""Unrolled graphs kept at once: one per number of directions asked for, and those with their weights moved."""
 
 _CHECKED_SHARE = 16
-"""One image of so many is differentiated a second time, for the error bar."""
+"""One image of so many is differentiated a second time, for the error bar, where kinks are too few to matter."""
+
+_MANY_KINKS = 20_000
+"""From so many units with a kink on, every image is differentiated again: rounding carries a few of 10⁷ over it on
+trained networks, and an image where it does may be ten thousand times as far off as the others."""
+
+_JUMP = 1e-4
+"""Relative change of a derivative that smooth rounding does not make: a unit is on the other side of its kink."""
 
 _RESCALE = 1.7
 """Factor of the directions in that second pass: not a power of two, so that every product rounds differently."""
 
+_JUMP_WEIGHT, _SMOOTH_WEIGHT = 3.0, 0.5
+"""What a change of the combination counts along each direction, times `_COVERAGE`: measured by bench/bars.py."""
+
 _COVERAGE = 2 * COVERAGE
-"""Twice that of a method which redraws every image: one in `_CHECKED_SHARE` stands for all, which differ by factors."""
+"""Twice that of a method which redraws every image along every direction: one image in `_CHECKED_SHARE` stands for all,
+or one combination of the directions for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +94,13 @@ class ForwardDifferentiator:
         self._spec = spec
         measure_shapes(model.model)
         self._unrolls = spec.provider == "cpu" and convolutional(model.model)
-        self._sessions: dict[int | None, tuple[Rewritten, Session]] = {}
+        self._sessions: dict[tuple[int | None, int], tuple[Rewritten, Session]] = {}
         self._rewritten: dict[int | None, Rewritten] = {}
         self._plans: dict[int, _Plan] = {}
         self.rewritten = self._graph(1 if self._unrolls else None)
         self.skipped = caveats(self.rewritten.applied)
         self._plan(1)
+        self._kinked = kinked_units(self.rewritten.model) >= _MANY_KINKS
         self.fallback_ops: dict[str, int] = {}
         self.rows_done = 0
 
@@ -96,9 +110,14 @@ class ForwardDifferentiator:
         """Differentiate at ``images`` (n, C, H, W) along ``directions`` (n, D, C, H, W); ``first`` plays no part."""
         del first
         value, tangent = self._evaluate(images, directions, further)
-        value_errors, errors = self._errors(images, directions, further, value, tangent)
+        redraw = self._redrawn if self._kinked else self._sampled
+        value_errors, errors, spreads = redraw(images, directions, further, value, tangent)
         return Derivatives(
-            value, tangent, patterns(errors, tangent.shape), _COVERAGE, patterns(value_errors, value.shape)
+            value,
+            tangent,
+            (*spreads, *patterns(errors, tangent.shape)),
+            _COVERAGE,
+            patterns(value_errors, value.shape),
         )
 
     def close(self) -> None:
@@ -108,15 +127,16 @@ class ForwardDifferentiator:
         self._sessions.clear()
 
     def _evaluate(
-        self, images: Float32Array, directions: Float32Array, further: FurtherRows = NOTHING
+        self, images: Float32Array, directions: Float32Array, further: FurtherRows = NOTHING, *, draw: int = 0
     ) -> tuple[Float32Array, Float64Array]:
+        """Give z and dz; ``draw`` other than 0: by a graph whose weights are moved by a unit in the last place."""
         count, lanes = directions.shape[:2]
         plan = self._plan(lanes)
         value = np.empty((count, *self._model.output_shape), np.float32)
         tangent = np.empty((count, lanes, *self._model.output_shape), np.float64)
         for d in range(0, lanes, plan.directions):
             some = slice(d, min(d + plan.directions, lanes))
-            rewritten, session = self._session(some.stop - some.start)
+            rewritten, session = self._session(some.stop - some.start, draw)
             for i in range(0, count, plan.images):
                 part = slice(i, i + plan.images)
                 feeds = {
@@ -132,14 +152,50 @@ class ForwardDifferentiator:
                 self.rows_done += len(z) * (1 + some.stop - some.start)
         return value, tangent
 
-    def _errors(
+    def _redrawn(
         self,
         images: Float32Array,
         directions: Float32Array,
         further: FurtherRows,
         value: Float32Array,
         tangent: Float64Array,
-    ) -> tuple[Float64Array, Float64Array]:
+    ) -> tuple[Float64Array, Float64Array, tuple[Float64Array, ...]]:
+        """Measure the rounding error of values (n,) and tangents (n, D) on every image, and give it as vectors too.
+
+        The weights are moved by a unit in the last place, and all rounding errors behind them are drawn anew, along
+        one combination of the directions. A unit that float32 has put on the wrong side of its kink is back on the
+        right one with probability 0.7, by the geometry of two independent errors. Where any image changes by a jump,
+        all are drawn once more: two draws see 0.88 of such units.
+        """
+        count = len(images)
+        scales = _scales(directions, tangent)
+        wide = [1] * (tangent.ndim - 2)
+        changes, values = [], []
+        for draw in (1, 2):
+            rows, weights, unit = combined(directions, scales, draw)
+            value_again, again = self._evaluate(images, rows[:, None], further, draw=draw)
+            expected = np.einsum("nd,nd...->n...", weights, tangent)
+            changes.append((again[:, 0] - expected) * unit.reshape(-1, *wide))
+            values.append(value_again.astype(np.float64) - value)
+            if not (np.linalg.norm(changes[-1].reshape(count, -1), axis=1) > _JUMP).any():
+                break
+        norms = np.sqrt(np.mean([np.sum(change.reshape(count, -1) ** 2, axis=1) for change in changes], axis=0))
+        # a jump is that of one unit, which may answer to each direction otherwise; rounding is the same along all
+        weight = np.where(norms > _JUMP, _JUMP_WEIGHT, _SMOOTH_WEIGHT) / np.sqrt(len(changes))
+        spreads = tuple(
+            (weight.reshape(-1, *wide) * change)[:, None] * scales.reshape(*scales.shape, *wide) for change in changes
+        )
+        pooled = np.sqrt(np.mean([np.sum(v.reshape(count, -1) ** 2, axis=1) for v in values]))
+        return np.full(count, pooled), _SMOOTH_WEIGHT * norms[:, None] * scales, spreads
+
+    def _sampled(
+        self,
+        images: Float32Array,
+        directions: Float32Array,
+        further: FurtherRows,
+        value: Float32Array,
+        tangent: Float64Array,
+    ) -> tuple[Float64Array, Float64Array, tuple[Float64Array, ...]]:
         """Measure the rounding error of values (n,) and tangents (n, D) on a few images, and scale it to the others.
 
         The images are moved by one unit in the last place, up or down, and the directions rescaled: the exact
@@ -149,7 +205,7 @@ class ForwardDifferentiator:
         """
         count = len(images)
         chosen = np.unique(np.linspace(0, count - 1, max(1, count // _CHECKED_SHARE)).astype(int))
-        moved = _jittered(images[chosen])
+        moved = jittered(images[chosen])
         value_again, again = self._evaluate(moved, directions[chosen] * np.float32(_RESCALE), rows_of(further, chosen))
         difference = again / np.float64(np.float32(_RESCALE)) - tangent[chosen]
         norms = np.linalg.norm(tangent.reshape(*tangent.shape[:2], -1), axis=2)
@@ -160,7 +216,7 @@ class ForwardDifferentiator:
         # Values of all images are of one size: their mean square knows more than each alone.
         value_difference = (value_again.astype(np.float64) - value[chosen]).reshape(len(chosen), -1)
         pooled = np.sqrt(np.mean(np.sum(value_difference**2, axis=1)))
-        return np.full(count, pooled), errors
+        return np.full(count, pooled), errors, ()
 
     def _plan(self, directions: int) -> _Plan:
         if directions not in self._plans:
@@ -198,23 +254,23 @@ class ForwardDifferentiator:
             self._rewritten[unroll] = rewrite(self._model.model, active=[name], unroll=unroll)
         return self._rewritten[unroll]
 
-    def _session(self, directions: int) -> tuple[Rewritten, Session]:
+    def _session(self, directions: int, draw: int = 0) -> tuple[Rewritten, Session]:
         unroll = directions if self._unrolls else None
-        if unroll not in self._sessions:
+        key = unroll, draw
+        if key not in self._sessions:
             if len(self._sessions) >= _MAX_SESSIONS:
                 self._sessions.pop(next(iter(self._sessions)))[1].close()
             rewritten = self._graph(unroll)
-            session = self._opened(rewritten)
+            session = self._opened(rewritten, draw)
             self.fallback_ops = session.fallback_ops
-            self._sessions[unroll] = rewritten, session
-        return self._sessions[unroll]
+            self._sessions[key] = rewritten, session
+        return self._sessions[key]
 
-    def _opened(self, rewritten: Rewritten) -> Session:
+    def _opened(self, rewritten: Rewritten, draw: int) -> Session:
         spec = self._spec
+        model = jittered_weights(rewritten.model, draw) if draw else rewritten.model
         try:
-            return Session(
-                rewritten.model, provider=spec.provider, threads=spec.threads, allow_fallback=spec.allow_fallback
-            )
+            return Session(model, provider=spec.provider, threads=spec.threads, allow_fallback=spec.allow_fallback)
         except ModelError as problem:
             if problem.reason not in {"MODEL_REFUSED", "UNKNOWN_OP"}:
                 raise
@@ -239,15 +295,15 @@ def _blamed(graph: ir.Graph, message: str) -> ir.Node | None:
     return None
 
 
-def _jittered(images: Float32Array) -> Float32Array:
-    """Move every pixel by one unit in the last place, up or down as a hash of its value says.
+def _scales(directions: Float32Array, tangent: Float64Array) -> Float64Array:
+    """Give what a relative error refers to, (n, D): the derivative, or what one so long is on this image.
 
-    Equal pixels move alike: on the flat background of a digit maxima are tied, the derivative there is what
-    the order of indices makes it, and breaking ties would measure that instead of rounding.
+    A direction that the network hardly answers to is as wrong as the others, by the size of what cancels.
     """
-    bits = np.ascontiguousarray(images, np.float32).view(np.uint32)
-    up = (bits * np.uint32(2654435761)) >> np.uint32(31) == 1
-    return np.nextafter(images, np.where(up, np.inf, -np.inf).astype(np.float32))
+    moved = np.linalg.norm(directions.reshape(*tangent.shape[:2], -1).astype(np.float64), axis=2)
+    found = np.linalg.norm(tangent.reshape(*tangent.shape[:2], -1), axis=2)
+    gain = np.median(np.where(moved > 0, found / np.where(moved > 0, moved, 1.0), 0.0), axis=1, keepdims=True)
+    return np.asarray(np.maximum(found, gain * moved))
 
 
 def convolutional(model: ir.Model) -> bool:
