@@ -35,16 +35,20 @@ class Case:
     order: Sequence[str] | None = None
     opset: int = 17
     outputs: int = 1
+    wanted: int = 0
     domain: str = ""
+    cast: bool = False
 
     def model(self) -> onnx.ModelProto:
-        """Give the float32 model; only the first output is one of the graph."""
+        """Give the float32 model; only the wanted output is one of the graph, if asked for as floats."""
         names = list(self.order or [*self.moving, *self.fixed])
-        node = helper.make_node(
-            self.op, names, ["y", *(f"y{i}" for i in range(1, self.outputs))], domain=self.domain, **self.attributes
-        )
+        made = ["y" if i == self.wanted else f"y{i}" for i in range(self.outputs)]
+        nodes = [helper.make_node(self.op, names, made, domain=self.domain, **self.attributes)]
+        if self.cast:
+            nodes[0].output[self.wanted] = "raw"
+            nodes.append(helper.make_node("Cast", ["raw"], ["y"], to=TensorProto.FLOAT))
         graph = helper.make_graph(
-            [node],
+            nodes,
             "case",
             [
                 helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape)
@@ -168,20 +172,24 @@ def derivative64(
 def numpy_derivative(
     function: Callable[..., np.ndarray], values: Mapping[str, np.ndarray], step: float = 1e-6
 ) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
-    """Differentiate a numpy function of one input in float64, where onnx's reference lacks or misses the form."""
-    ((name, x),) = values.items()
+    """Differentiate a numpy function of the inputs in float64, where onnx's reference lacks or misses the form."""
 
     def derivative(directions: Mapping[str, np.ndarray]) -> np.ndarray:
-        x64 = x.astype(np.float64)
-        return np.stack(
-            [(function(x64 + step * v) - function(x64 - step * v)) / (2 * step) for v in directions[name].astype(float)]
-        )
+        point = [x.astype(np.float64) for x in values.values()]
+        rows = []
+        for d in range(DIRECTIONS):
+            shift = [step * directions[name][d].astype(np.float64) for name in values]
+            ahead, behind = (function(*(x + sign * v for x, v in zip(point, shift, strict=True))) for sign in (1, -1))
+            rows.append((ahead - behind) / (2 * step))
+        return np.stack(rows)
 
     return derivative
 
 
-def error_of(case: Case, *, unroll: bool, reference: Callable[..., np.ndarray] | None = None) -> float:
-    """Give ‖dy − dy64‖ / ‖dy64‖ of the rewritten one-op graph, with all moving inputs along random directions."""
+def derivatives(
+    case: Case, *, unroll: bool, reference: Callable[..., np.ndarray] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give dy of the rewritten one-op graph and dy64, with all moving inputs along random directions."""
     proto = case.model()
     random = np.random.default_rng(7)
     directions = {
@@ -195,6 +203,12 @@ def error_of(case: Case, *, unroll: bool, reference: Callable[..., np.ndarray] |
     _, made = run(rewritten, feeds)
     expected = derivative64(proto, case.moving, directions) if reference is None else reference(directions)
     assert made.shape == expected.shape
+    return made, expected
+
+
+def error_of(case: Case, *, unroll: bool, reference: Callable[..., np.ndarray] | None = None) -> float:
+    """Give ‖dy − dy64‖ / ‖dy64‖: see `derivatives`."""
+    made, expected = derivatives(case, unroll=unroll, reference=reference)
     scale = np.linalg.norm(expected)
     return float(np.linalg.norm(made - expected) / (scale if scale > 0 else 1.0))
 
