@@ -13,10 +13,10 @@ from lieaudit.crosscheck import crosscheck
 from lieaudit.data import Dataset
 from lieaudit.derivatives.forward import REWRITE_REFUSED
 from lieaudit.environment import environment
-from lieaudit.errors import DataError, ModelError
+from lieaudit.errors import DataError, LieauditError, ModelError
 from lieaudit.graph.batch import AMPLITUDES
 from lieaudit.graph.load import load_model
-from lieaudit.layerwise import INPUT_PER_IMAGE, attribute_layers
+from lieaudit.layerwise import attribute_layers, check_layouts
 from lieaudit.measure import Images, measure
 from lieaudit.method import Method, choose_method, without_forward
 from lieaudit.metrics.accuracy import image_classes, top1
@@ -102,6 +102,8 @@ def audit(
     if loaded.noise_alike:
         _refuse_constant(loaded, pictured)
     kept = audit_shards(shards, loaded.info.sha256, pictured)
+    if spec.layerwise != "none":
+        check_layouts(loaded, spec)
     method = choose_method(loaded, pictured, shards=kept, progress=progress, source=source)
     kept = audit_shards(shards, loaded.info.sha256, pictured, source=method.source)
 
@@ -172,7 +174,7 @@ def run(
     agreements = (
         crosscheck(method.derivative, method.checker, images, progress=progress) if method.checker is not None else {}
     )
-    layerwise, unattributed = _attributed(attribute, spec)
+    layerwise, unattributed = _attributed(attribute)
     StageProgress(progress, "statistics", 1).advance(1)
     results, skipped = generator_results(
         measured,
@@ -223,18 +225,17 @@ def _of_stated_size(
 
 
 def _attributed(
-    attribute: Callable[[], Mapping[str, Layerwise]] | None, spec: AuditSpec
+    attribute: Callable[[], Mapping[str, Layerwise]] | None,
 ) -> tuple[Mapping[str, Layerwise], tuple[Skipped, ...]]:
-    """Give the layerwise part, or why ``auto`` found no method that measures it; the audit's own results stand."""
+    """Return the layerwise part, or why there is none: the audit's own results are finished, and stand."""
     if attribute is None:
         return {}, ()
     try:
         return attribute(), ()
-    except ModelError as problem:
-        lost = problem.reason == DERIVATIVE_NOT_FINITE and spec.method == "auto"
-        if not lost and problem.reason != INPUT_PER_IMAGE:
-            raise
+    except LieauditError as problem:
         return {}, (Skipped("layerwise", str(problem)),)
+    except MemoryError:
+        return {}, (Skipped("layerwise", "not enough memory (lower --budget, or cut less finely with --depth)"),)
 
 
 def as_dataset(images: ImagesLike, labels: npt.NDArray[Any] | None) -> Dataset:

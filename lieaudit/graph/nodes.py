@@ -73,3 +73,41 @@ def ints_input(node: ir.Node, index: int) -> list[int]:
             hint="export with constant axes",
         )
     return [int(v) for v in array.reshape(-1)]
+
+
+def subgraphs(node: ir.Node) -> list[ir.Graph]:
+    """Give the graphs among a node's attributes."""
+    found: list[ir.Graph] = []
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            found.append(attribute.as_graph())
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            found.extend(attribute.as_graphs())
+    return found
+
+
+def reads(node: ir.Node) -> list[ir.Value]:
+    """Give every value of the enclosing graph that a node or a subgraph in it reads, each once."""
+    found = [value for value in node.inputs if value is not None]
+    for graph in subgraphs(node):
+        inside: set[ir.Value] = set(graph.inputs) | set(graph.initializers.values())
+        captured = list(graph.outputs)
+        for inner in ir.traversal.RecursiveGraphIterator(graph):
+            inside.update(inner.outputs)
+            for deeper in subgraphs(inner):
+                inside.update(deeper.inputs)
+                inside.update(deeper.initializers.values())
+                captured += deeper.outputs
+            captured += [value for value in inner.inputs if value is not None]
+        found += [value for value in captured if value not in inside]
+    return list(dict.fromkeys(found))
+
+
+def holders(graph: ir.Graph) -> dict[ir.Node, ir.Node]:
+    """Return for every node of a graph, and of the subgraphs in it, the node of the graph itself that it lies in."""
+    found: dict[ir.Node, ir.Node] = {}
+    for node in graph:
+        found[node] = node
+        for inside in subgraphs(node):
+            found |= dict.fromkeys(ir.traversal.RecursiveGraphIterator(inside), node)
+    return found

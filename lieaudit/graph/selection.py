@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from lieaudit.errors import ModelError
-from lieaudit.graph.forward.graphs import reads
+from lieaudit.graph.nodes import reads
 
 _SELECTS = {"NonMaxSuppression"}
 

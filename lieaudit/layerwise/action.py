@@ -85,7 +85,8 @@ def _grid_rows(emit: Emitter, view: ir.Value, atoms: list[Atom], action: Action)
     rows_at, columns_at = (
         sorted((i for i in grid if atoms[i].role == role), key=lambda i: -atoms[i].unit) for role in (HEIGHT, WIDTH)
     )
-    trailing = list(range(max(grid) + 1, len(atoms)))
+    # the batch has no fixed size and goes ahead, wherever it is
+    trailing = [i for i in range(max(grid) + 1, len(atoms)) if atoms[i].role != "batch"]
     leading = [i for i in range(len(atoms)) if i not in grid and i not in trailing]
     perm = [*leading, *rows_at, *columns_at, *trailing]
     moved = perm != sorted(perm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,6 +13,7 @@ from lieaudit.layerwise.chain import Chain
 from lieaudit.layerwise.differences import DifferenceChain
 from lieaudit.layerwise.prepared import prepare
 from lieaudit.layerwise.reduce import join, reduce_rows
+from lieaudit.layerwise.stages import StageError
 from lieaudit.layerwise.summary import summarise
 from lieaudit.metrics.lee import DERIVATIVE_NOT_FINITE, OutputAction, lie_derivative
 from lieaudit.progress import StageProgress
@@ -115,6 +117,12 @@ class Attributor:
         # a map through a pointwise function: the head, applied outside the graph, is a segment of its own
         outside = self._model.head.spatial and self._model.head.function != "identity"
         return (*own, "output head") if outside else own
+
+    @property
+    def digest(self) -> str:
+        """What tells one way to cut the graph from another: shards of both may lie side by side."""
+        cut = (self.names, [s.boundary.name for s in self.prepared.segmentation.segments], self.parts)
+        return hashlib.sha256(repr(cut).encode()).hexdigest()[:16]
 
     def _parts(self) -> tuple[tuple[str, ...], ...]:
         """Group generators that commute alike, as many as fit the budget for one image."""
@@ -247,14 +255,22 @@ def attribute_layers(
             subject=name,
             hint="feed the same value for all images, or audit without --layerwise",
         )
-    try:
-        return _attribute(model, images, differentiator, shards, progress)
-    except ModelError as problem:
-        if problem.reason != DERIVATIVE_NOT_FINITE or images.spec.method not in {"auto", "torch"}:
-            raise
-        skipped = (Skipped("layerwise.forward", str(problem)),)
-        images = replace(images, spec=replace(images.spec, method="finite_difference"))
-        return _attribute(model, images, differentiator, shards, progress, skipped)
+    skipped: tuple[Skipped, ...] = ()
+    while True:  # every round has fewer tensors to cut at, or another method
+        spec = images.spec
+        try:
+            return _attribute(model, images, differentiator, shards, progress, skipped)
+        except StageError as problem:
+            whole = {name: "unknown" for name in problem.tensors if spec.layouts.get(name) != "unknown"}
+            if not whole:
+                raise
+            skipped += tuple(Skipped(name, f"the graph cannot be cut here: {problem}") for name in whole)
+            images = replace(images, spec=replace(spec, layouts={**spec.layouts, **whole}))
+        except ModelError as problem:
+            if problem.reason != DERIVATIVE_NOT_FINITE or spec.method not in {"auto", "torch"}:
+                raise
+            skipped += (Skipped("layerwise.forward", str(problem)),)
+            images = replace(images, spec=replace(spec, method="finite_difference"))
 
 
 def _attribute(
@@ -263,7 +279,7 @@ def _attribute(
     differentiator: Differentiator,
     shards: ShardStore | None,
     progress: ProgressCallback | None,
-    skipped: tuple[Skipped, ...] = (),
+    skipped: tuple[Skipped, ...],
 ) -> dict[str, Layerwise]:
     spec = images.spec
     attributor = Attributor(model, spec)
@@ -273,7 +289,7 @@ def _attribute(
     joined: dict[tuple[str, ...], Arrays] = {}
     for number, part in enumerate(attributor.parts):
         columns = [spec.generators.index(g) for g in part]
-        prefix = f"layerwise-{spec.layerwise}-{spec.depth or 0}-{attributor.method}-{number}"
+        prefix = f"layerwise-{attributor.method}-{attributor.digest}-{number}"
         _take_steps(attributor, images, part, columns, prefix, shards)
         found = []
         for start in range(0, images.count, SHARD):

@@ -13,6 +13,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from lieaudit.errors import ModelError
+from lieaudit.graph.nodes import holders
+from lieaudit.layerwise.pixel_sizes import followers
 from lieaudit.layouts.atoms import HEIGHT, WIDTH, Atom, Axes, coordinate, plain, size_of
 from lieaudit.layouts.tracker import Tracker, measured_sizes
 from lieaudit.ops import lookup
@@ -30,7 +32,8 @@ def track(model: ir.Model, *, integers: Mapping[str, npt.NDArray[Any]], declared
     declared
         Axes that the user states, by tensor name; they replace what was derived.
     """
-    tracker = Tracker(integers=integers)
+    found = followers(model)
+    tracker = Tracker(dependent=found.values, pixel_sized=found.sizes, integers=integers, holders=holders(model.graph))
     image = model.graph.inputs[0]
     sizes = measured_sizes(image)
     if sizes is None or len(sizes) != 4:
@@ -49,7 +52,6 @@ def track(model: ir.Model, *, integers: Mapping[str, npt.NDArray[Any]], declared
     )
     if image.name in declared:
         tracker.axes[image] = declared[image.name or ""]
-    tracker.dependent.add(image)
     for node in model.graph:
         _step(tracker, node, declared)
     return tracker
@@ -57,10 +59,7 @@ def track(model: ir.Model, *, integers: Mapping[str, npt.NDArray[Any]], declared
 
 def _step(tracker: Tracker, node: ir.Node, declared: Mapping[str, Axes]) -> None:
     op = lookup(node)
-    depends = not (op is not None and op.shape_only) and any(tracker.varies(value) for value in node.inputs)
-    depends = depends or _captures(node, tracker)
-    if depends:
-        tracker.dependent.update(node.outputs)
+    depends = any(value in tracker.dependent for value in node.outputs)
     made: list[Axes | None] = []
     if depends and op is not None and op.layout is not None:
         made = op.layout(tracker, node)
@@ -68,14 +67,9 @@ def _step(tracker: Tracker, node: ir.Node, declared: Mapping[str, Axes]) -> None
         if value.name in declared:
             tracker.axes[value] = declared[value.name or ""]
             continue
-        axes = made[index] if index < len(made) else None
+        axes = made[index] if index < len(made) and value not in tracker.pixel_sized else None
         sizes = measured_sizes(value)
         if axes is not None and (sizes is None or tuple(map(size_of, axes)) == sizes):
             tracker.axes[value] = axes
         elif sizes is not None:
             tracker.axes[value] = tuple(plain("unknown" if depends else "free", size) for size in sizes)
-
-
-def _captures(node: ir.Node, tracker: Tracker) -> bool:
-    graphs = [a.value for a in node.attributes.values() if isinstance(a.value, ir.Graph)]
-    return any(tracker.varies(value) for graph in graphs for inner in graph for value in inner.inputs)

@@ -25,15 +25,15 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from lieaudit.errors import ModelError
 from lieaudit.graph.forward import rewrite
 from lieaudit.layerwise.action import Action, emit_action
 from lieaudit.layerwise.buffers import Buffers
 from lieaudit.layerwise.emitter import Emitter
 from lieaudit.layerwise.prepared import Prepared
 from lieaudit.layerwise.rows import Rows
-from lieaudit.layerwise.stages import Stage, boundary_layouts, cut_out, image_bytes, peak_bytes
+from lieaudit.layerwise.stages import Stage, boundary_layouts, cut_out, image_bytes, peak_bytes, shape_for, stage_errors
 from lieaudit.layouts.layout import Layout
-from lieaudit.layouts.tracker import BATCH, measured_sizes
 from lieaudit.runtime.providers import find_provider, usable_cores
 from lieaudit.runtime.session import Session
 
@@ -101,22 +101,23 @@ class Chain:
         layouts = boundary_layouts(
             prepared.model, prepared.tracker, self.stages, spatial=model.head.spatial and not gain
         )
-        self._spatial = {v.name or "": layout.spatial for v, layout in layouts.items()}
+        self._layouts = {v.name or "": layout for v, layout in layouts.items()}
 
         threads = spec.threads or usable_cores()
         self._parts = min(threads, _PARTS) if find_provider(spec.provider).device == "cpu" else 1
         self._workers = ThreadPoolExecutor(self._parts, "lieaudit-rows")
 
-        def session(graph: ir.Model) -> Session:
-            return Session(
-                graph,
-                provider=spec.provider,
-                threads=max(1, threads // self._parts),
-                allow_fallback=spec.allow_fallback,
-                shared_arena=True,
-            )
+        def session(stage: Stage) -> Session:
+            with stage_errors(stage):
+                return Session(
+                    stage_graph(prepared.model, stage, layouts, self.action),
+                    provider=spec.provider,
+                    threads=max(1, threads // self._parts),
+                    allow_fallback=spec.allow_fallback,
+                    shared_arena=True,
+                )
 
-        self._sessions = [session(stage_graph(prepared.model, stage, layouts, self.action)) for stage in self.stages]
+        self._sessions = [session(stage) for stage in self.stages]
         self._capacity = _capacities(self.stages)
         self._last_use = {v.name or "": i for i, stage in enumerate(self.stages) for v in stage.inputs}
         self._buffers = Buffers(self._budget // 2)
@@ -156,7 +157,8 @@ class Chain:
         live = {self._image.name or "": _Live(images, (_TOTAL, _ACTION), np.concatenate([start, start]))}
         subnetwork: dict[int, Float64Array] = {}
         for index, (stage, session) in enumerate(zip(self.stages, self._sessions, strict=True)):
-            measured = self._run_stage(stage, session, live, len(images))
+            with stage_errors(stage):
+                measured = self._run_stage(stage, session, live, len(images))
             if stage.source is not None:
                 subnetwork[stage.source] = measured
             for name in [n for n in live if self._last_use.get(n, -1) <= index and n != self._output.name]:
@@ -181,7 +183,7 @@ class Chain:
 
     def _room(self, value: ir.Value, stage: Stage, ids: tuple[int, ...], n: int) -> _Live:
         """Give room for an output and its rows, and for the zero rows that later readers will want behind them."""
-        shape = _shape(value, n)
+        shape = shape_for(value, n)
         count = len(self.generators)
         own = len(stage.rows_out) + 2
         capacity = max(own, self._capacity.get(value.name or "", 0))
@@ -213,7 +215,7 @@ class Chain:
         values: dict[str, Float32Array] = {v.name or "": item.value for v, item in zip(stage.inputs, held, strict=True)}
         made = {v.name or "": self._room(v, stage, ids, n) for v in stage.outputs}
         targets = {name: item.value for name, item in made.items()}
-        for name in [name for name in made if self._spatial[name]]:
+        for name in [name for name in made if self._layouts[name].spatial]:
             targets[f"{name}.action"] = np.empty((count, *made[name].value.shape), np.float32)
 
         def run(span: slice) -> None:
@@ -232,7 +234,7 @@ class Chain:
             action = targets.get(f"{name}.action")
             first, second = item.buffer[:count], item.buffer[count : 2 * count]
             lie = first if action is None else first - action
-            measured += _squares(lie, n)
+            measured += _squares(by_image(lie, self._layouts[name], n))
             dims += item.value.size // n
             if stage.source is not None:
                 fresh = item.buffer[len(ids) * count : (len(ids) + 1) * count]
@@ -247,11 +249,21 @@ class Chain:
         return measured / dims
 
 
-def _squares(rows: Float32Array, n: int) -> Float64Array:
-    """Give ‖·‖² per image and generator, (n, G), of rows (G, n·…, …)."""
-    flat = rows.reshape(len(rows), n, -1)
+def by_image(rows: Float32Array, layout: Layout, n: int) -> Float32Array:
+    """Return the rows (G, *shape) of a tensor as (G, n, -1), whichever axis the images lie on."""
+    atoms = [atom for axis in layout.axes for atom in axis]
+    at = next((i for i, atom in enumerate(atoms) if atom.role == "batch"), None)
+    if at:
+        sizes = [n if atom.role == "batch" else atom.size for atom in atoms]
+        rows = np.moveaxis(rows.reshape(len(rows), *sizes), at + 1, 1)
+    return rows.reshape(len(rows), n, -1)
+
+
+def _squares(flat: Float32Array) -> Float64Array:
+    """Return ‖·‖² per image and generator, (n, G), of rows (G, n, -1)."""
+    n = flat.shape[1]
     whole = flat.shape[-1] // _BLOCK * _BLOCK
-    blocks = flat[..., :whole].reshape(len(rows), n, -1, _BLOCK)
+    blocks = flat[..., :whole].reshape(len(flat), n, -1, _BLOCK)
     rest = flat[..., whole:]
     found = np.einsum("gnbi,gnbi->gnb", blocks, blocks).sum(axis=2, dtype=np.float64)
     return np.asarray((found + np.einsum("gni,gni->gn", rest, rest)).T)
@@ -280,12 +292,6 @@ def _capacities(stages: tuple[Stage, ...]) -> dict[str, int]:
     return wanted
 
 
-def _shape(value: ir.Value, n: int) -> tuple[int, ...]:
-    sizes = measured_sizes(value)
-    assert sizes is not None  # noqa: S101 - boundaries have known layouts
-    return tuple(size // BATCH * n if size % BATCH == 0 else size for size in sizes)
-
-
 def stage_graph(model: ir.Model, stage: Stage, layouts: Mapping[ir.Value, Layout], action: Action) -> ir.Model:
     """Give the graph of one stage: values and rows in; values, rows and X h of its grid tensors out."""
     made = rewrite(cut_out(model, stage)).model
@@ -300,7 +306,14 @@ def stage_graph(model: ir.Model, stage: Stage, layouts: Mapping[ir.Value, Layout
         named.shape = ir.Shape([None] * (len(value.shape or ()) + 1))
         made.graph.outputs.append(named)
     _drop_copies(made.graph)
-    passes.CheckerPass()(made)
+    try:
+        passes.CheckerPass()(made)
+    except Exception as problem:
+        raise ModelError(
+            f"the graph of the layers before {stage.outputs[0].name} is not valid: {problem.__cause__ or problem}",
+            reason="STAGE_INVALID",
+            subject=stage.outputs[0].name or "",
+        ) from problem
     return made
 
 

@@ -27,7 +27,7 @@ from lieaudit.layerwise.action import Action, emit_action
 from lieaudit.layerwise.emitter import Emitter
 from lieaudit.layerwise.prepared import Prepared
 from lieaudit.layerwise.rows import Float32Array, Float64Array, Rows
-from lieaudit.layerwise.stages import Stage, boundary_layouts, cut_out, peak_bytes
+from lieaudit.layerwise.stages import Stage, boundary_layouts, check_shape, cut_out, peak_bytes, stage_errors
 from lieaudit.layouts.layout import Layout
 from lieaudit.layouts.tracker import BATCH, measured_sizes
 from lieaudit.runtime.session import Session
@@ -82,7 +82,10 @@ class DifferenceChain:
                 shared_arena=True,
             )
 
-        self._sessions = [session(cut_out(prepared.model, stage)) for stage in self.stages]
+        self._sessions = []
+        for stage in self.stages:
+            with stage_errors(stage):
+                self._sessions.append(session(cut_out(prepared.model, stage)))
         layouts = boundary_layouts(
             prepared.model, prepared.tracker, self.stages, spatial=model.head.spatial and not gain
         )
@@ -172,7 +175,8 @@ class DifferenceChain:
             place = self.sources.index(stage.source) if stage.source is not None else None
             if place is not None:
                 used[place] = epsilons[place] * self._scales(stage, live, acted)[:, None]
-            self._run_stage(stage, session, live, acted, used[place] if place is not None else None)
+            with stage_errors(stage):
+                self._run_stage(stage, session, live, acted, used[place] if place is not None else None, len(images))
             for gone in [n for n in live if self._last_use.get(n, -1) <= index and n != self._output.name]:
                 del live[gone]
                 acted.pop(gone, None)
@@ -206,6 +210,7 @@ class DifferenceChain:
         live: dict[str, _Live],
         acted: dict[str, Float32Array],
         steps: Float64Array | None,
+        images: int,
     ) -> None:
         per_source = len(self.generators) * (steps.shape[1] if steps is not None else 0) * 2
         held = [live[v.name or ""] for v in stage.inputs]
@@ -217,7 +222,7 @@ class DifferenceChain:
             if steps is not None:
                 parts.append(_perturbed(item.base, acted.get(value.name or ""), steps, 1.0))
             feeds.append(np.concatenate(parts))
-        outputs = self._run_rows(stage, session, feeds)
+        outputs = self._run_rows(stage, session, feeds, images)
         for value, rows in zip(stage.outputs, outputs, strict=True):
             name = value.name or ""
             base = rows[0]
@@ -228,7 +233,7 @@ class DifferenceChain:
                 fresh += _perturbed(np.zeros_like(base), acted.get(name), steps, -1.0)
             live[name] = _Live(base, stage.rows_out, rows[1:])
 
-    def _run_rows(self, stage: Stage, session: Session, feeds: list[Float32Array]) -> list[Float32Array]:
+    def _run_rows(self, stage: Stage, session: Session, feeds: list[Float32Array], images: int) -> list[Float32Array]:
         """Run rows (R, *shape) of every input in blocks under the budget."""
         in_axes = [self._batch_axes[v] for v in stage.inputs]
         out_axes = [self._batch_axes[v] for v in stage.outputs]
@@ -240,13 +245,13 @@ class DifferenceChain:
         parts: list[list[Float32Array]] = []
         for start in range(0, len(feeds[0]), block):
             rows = [feed[start : start + block] for feed in feeds]
+            fed = [_stack(r, int(axis or 0)) if stackable else r[0] for r, axis in zip(rows, in_axes, strict=True)]
+            found = session.run(dict(zip(names, fed, strict=True)), out_names)
+            for value, array in zip(stage.outputs, found, strict=True):
+                check_shape(value, array, images * len(rows[0]))
             if not stackable:
-                parts.append(
-                    [out[None] for out in session.run(dict(zip(names, (r[0] for r in rows), strict=True)), out_names)]
-                )
+                parts.append([out[None] for out in found])
                 continue
-            stacked = [_stack(r, int(axis or 0)) for r, axis in zip(rows, in_axes, strict=True)]
-            found = session.run(dict(zip(names, stacked, strict=True)), out_names)
             parts.append([_unstack(o, len(rows[0]), int(axis or 0)) for o, axis in zip(found, out_axes, strict=True)])
         return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
 

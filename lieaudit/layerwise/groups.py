@@ -6,6 +6,8 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
+from lieaudit.graph.nodes import reads
+
 
 class Groups:
     """Nodes in topological order, each in one group; the graph of groups stays acyclic under `join`.
@@ -13,18 +15,21 @@ class Groups:
     Parameters
     ----------
     nodes
-        In topological order. Edges are the tensors between them.
+        In topological order. Edges are the tensors between them, those read in branches and bodies included.
+    holders
+        The node of the graph in which each node of a branch or body lies.
     """
 
-    def __init__(self, nodes: Sequence[ir.Node]) -> None:
+    def __init__(self, nodes: Sequence[ir.Node], holders: Mapping[ir.Node, ir.Node]) -> None:
         self.nodes = list(nodes)
         self._index = {node: i for i, node in enumerate(nodes)}
+        self._index |= {inner: self._index[node] for inner, node in holders.items() if node in self._index}
         self._parent = list(range(len(nodes)))
         self._after: list[set[int]] = [set() for _ in nodes]
         self._before: list[set[int]] = [set() for _ in nodes]
         for i, node in enumerate(nodes):
-            for value in node.inputs:
-                source = self._index.get(value.producer()) if value is not None else None  # type: ignore[arg-type]
+            for value in reads(node):
+                source = self._index.get(value.producer())  # type: ignore[arg-type]
                 if source is not None:
                     self._after[source].add(i)
                     self._before[i].add(source)

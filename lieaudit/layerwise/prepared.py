@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +12,16 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from lieaudit.errors import ModelError
-from lieaudit.graph.forward import inline_control_flow, measure_shapes, reads
+from lieaudit.graph.forward import inline_control_flow, measure_shapes
 from lieaudit.layerwise.axes import track
+from lieaudit.layerwise.pixel_sizes import followers
 from lieaudit.layerwise.probe import probe_integers
 from lieaudit.layerwise.segments import Segmentation, segment
 from lieaudit.layerwise.stages import Stage, commuting, plan_stages, settle_shapes, shape_tensors
 from lieaudit.layouts.atoms import Axes
 from lieaudit.layouts.layout import parse_layouts
 from lieaudit.layouts.tracker import Tracker, measured_sizes
-from lieaudit.ops import is_op, lookup
+from lieaudit.ops import is_op
 
 if TYPE_CHECKING:
     from lieaudit.graph.load import AuditableModel
@@ -52,8 +54,7 @@ def prepare(model: AuditableModel, spec: AuditSpec) -> Prepared:
     SpecError
         A declared layout names no tensor or does not fit it.
     ModelError
-        The graph does not run. LAYERWISE_CONTROL_FLOW: a branch or loop reads tensors of the image from outside its
-        graph, and which branch, or how often, is not the same for every image.
+        The graph does not run.
     """
     copy = model.model.clone()
     integers = _settled(copy)
@@ -61,22 +62,28 @@ def prepare(model: AuditableModel, spec: AuditSpec) -> Prepared:
         integers = _settled(copy)
     level = "module" if spec.layerwise == "none" else spec.layerwise
     tracker = track(copy, integers=integers, declared=_declared(copy, spec.layouts))
-    for node in copy.graph:
-        if any(value in tracker.dependent for value in reads(node) if value not in node.inputs):
-            raise ModelError(
-                f"{node.op_type} {node.name!r} is not the same for every image and reads tensors from outside of it",
-                reason="LAYERWISE_CONTROL_FLOW",
-                subject=node.name or node.op_type,
-                hint="export the model without control flow, or audit it without --layerwise",
-            )
-    return Prepared(copy, tracker, segment(copy, tracker, level=level, depth=spec.depth))
+    return Prepared(copy, tracker, segment(copy, tracker, level=level, depth=spec.depth, spatial=model.head.spatial))
+
+
+def check_layouts(model: AuditableModel, spec: AuditSpec) -> None:
+    """Refuse declared layouts that do not fit, before any work: whatever else fails later leaves the audit standing.
+
+    Raises
+    ------
+    SpecError
+        A declared layout names no tensor or does not fit it.
+    """
+    if spec.layouts:
+        with suppress(ModelError):
+            prepare(model, spec)
 
 
 def _settled(model: ir.Model) -> Mapping[str, npt.NDArray[Any]]:
     """Measure shapes and make constants of what follows from them, in place; give the integers known to be constant."""
     measure_shapes(model)
-    settle_shapes(model)
-    integers = probe_integers(model)
+    settle_shapes(model, followers(model).sizes)
+    found = followers(model)
+    integers = probe_integers(model, found.values)
     _freeze(model, integers)
     return integers
 
@@ -92,12 +99,7 @@ def _declared(model: ir.Model, layouts: Mapping[str, str]) -> dict[str, Axes]:
 def _freeze(model: ir.Model, integers: Mapping[str, npt.NDArray[Any]]) -> None:
     """Replace integer tensors that are the same for every image and batch by constants."""
     graph = model.graph
-    image_dependent = {graph.inputs[0]}
     for node in list(graph):
-        op = lookup(node)
-        if not (op is not None and op.shape_only) and any(value in image_dependent for value in node.inputs):
-            image_dependent.update(node.outputs)
-            continue
         for value in node.outputs:
             if value.name not in integers or value.is_graph_output():
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,12 @@ _LARGEST = 65_536
 _INTEGER = {ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL}
 
 
-def probe_integers(model: ir.Model) -> dict[str, npt.NDArray[Any]]:
-    """Run the graph at batch sizes 2 and 3 and give the integer tensors that are equal in both, by name.
+def probe_integers(model: ir.Model, following: Collection[ir.Value]) -> dict[str, npt.NDArray[Any]]:
+    """Run the graph at batch sizes 2 and 3 and return the integer tensors that are equal in both, by name.
 
     A start of a Slice or the indices of a Gather that the graph computes from its fixed sizes are constants in all but
-    name; those that follow the batch, or the pixels, differ between the runs.
+    name; those that follow the batch differ between the runs. ``following`` are the tensors that follow the pixels:
+    they are no constants, even where both runs agree.
 
     Raises
     ------
@@ -27,11 +29,15 @@ def probe_integers(model: ir.Model) -> dict[str, npt.NDArray[Any]]:
     """
     copy = model.clone()
     graph = copy.graph
+    names_following = {value.name for value in following}
     tensors = [
         value
         for node in graph
         for value in node.outputs
-        if value.dtype in _INTEGER and node.op_type != "Constant" and _small(value)
+        if value.dtype in _INTEGER
+        and value.name not in names_following
+        and node.op_type != "Constant"
+        and _small(value)
     ]
     if not tensors:
         return {}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from lieaudit.graph.nodes import reads
 from lieaudit.layerwise.commute import Prover
 from lieaudit.layerwise.groups import Groups
 from lieaudit.layerwise.kinds import kind_of
@@ -72,7 +73,9 @@ class Segmentation:
     named: bool
 
 
-def segment(model: ir.Model, tracker: Tracker, *, level: str, depth: int | None = None) -> Segmentation:
+def segment(
+    model: ir.Model, tracker: Tracker, *, level: str, depth: int | None = None, spatial: bool = False
+) -> Segmentation:
     """Cut a graph.
 
     Parameters
@@ -85,6 +88,8 @@ def segment(model: ir.Model, tracker: Tracker, *, level: str, depth: int | None 
         ``module``: the leaves of the module tree, or its nodes at ``depth``; ``op``: every op.
     depth
         Module paths are cut to so many components.
+    spatial
+        Whether the symmetry acts on the graph's output, too.
     """
     nodes = [node for node in model.graph if any(value in tracker.dependent for value in node.outputs)]
     paths = module_paths(nodes)
@@ -93,11 +98,17 @@ def segment(model: ir.Model, tracker: Tracker, *, level: str, depth: int | None 
         paths = block_paths(nodes)
     if level == "module" and depth is not None:
         paths = {node: path[:depth] for node, path in paths.items()}
-    groups = Groups(nodes)
+    groups = Groups(nodes, tracker.holders)
     if level == "module":
         groups.join_equal(paths)
         _absorb_glue(groups)
-    unknown = [v for node in nodes for v in node.outputs if _blocks(v, tracker) and not v.is_graph_output()]
+    batched = any(atom.role == "batch" for axis in tracker.axes[model.graph.inputs[0]] for atom in axis)
+    unknown = [
+        v
+        for node in nodes
+        for v in node.outputs
+        if (_blocks(v, tracker) or (batched and v.uses() and not _of_images(v, tracker))) and not v.is_graph_output()
+    ]
     merged = []
     members: dict[int, list[ir.Node]] = {}
     for node in nodes:
@@ -110,7 +121,7 @@ def segment(model: ir.Model, tracker: Tracker, *, level: str, depth: int | None 
             merged.append(
                 Skipped(value.name or "", f"layout ({einops}) is unknown: one segment with {', '.join(names)}")
             )
-    prover = Prover(tracker)
+    prover = Prover(tracker, model.graph.outputs[0], spatial=spatial)
     plans = [_plan(part, paths, tracker, prover) for part in groups.ordered()]
     return Segmentation(tuple(_unique(plans)), tuple(merged), named)
 
@@ -141,21 +152,26 @@ def _blocks(value: ir.Value, tracker: Tracker) -> bool:
     return not layout_of(tracker.axes.get(value)).known or _recropped(value, tracker)
 
 
+def _of_images(value: ir.Value, tracker: Tracker) -> bool:
+    """Whether a tensor has a part for each image; the mean over a batch has none, and its rows would mix images."""
+    return any(atom.role == "batch" for axis in tracker.axes.get(value, ()) for atom in axis)
+
+
 def _recropped(value: ir.Value, tracker: Tracker) -> bool:
     """Whether a tensor is a piece of a grid that a Concat puts together again: half of a cyclic roll."""
     cropped = any(atom.crop is not None for axis in tracker.axes.get(value, ()) for atom in axis)
     return cropped and any(
         is_op(node, "Concat") and not any(a.crop for axis in tracker.axes.get(node.outputs[0], ()) for a in axis)
-        for node, _ in value.uses()
+        for node in tracker.readers(value)
     )
 
 
 def _plan(nodes: Sequence[ir.Node], paths: Mapping[ir.Node, Path], tracker: Tracker, prover: Prover) -> SegmentPlan:
     inside = set(nodes)
-    inputs = [
-        v for n in nodes for v in n.inputs if v is not None and v in tracker.dependent and v.producer() not in inside
+    inputs = [v for n in nodes for v in reads(n) if v in tracker.dependent and v.producer() not in inside]
+    outputs = [
+        v for n in nodes for v in n.outputs if v.is_graph_output() or any(u not in inside for u in tracker.readers(v))
     ]
-    outputs = [v for n in nodes for v in n.outputs if v.is_graph_output() or any(u not in inside for u, _ in v.uses())]
     boundary = outputs[-1]
     return SegmentPlan(
         name=".".join(_common(nodes, paths)),

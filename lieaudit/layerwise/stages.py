@@ -8,13 +8,17 @@ most one segment that contributes, and one row per generator starts at its end.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
+from lieaudit.errors import LieauditError, ModelError, UnsupportedOpError
 from lieaudit.graph.forward.shapes import MEASURED
+from lieaudit.graph.nodes import reads
 from lieaudit.layerwise.segments import SegmentPlan
 from lieaudit.layouts.layout import Layout, layout_of
 from lieaudit.layouts.tracker import BATCH, Tracker, measured_sizes
@@ -58,6 +62,26 @@ class Stage:
         return self.rows_in if self.source is None else (*self.rows_in, self.source)
 
 
+class StageError(ModelError):
+    """One piece of the graph cannot be cut out or does not run by itself; `tensors` are where it was cut."""
+
+    def __init__(self, stage: Stage, problem: LieauditError) -> None:
+        super().__init__(problem.message, reason=problem.reason, subject=problem.subject, hint=problem.hint)
+        after = tuple(v.name or "" for v in stage.outputs if not v.is_graph_output())
+        self.tensors = after or tuple(v.name or "" for v in stage.inputs if not v.is_graph_input())
+
+
+@contextmanager
+def stage_errors(stage: Stage) -> Iterator[None]:
+    """Raise `StageError` for what goes wrong inside; an op without a rule is no matter of where the graph was cut."""
+    try:
+        yield
+    except (UnsupportedOpError, StageError):
+        raise
+    except ModelError as problem:
+        raise StageError(stage, problem) from problem
+
+
 def plan_stages(
     segments: Sequence[SegmentPlan], commutes: Sequence[bool], tracker: Tracker, shape_tensors: set[ir.Value]
 ) -> tuple[Stage, ...]:
@@ -97,7 +121,7 @@ def plan_stages(
             source=source,
             inputs=inputs,
             outputs=outputs,
-            sized=any(v in shape_tensors for node in nodes for v in node.inputs),
+            sized=any(v in shape_tensors for node in nodes for v in reads(node)),
             rows_in=entering,
         )
         rows |= dict.fromkeys(outputs, stage.rows_out)
@@ -106,7 +130,7 @@ def plan_stages(
 
 
 def _read_later(value: ir.Value, tracker: Tracker, inside: set[ir.Node]) -> bool:
-    users = (user for user, _ in value.uses() if user not in inside)
+    users = (user for user in tracker.readers(value) if user not in inside)
     return any(out in tracker.dependent for user in users for out in user.outputs)
 
 
@@ -115,7 +139,7 @@ def shape_tensors(model: ir.Model, tracker: Tracker) -> set[ir.Value]:
     image = model.graph.inputs[0]
     found: set[ir.Value] = set()
     for node in model.graph:
-        if any(v in found or v is image for v in node.inputs if v is not None) and not any(
+        if any(v in found or v is image for v in reads(node)) and not any(
             value in tracker.dependent for value in node.outputs
         ):
             found.update(node.outputs)
@@ -165,6 +189,23 @@ def peak_bytes(stages: Sequence[Stage], *, generators: int, leading: int, rows_p
     return peak
 
 
+def shape_for(value: ir.Value, images: int) -> tuple[int, ...]:
+    """Return the shape of a tensor between stages for so many images."""
+    sizes = measured_sizes(value)
+    assert sizes is not None  # noqa: S101 - boundaries have known layouts
+    return tuple(size // BATCH * images if size % BATCH == 0 else size for size in sizes)
+
+
+def check_shape(value: ir.Value, array: npt.NDArray[np.float32], images: int) -> None:
+    """Raise `ModelError` SHAPE_CHANGED where a tensor has another shape than was measured."""
+    if array.shape != shape_for(value, images):
+        raise ModelError(
+            f"{value.name} has shape {array.shape} on these images, and {shape_for(value, images)} on others",
+            reason="SHAPE_CHANGED",
+            subject=value.name or "",
+        )
+
+
 def image_bytes(value: ir.Value) -> int:
     """Give the bytes of one image's part of a float32 tensor."""
     sizes = measured_sizes(value) or ()
@@ -175,26 +216,41 @@ def cut_out(model: ir.Model, stage: Stage) -> ir.Model:
     """Give the graph of one stage; where it needs the batch size, it takes it from one of its inputs."""
     inputs = [value.name or "" for value in stage.inputs]
     outputs = [value.name or "" for value in stage.outputs]
-    graph = ir.convenience.extract(model.graph, [*inputs, *([BATCH_SIZE] if stage.sized else [])], outputs)
+    try:
+        graph = ir.convenience.extract(model.graph, [*inputs, *([BATCH_SIZE] if stage.sized else [])], outputs)
+    except ValueError as problem:
+        raise ModelError(
+            f"the layers before {', '.join(outputs)} read more of the graph than their inputs: {problem}",
+            reason="STAGE_UNBOUNDED",
+            subject=outputs[0],
+        ) from problem
     if stage.sized:
         size = graph.inputs[len(inputs)]
         graph.inputs.remove(size)
-        at, axis, multiple = next(
+        sized = (
             (i, axis, size // BATCH)
             for i, value in enumerate(stage.inputs)
             for axis, size in enumerate(measured_sizes(value) or ())
             if size % BATCH == 0
         )
+        at, axis, multiple = next(sized, (0, 0, 0))
+        if multiple == 0:
+            raise ModelError(
+                f"no tensor that enters the layers before {', '.join(outputs)} tells the number of images",
+                reason="STAGE_UNSIZED",
+                subject=outputs[0],
+            )
         made = _batch_size(graph, graph.inputs[at], axis, multiple, "stage")
         size.replace_all_uses_with(made)
     graph.meta[MEASURED] = True
     return ir.Model(graph, ir_version=model.ir_version)
 
 
-def settle_shapes(model: ir.Model) -> None:
+def settle_shapes(model: ir.Model, pixel_sized: Container[ir.Value]) -> None:
     """Compute every Shape node from the image's batch size and the measured sizes, in place.
 
-    Afterwards no shape arithmetic hangs on an intermediate tensor, so that stages can be cut apart.
+    Afterwards no shape arithmetic hangs on an intermediate tensor, so that stages can be cut apart; but for the shapes
+    of ``pixel_sized`` tensors, which are another on every image.
     """
     graph = model.graph
     image = graph.inputs[0]
@@ -202,7 +258,7 @@ def settle_shapes(model: ir.Model) -> None:
     batch = next((value for node in graph for value in node.outputs if value.name == BATCH_SIZE), None)
     for node in [n for n in graph if n.op_type == "Shape" and n.name != _IMAGE_SHAPE]:
         source = node.inputs[0]
-        if source is None or source.shape is None:
+        if source is None or source.shape is None or source in pixel_sized:
             continue
         sizes = list(source.shape)
         start = node.attributes["start"].as_int() if "start" in node.attributes else 0

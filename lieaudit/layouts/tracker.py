@@ -25,12 +25,18 @@ class Tracker:
         Axes of every tensor whose sizes are known.
     dependent
         Tensors that depend on the pixels of the image, not only on its shape.
+    pixel_sized
+        Tensors whose very size depends on the pixels.
+    holders
+        The node of the graph in which each node lies, those in branches and bodies included.
     integers
         Values of small integer tensors that do not depend on the batch size.
     """
 
     axes: dict[ir.Value, Axes] = field(default_factory=dict)
     dependent: set[ir.Value] = field(default_factory=set)
+    pixel_sized: set[ir.Value] = field(default_factory=set)
+    holders: Mapping[ir.Node, ir.Node] = field(default_factory=dict)
     integers: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     def sizes(self, value: ir.Value | None) -> tuple[int, ...] | None:
@@ -71,6 +77,10 @@ class Tracker:
         if tensor is not None:
             return tensor.numpy()
         return self.integers.get(value.name or "")
+
+    def readers(self, value: ir.Value) -> list[ir.Node]:
+        """Return the nodes that read a tensor, themselves or in a branch or body."""
+        return list(dict.fromkeys(self.holders[node] for node, _ in value.uses() if node in self.holders))
 
     def varies(self, value: ir.Value | None) -> bool:
         """Say whether a tensor depends on the pixels."""

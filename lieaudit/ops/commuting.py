@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lieaudit.graph.nodes import has_input
+from lieaudit.graph.nodes import has_input, reads
 from lieaudit.layouts.atoms import GRID, Axis, has_grid
 from lieaudit.layouts.layout import Layout, layout_of
 from lieaudit.layouts.tracker import Tracker
@@ -20,8 +20,8 @@ from lieaudit.ops.op import FLOATS, Proof
 
 
 def dependent(tracker: Tracker, node: ir.Node) -> list[ir.Value]:
-    """Return the operands that depend on the pixels."""
-    return [v for v in node.inputs if v is not None and tracker.varies(v)]
+    """Return what depends on the pixels among the operands, and among what branches and bodies read."""
+    return [v for v in reads(node) if tracker.varies(v)]
 
 
 def constants(tracker: Tracker, node: ir.Node) -> list[ir.Value]:

@@ -72,12 +72,12 @@ class Session:
                 hint="allow it with --allow-fallback, or audit on cpu",
             )
 
-    def put(self, array: npt.NDArray[Any]) -> Any:
+    def put(self, array: npt.NDArray[Any] | np.generic) -> Any:
         """Move an array to the session's device once, for use in many runs. The array must outlive the result."""
         import onnxruntime
 
         return onnxruntime.OrtValue.ortvalue_from_numpy(
-            np.ascontiguousarray(array), self.provider.device, self.provider.device_id
+            np.require(array, requirements="C"), self.provider.device, self.provider.device_id
         )
 
     def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> list[npt.NDArray[Any]]:
@@ -93,7 +93,7 @@ class Session:
         binding = self._session.io_binding()
         alive = []
         for name, value in feeds.items():
-            device_value = self.put(value) if isinstance(value, np.ndarray) else value
+            device_value = self.put(value) if isinstance(value, np.ndarray | np.generic) else value
             alive.append(device_value)
             binding.bind_ortvalue_input(name, device_value)
         for name in outputs or self.output_names:

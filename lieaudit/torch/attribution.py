@@ -27,7 +27,7 @@ from lieaudit.spec import AuditSpec
 from lieaudit.statistics.bootstrap import bootstrap_interval
 from lieaudit.symmetries import check_convention
 from lieaudit.torch.action import Action
-from lieaudit.torch.conjugation import Conjugation, ModuleMap, map_modules
+from lieaudit.torch.conjugation import Conjugation, ModuleMap, changed, map_modules
 from lieaudit.torch.function import SourceFunction
 from lieaudit.torch.head import module_head
 from lieaudit.torch.jvp import Pushforward, jittered
@@ -117,6 +117,9 @@ def attribute(
     for start in range(0, len(images), _IMAGES):
         x = function.tensor(images[start : start + _IMAGES])
         networks.append(Network(function, x, spec, head=networks[0].head if networks else None))
+    for network in networks[1:]:
+        for name in set(network.modules.calls) ^ set(networks[0].modules.calls):
+            raise changed(name)
     redrawn = Network(function, jittered(networks[0].x[:_REDRAWN]), spec, head=networks[0].head)
     found = {}
     for generator in spec.generators:

@@ -24,6 +24,7 @@ from lieaudit.report import Layerwise, Report, ReportModel, ReportTensor, Skippe
 from lieaudit.shards import audit_shards
 from lieaudit.spec import AuditSpec
 from lieaudit.torch.attribution import attribute
+from lieaudit.torch.conjugation import map_modules
 from lieaudit.torch.files import TorchFiles
 from lieaudit.torch.fingerprint import fingerprint, weights_digest
 from lieaudit.torch.function import SourceFunction, batches, fed_values, one_for_all
@@ -100,6 +101,9 @@ def audit(
     notes: list[str] = []
     target, shape = _target(function, dataset, spec, notes)
     stage.advance(1)
+    if spec.layerwise != "none" and spec.layouts:  # declared layouts that do not fit are refused before any work
+        first = function.tensor(np.zeros((_batch(module) or 2, target.channels, target.height, target.width)))
+        map_modules(function, first, layouts=spec.layouts, depth=spec.depth)
     method = Method(
         TorchDifferentiator(function, batch=_batch(module), budget_mib=spec.budget_mib),
         skipped=(Skipped("layerwise.op", "a torch module is attributed by modules"),) if spec.layerwise == "op" else (),

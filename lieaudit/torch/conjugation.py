@@ -210,7 +210,7 @@ class Conjugation:
             handle.remove()
         for name in self._names:
             if kind is None and self._seen[name] != len(self._modules.calls[name]):
-                raise _changed(name)
+                raise changed(name)
 
     def _hook(self, name: str, alpha: torch.Tensor) -> None:
         module = self._module.get_submodule(name)
@@ -218,7 +218,7 @@ class Conjugation:
 
         def before(_: Any, args: Any, kwargs: Any) -> Any:
             if self._seen[name] >= len(calls):
-                raise _changed(name)
+                raise changed(name)
             return self._moved((args, kwargs), calls[self._seen[name]].inputs, alpha, name)
 
         def after(_: Any, args: Any, kwargs: Any, result: Any) -> Any:  # noqa: ARG001
@@ -233,7 +233,7 @@ class Conjugation:
         leaves, structure = tree_flatten(values)
         places = [i for i, leaf in enumerate(leaves) if _is_floating(leaf)]
         if len(places) != len(bounds):
-            raise _changed(name)
+            raise changed(name)
         for place, bound in zip(places, bounds, strict=True):
             if bound.depends and bound.layout is not None and not bound.layout.trivial:
                 leaves[place] = self._conjugated(leaves[place], bound.layout, alpha, image=bound.image)
@@ -266,7 +266,8 @@ def _declared(text: str, shape: Sequence[int], key: str) -> Layout | None:
         ) from problem
 
 
-def _changed(name: str) -> SourceError:
+def changed(name: str) -> SourceError:
+    """Return the error for a module that is called in one way on some images and in another on others."""
     return SourceError(
         f"module {name} is not called the same way on every batch",
         reason="CALLS_DIFFER",

@@ -13,7 +13,8 @@ import onnx_ir as ir
 from lieaudit.autodiff.context import Context
 from lieaudit.autodiff.tangent import Tangent
 from lieaudit.errors import UnsupportedOpError
-from lieaudit.graph.forward.graphs import reads, with_inputs
+from lieaudit.graph.forward.graphs import with_inputs
+from lieaudit.graph.nodes import reads
 from lieaudit.ops.op import ALL, Outputs, Rule
 
 RELATIVE_STEP = 2.0**-9

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from lieaudit.graph.forward.graphs import inline_body, new_constant, reads
+from lieaudit.graph.forward.graphs import inline_body, new_constant
 from lieaudit.graph.forward.shapes import MEASURED, measure_shapes
-from lieaudit.graph.nodes import constant
+from lieaudit.graph.nodes import constant, reads
 from lieaudit.ops import is_op, lookup
 
 _MOST_NODES = 20_000

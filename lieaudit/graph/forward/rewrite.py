@@ -15,10 +15,10 @@ from lieaudit.autodiff.sizes import Dims
 from lieaudit.autodiff.tangent import Tangent
 from lieaudit.errors import ModelError, UnsupportedOpError
 from lieaudit.graph.forward.generic import GENERIC
-from lieaudit.graph.forward.graphs import reads
 from lieaudit.graph.forward.memory import OVERHEAD, peak_bytes
 from lieaudit.graph.forward.prepare import prepare
 from lieaudit.graph.forward.shapes import measure_shapes
+from lieaudit.graph.nodes import reads
 from lieaudit.ops import Rule, Use, lookup, name_of
 from lieaudit.ops.op import QUANTISATION_RULE
 

@@ -77,6 +77,8 @@ def measure_shapes(
         onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
     )
     severity, options.log_severity_level = options.log_severity_level, 3
+    # each Shape as soon as its tensor is there, so that the tensor is freed when its other readers have run
+    order, options.execution_order = options.execution_order, onnxruntime.ExecutionOrder.PRIORITY_BASED
     try:
         with serialised(probe) as source:
             session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
@@ -95,6 +97,7 @@ def measure_shapes(
     finally:
         options.graph_optimization_level = level
         options.log_severity_level = severity
+        options.execution_order = order
     types = {output.name: output.type for output in session.get_outputs()}
     values = {value.name: value for node in graph for value in node.outputs}
     values.update({value.name: value for value in graph.inputs})
