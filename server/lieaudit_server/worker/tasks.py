@@ -28,12 +28,13 @@ Job = dict[str, Any]
 def providers(job: Job, _channel: Channel) -> dict[str, Any]:
     """Say which execution providers onnxruntime has here, and what could not be had of the sandbox.
 
-    Raises `OSError` where this user cannot read the installed packages.
+    Raises `OSError` where this user cannot read the installed packages or does not get through to the data folder.
     """
     import onnxruntime
 
     for module in (os, dataclasses, onnxruntime):
         Path(str(module.__file__)).read_bytes()
+    (Path(job["scratch"]) / "here").touch()
     return {"providers": list(onnxruntime.get_available_providers()), "missing": job["missing"]}
 
 
