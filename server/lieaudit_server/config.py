@@ -80,7 +80,14 @@ class Config:
     quarantine_hours: Annotated[
         float, "hours of running for which what is old by the clock is kept, and then kept again in quarantine"
     ] = 24.0
-    max_rpcs: Annotated[int, "calls served at the same time"] = 1000
+    max_rpcs: Annotated[int, "calls of identified callers served at the same time"] = 1000
+    max_rpcs_per_owner: Annotated[int, "of them calls of one owner"] = 250
+    max_rpcs_per_peer: Annotated[
+        int,
+        "streams of one address without identity (health watches, reflection); behind a proxy all are one address",
+    ] = 64
+    max_connections: Annotated[int, "connections at the same time"] = 4096
+    no_reflection: Annotated[bool, "do not offer server reflection"] = False
     drain_seconds: Annotated[
         float, "time for running calls and audits after SIGTERM; interrupted audits resume at the next start"
     ] = 20.0

@@ -8,19 +8,21 @@ import logging
 import re
 import secrets
 import time
+import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Any, Self
 
 import grpc
-from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
-from lieaudit_server import identity, logs
-from lieaudit_server.errors import ServiceError, invalid
+from lieaudit_server import identity, logs, reading
+from lieaudit_server.admission import Admission
+from lieaudit_server.errors import ServiceError
 from lieaudit_server.identity import Authority, unauthenticated
 from lieaudit_server.metrics import Metrics
+from lieaudit_server.public import Public
 from lieaudit_server.status import to_service_error, to_status
 from lieaudit_server.tracing import Tracer
 
@@ -31,10 +33,17 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
 
 class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Wraps each handler; see the module."""
+    """Wraps each handler; see the module.
 
-    def __init__(self, authority: Authority, metrics: Metrics, tracer: Tracer, hidden: Path) -> None:
+    Every wrapped handler takes a stream of requests, whatever the method's is: gRPC would else read the whole request
+    before anybody could ask whose it is.
+    """
+
+    def __init__(
+        self, authority: Authority, admission: Admission, metrics: Metrics, tracer: Tracer, hidden: Path
+    ) -> None:
         self._authority = authority
+        self._admission = admission
         self._metrics = metrics
         self._tracer = tracer
         self._hidden = (hidden,)
@@ -43,42 +52,39 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         """Give the wrapped handler."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or identity.is_public(method):
+        if handler is None:
             return handler
+        if identity.is_public(method):
+            return Public(self._admission, method).wrap(handler)
         metadata = dict(handler_call_details.invocation_metadata or ())
-        # Requests are parsed inside the call: after the caller is known, and with errors in one form.
-        parse = _parser(handler.request_deserializer)
-        parse_all = _stream_parser(parse)
+        parse = handler.request_deserializer
+        inner = _behaviour(handler)
+
         if handler.response_streaming:
-            inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
 
             async def streaming(raw: Any, context: Any) -> AsyncIterator[Any]:
-                async with _Call(self, method, metadata, context) as call:
-                    request = parse_all(raw, call) if handler.request_streaming else parse(raw)
+                async with _Call(self, method, metadata, context, stream=True) as call:
+                    request = await self._request(handler, parse, raw, call)
                     async with aclosing(_checked(inner(request, context), call.check)) as responses:
                         async for response in responses:
                             yield response
                     call.code = "OK"
 
-            make = (
-                grpc.stream_stream_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_stream_rpc_method_handler
-            )
-            return make(streaming, None, handler.response_serializer)
-        inner = handler.stream_unary if handler.request_streaming else handler.unary_unary
+            return grpc.stream_stream_rpc_method_handler(streaming, None, handler.response_serializer)
 
         async def single(raw: Any, context: Any) -> Any:
-            async with _Call(self, method, metadata, context) as call:
-                request = parse_all(raw, call) if handler.request_streaming else parse(raw)
-                response = await inner(request, context)
+            async with _Call(self, method, metadata, context, stream=handler.request_streaming) as call:
+                response = await inner(await self._request(handler, parse, raw, call), context)
                 call.code = "OK"
                 return response
 
-        make = (
-            grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
-        )
-        return make(single, None, handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(single, None, handler.response_serializer)
+
+    async def _request(self, handler: Any, parse: Callable[[bytes], Any], raw: Any, call: _Call) -> Any:
+        if not handler.request_streaming:
+            return await reading.one(raw, parse, self._admission.reading, call.owner, call.held)
+        await call.held.enter_async_context(self._admission.uploads.hold(call.owner))
+        return _all(raw, parse, call.check)
 
     def begin(self, call: _Call) -> None:
         """Identify the caller."""
@@ -86,6 +92,7 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         call.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         logs.request_id.set(call.request_id)
         caller = self._authority.authorize(call.method, call.metadata, call.context.auth_context())
+        call.held.enter_context(self._admission.call(caller.owner, stream=call.stream))
         call.owner = caller.owner
         identity.current.set(caller)
         call.span = self._tracer.start(call.method, call.request_id, call.metadata)
@@ -105,6 +112,8 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         elif not isinstance(problem, ServiceError):
             _log.info("%s refused", call.method, exc_info=problem)
         status = to_status(error, call.request_id, self._hidden)
+        # The exception lives on in gRPC for a while: not with the request and all that was made of it.
+        traceback.clear_frames(problem.__traceback__)
         await call.context.abort_with_status(rpc_status.to_status(status))
 
     def end(self, call: _Call) -> None:
@@ -118,23 +127,18 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         _log.info("call", extra=extra)
 
 
-def _parser(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    def parse(data: bytes) -> Any:
-        try:
-            return deserialize(data)
-        except DecodeError as problem:
-            raise invalid("request", "the request is not a message of lieaudit.v1", reason="UNREADABLE") from problem
-
-    return parse
+def _behaviour(handler: Any) -> Callable[[Any, Any], Any]:
+    if handler.request_streaming:
+        return handler.stream_stream if handler.response_streaming else handler.stream_unary  # type: ignore[no-any-return]
+    return handler.unary_stream if handler.response_streaming else handler.unary_unary  # type: ignore[no-any-return]
 
 
-def _stream_parser(parse: Callable[[bytes], Any]) -> Callable[[AsyncIterator[bytes], _Call], AsyncIterator[Any]]:
-    async def many(stream: AsyncIterator[bytes], call: _Call) -> AsyncIterator[Any]:
-        async for data in stream:
-            call.check()
-            yield parse(data)
-
-    return many
+async def _all(
+    raw: AsyncIterator[bytes], parse: Callable[[bytes], Any], check: Callable[[], None]
+) -> AsyncIterator[Any]:
+    async for data in raw:
+        check()
+        yield reading.parsed(parse, data)
 
 
 async def _checked(responses: AsyncGenerator[Any, None], check: Callable[[], None]) -> AsyncGenerator[Any, None]:
@@ -163,12 +167,14 @@ class _Call:
     method: str
     metadata: dict[str, Any]
     context: Any
+    stream: bool
     request_id: str = ""
     owner: str = ""
     code: str = "CANCELLED"
     span: Any = None
     started: float = dataclasses.field(default_factory=time.monotonic)
     checked: float = dataclasses.field(default_factory=time.monotonic)
+    held: AsyncExitStack = dataclasses.field(default_factory=AsyncExitStack)
 
     def check(self) -> None:
         """Ask, at most once a second, whether the caller of a long call may still make it. Raises `ServiceError`."""
@@ -185,6 +191,7 @@ class _Call:
                 await self.interceptor.fail(self, problem)
             finally:
                 self.interceptor.end(self)
+                await self.held.aclose()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, problem: BaseException | None, _trace: object) -> None:
@@ -193,3 +200,4 @@ class _Call:
                 await self.interceptor.fail(self, problem)
         finally:
             self.interceptor.end(self)
+            await self.held.aclose()

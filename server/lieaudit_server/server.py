@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import sqlite3
 import sys
@@ -19,6 +20,7 @@ from lieaudit_api.v1 import audit_pb2, audit_pb2_grpc, dataset_pb2, dataset_pb2_
 
 from lieaudit.errors import LieauditError
 from lieaudit_server import __version__
+from lieaudit_server.admission import MAX_MESSAGE, Admission
 from lieaudit_server.background import Background
 from lieaudit_server.config import Config
 from lieaudit_server.errors import ConfigError, DamagedFolderError, ServiceError
@@ -53,10 +55,14 @@ SERVICES = tuple(
     )
 )
 _STRAYS_SAID = 20
-_MAX_MESSAGE = 32 * 2**20
+_OWN_DESCRIPTORS = 512
 _OPTIONS = (
-    ("grpc.max_receive_message_length", _MAX_MESSAGE),
-    ("grpc.max_send_message_length", _MAX_MESSAGE),
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_send_message_length", MAX_MESSAGE),
+    ("grpc.max_connection_idle_ms", 300_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_concurrent_streams", 512),  # of one connection
+    ("grpc.compression_enabled_algorithms_bitset", 1),  # none: gRPC unpacks before anybody can say how much
     ("grpc.so_reuseport", 0),  # a port in use is an error, not a second server beside the first
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -133,16 +139,17 @@ class Server:
             if confinement.missing:
                 await self._fork_server.stop()
                 raise ConfigError(f"require_sandbox: this machine lacks {'; '.join(confinement.missing)}")
-        interceptor = Interceptor(authority, self.metrics, self._tracer, self._folder.root)
-        self._grpc = grpc.aio.server(
-            interceptors=[interceptor], options=_OPTIONS, maximum_concurrent_rpcs=config.max_rpcs or None
-        )
+        interceptor = Interceptor(authority, Admission(config), self.metrics, self._tracer, self._folder.root)
+        connections = ("grpc.max_allowed_incoming_connections", min(config.max_connections, _raise_descriptors()))
+        self._grpc = grpc.aio.server(interceptors=[interceptor], options=(*_OPTIONS, connections))
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(context), self._grpc)
         dataset_pb2_grpc.add_DatasetServiceServicer_to_server(DatasetService(context), self._grpc)
         audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(context), self._grpc)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
+        if not config.no_reflection:
+            names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._grpc)
         self.port = self._bind(server_credentials)
         if config.metrics_listen:
             self.metrics.serve(config.metrics_listen)
@@ -206,6 +213,13 @@ class Server:
     async def _set_health(self, status: int) -> None:
         for name in ("", *SERVICES):
             await self._health.set(name, status)
+
+
+def _raise_descriptors() -> int:
+    """Take as many descriptors as this process may have; give how many of them connections may take."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return max(hard - _OWN_DESCRIPTORS, hard // 2)
 
 
 async def _ask_providers(probes: Probes, providers: asyncio.Future[tuple[str, ...]]) -> None:

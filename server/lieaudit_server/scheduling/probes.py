@@ -11,6 +11,8 @@ from typing import Any
 
 import lieaudit.errors
 from lieaudit.errors import LieauditError
+from lieaudit_server import identity
+from lieaudit_server.admission import Places
 from lieaudit_server.config import Config
 from lieaudit_server.errors import ServiceError, disk_full
 from lieaudit_server.scheduling import jobs
@@ -36,7 +38,8 @@ class Probes:
         self._fork_server = fork_server
         self._confinement = confinement
         self._room = room
-        self._places = asyncio.Semaphore(max(1, config.probes))
+        # Nobody's checks take all places: two files that take for ever would keep everybody from uploading.
+        self._places = Places(max(1, config.probes), max(1, config.probes - 1))
 
     async def run(
         self, task: str, parts: Mapping[str, Any], files: Mapping[str, bytes] | None = None
@@ -46,7 +49,7 @@ class Probes:
         Raises `LieauditError` with the worker's reason, or `ServiceError` where the worker did not survive the file.
         """
         await self._confinement.established.wait()
-        async with self._places:
+        async with self._places.hold(identity.current.get().owner):
             outcome = await self._attempt(task, parts, files or {})
             if outcome.interrupted:  # somebody else's signal says nothing about the file
                 outcome = await self._attempt(task, parts, files or {})

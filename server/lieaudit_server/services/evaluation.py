@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from lieaudit_api.v1 import gate_pb2
 
-from lieaudit.report import Report
-from lieaudit_server.conversions import into, report_to_proto
+from lieaudit_server.conversions import into
 from lieaudit_server.errors import invalid
 from lieaudit_server.services import audits
 from lieaudit_server.services.context import Context
 
 _POLICY_BYTES = 2**20
 _REPORTS = 64
+_BRACKETS = 10_000
 
 
 async def evaluate(context: Context, request: gate_pb2.EvaluateRequest) -> gate_pb2.Decision:
@@ -21,20 +22,26 @@ async def evaluate(context: Context, request: gate_pb2.EvaluateRequest) -> gate_
     _check_size(request.policy_yaml)
     if len(request.datasets) > _REPORTS:
         raise invalid("datasets", f"at most {_REPORTS} further reports", reason="TOO_MANY_REPORTS")
-    files = {"candidate": await _serialized(context, request.candidate, "candidate")}
+    parts: dict[str, Any] = {"policy_yaml": request.policy_yaml, "power": request.power}
+    files: dict[str, bytes] = {}
+
+    async def take(source: gate_pb2.ReportSource, name: str, field: str) -> str:
+        given = await _given(context, source, field)
+        if isinstance(given, bytes):
+            files[name] = given
+        else:
+            parts[name] = given
+        return name
+
+    parts["candidate_report"] = await take(request.candidate, "report-candidate", "candidate")
+    parts["baseline_report"] = ""
     if request.HasField("baseline"):
-        files["baseline"] = await _serialized(context, request.baseline, "baseline")
-    names = {name: f"dataset-{index}" for index, name in enumerate(sorted(request.datasets))}
-    for name, file in names.items():
-        files[file] = await _serialized(context, request.datasets[name], f"datasets[{name[:80]}]")
-    parts = {
-        "candidate": "candidate",
-        "baseline": "baseline" if "baseline" in files else "",
-        "datasets": names,
-        "policy_yaml": request.policy_yaml,
-        "power": request.power,
-        "own_preprocessing": request.own_preprocessing,
+        parts["baseline_report"] = await take(request.baseline, "report-baseline", "baseline")
+    parts["datasets"] = {
+        name: await take(request.datasets[name], f"report-{index}", f"datasets[{name[:80]}]")
+        for index, name in enumerate(sorted(request.datasets))
     }
+    parts["own_preprocessing"] = request.own_preprocessing
     result = await context.probes.run("evaluate", parts, files)
     return into(gate_pb2.Decision(), result["decision"])
 
@@ -49,20 +56,20 @@ async def check_policy(context: Context, request: gate_pb2.CheckPolicyRequest) -
 def _check_size(policy_yaml: str) -> None:
     if len(policy_yaml.encode()) > _POLICY_BYTES:
         raise invalid("policy_yaml", "a policy has at most 1 MiB", reason="POLICY_TOO_LARGE")
+    if policy_yaml.count("[") + policy_yaml.count("{") > _BRACKETS:
+        raise invalid("policy_yaml", f"a policy has at most {_BRACKETS} brackets", reason="POLICY_TOO_LARGE")
 
 
-async def _serialized(context: Context, source: gate_pb2.ReportSource, field: str) -> bytes:
+async def _given(context: Context, source: gate_pb2.ReportSource, field: str) -> bytes | dict[str, str]:
+    """Give a report as the worker reads it: serialized, as JSON, or where it lies; the server itself parses none."""
     match source.WhichOneof("source"):
         case "audit_id":
-            pieces = audits.report(context, await context.audit(source.audit_id))
-            return await asyncio.to_thread(b"".join, pieces)
+            audit = await context.audit(source.audit_id)
+            await asyncio.to_thread(next, audits.report(context, audit))  # compares it with its checksum
+            return {"path": str(context.folder.report(audit.id))}
         case "report":
-            return source.report.SerializeToString()
+            return await asyncio.to_thread(source.report.SerializeToString)
         case "report_json":
-            return await asyncio.to_thread(_from_json, source.report_json)
+            return source.report_json
         case _:
             raise invalid(field, f"{field}: give an audit id or a report", reason="REPORT_MISSING")
-
-
-def _from_json(text: bytes) -> bytes:
-    return report_to_proto(Report.from_json(text)).SerializeToString()

@@ -121,14 +121,19 @@ def audit(job: Job, channel: Channel) -> dict[str, Any]:
 def evaluate(job: Job, _channel: Channel) -> dict[str, Any]:
     """Let the gate decide; the reports lie in the scratch folder under the names the job gives."""
     from lieaudit.gate import evaluate as decide
+    from lieaudit.gate import parse as read_policy
+    from lieaudit.report import Report
     from lieaudit_server.conversions import parse_report
 
     def report(name: str) -> Report:
-        return parse_report((Path(job["scratch"]) / name).read_bytes())
+        kept = job.get(name)
+        data = Path(kept["path"] if kept else Path(job["scratch"]) / name).read_bytes()
+        return Report.from_json(data) if data.lstrip()[:1] == b"{" else parse_report(data)
 
+    read_policy(job["policy_yaml"])  # before up to 66 reports, for which it may have no use
     decision = decide(
-        report(job["candidate"]),
-        report(job["baseline"]) if job["baseline"] else None,
+        report(job["candidate_report"]),
+        report(job["baseline_report"]) if job["baseline_report"] else None,
         job["policy_yaml"],
         {name: report(file) for name, file in job["datasets"].items()},
         power=job["power"],

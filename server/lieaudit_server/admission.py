@@ -1,0 +1,154 @@
+"""How much of the server one caller may hold at once: calls, and the memory of requests that are being read.
+
+Callers are owners once they are identified, and peers (addresses) before. Nobody holds so much that nothing is left for
+others: a caller at its bound is refused or waits, alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from lieaudit_server.config import Config
+from lieaudit_server.errors import ServiceError
+from lieaudit_server.identity import LOCAL
+
+MAX_MESSAGE = 32 * 2**20
+"""Largest message of gRPC in bytes, either way; it is held whole while it is read."""
+_READ_AT_ONCE, _READ_EACH = 4, 2
+_UNKNOWN_AT_ONCE, _UNKNOWN_EACH = 2, 1
+_UPLOADS_AT_ONCE, _UPLOADS_EACH = 16, 8
+_STREAMS_SHARE = 0.8
+_RETRY_SECONDS = 1.0
+
+
+class Places:
+    """A number of places, of which one caller holds at most ``each``; who waits gets one in turn with other callers.
+
+    Parameters
+    ----------
+    total
+        Places.
+    each
+        Most places of one caller.
+    """
+
+    def __init__(self, total: int, each: int) -> None:
+        self._free = total
+        self._each = each
+        self._held: Counter[str] = Counter()
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+
+    @asynccontextmanager
+    async def hold(self, caller: str) -> AsyncIterator[None]:
+        """Wait for a place and hold it."""
+        await self._take(caller)
+        try:
+            yield
+        finally:
+            self._give(caller)
+
+    async def _take(self, caller: str) -> None:
+        if self._free and self._held[caller] < self._each:
+            self._free -= 1
+            self._held[caller] += 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(caller, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._give(caller)  # it was given in the same moment
+            raise
+        finally:
+            queue = self._waiting.get(caller)
+            if queue is not None and turn in queue:
+                queue.remove(turn)
+
+    def _give(self, caller: str) -> None:
+        self._free += 1
+        self._held[caller] -= 1
+        if not self._held[caller]:
+            del self._held[caller]
+        while self._free:
+            able = [name for name, queue in self._waiting.items() if queue and self._held[name] < self._each]
+            if not able:
+                break
+            chosen = min(able, key=lambda name: self._held[name])  # the first of those with the fewest: in turn
+            queue = self._waiting.pop(chosen)
+            turn = queue.popleft()
+            if queue:
+                self._waiting[chosen] = queue  # behind the others
+            if not turn.done():
+                self._free -= 1
+                self._held[chosen] += 1
+                turn.set_result(None)
+
+
+class Admission:
+    """Admits calls."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._calls: Counter[str] = Counter()
+        self._streams: Counter[str] = Counter()
+        self.reading = Places(_READ_AT_ONCE, _READ_EACH)
+        self.reading_unknown = Places(_UNKNOWN_AT_ONCE, _UNKNOWN_EACH)
+        self.uploads = Places(_UPLOADS_AT_ONCE, _UPLOADS_EACH)
+
+    @contextmanager
+    def call(self, caller: str, *, stream: bool) -> Iterator[None]:
+        """Count a call of an owner. Raises `ServiceError` RESOURCE_EXHAUSTED where it holds, or all hold, too many.
+
+        Streams (watches, uploads) take at most a share of either bound, so that there is always room to cancel.
+        """
+        shared = caller == LOCAL.owner  # nobody is told apart from anybody else
+        most = self._config.max_rpcs
+        of_one = most if shared else min(self._config.max_rpcs_per_owner, most)
+        self._check(self._calls[caller] >= of_one, f"you have {of_one} calls running", "TOO_MANY_CALLS")
+        self._check(self._calls.total() >= most, f"the server serves {most} calls", "SERVER_BUSY")
+        if stream:
+            streams = int(_STREAMS_SHARE * of_one)
+            self._check(self._streams[caller] >= streams, f"you have {streams} streams running", "TOO_MANY_CALLS")
+            all_streams = int(_STREAMS_SHARE * most)
+            self._check(self._streams.total() >= all_streams, f"the server serves {all_streams} streams", "SERVER_BUSY")
+        with _counted(self._calls, caller), _counted(self._streams, caller if stream else ""):
+            yield
+
+    @contextmanager
+    def unknown(self, peer: str) -> Iterator[None]:
+        """Count a call of somebody who need not say who they are. Raises `ServiceError` RESOURCE_EXHAUSTED."""
+        most = self._config.max_rpcs_per_peer
+        self._check(self._calls[peer] >= most, f"your address has {most} calls running", "TOO_MANY_CALLS")
+        with _counted(self._calls, peer):
+            yield
+
+    def _check(self, refused: object, message: str, reason: str) -> None:
+        if refused:
+            raise ServiceError(
+                "RESOURCE_EXHAUSTED",
+                message,
+                reason=reason,
+                hint="end some of them, or try again after the delay",
+                retry_seconds=_RETRY_SECONDS,
+            )
+
+
+@contextmanager
+def _counted(counter: Counter[str], caller: str) -> Iterator[None]:
+    counter[caller] += bool(caller)
+    try:
+        yield
+    finally:
+        counter[caller] -= bool(caller)
+        if not counter[caller]:
+            del counter[caller]
+
+
+def address(peer: str) -> str:
+    """Give the address of a gRPC peer without its port: ``ipv4:10.0.0.1:4711`` is ``peer ipv4:10.0.0.1``."""
+    kind, _, rest = peer.partition(":")
+    return f"peer {kind}:{rest.rpartition(':')[0]}" if kind in {"ipv4", "ipv6"} else f"peer {kind}"
