@@ -209,6 +209,7 @@ dominates it. The light_* graphs have drawn weights. Four deep ones of them, Den
 are the exceptions in accuracy: on some images the error is 1e-6, on others rounding carries a few of their many units
 across the kink of a Relu, and it is 1e-4 to 1e-2. A float32 JVP of the same graph by torch does the same on other
 images. In sklearn_mlp the softmax inside the graph is saturated, and its derivative what a cancellation leaves over.
+Which heads and layouts are recognised, by exporter, stands in [heads.md](heads.md).
 
 | model | from | ops | nodes | exact share | not exact | error | cost |
 |---|---|---|---|---|---|---|---|

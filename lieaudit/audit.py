@@ -16,6 +16,9 @@ from lieaudit.environment import environment
 from lieaudit.errors import DataError, LieauditError, ModelError
 from lieaudit.graph.batch import AMPLITUDES
 from lieaudit.graph.load import load_model
+from lieaudit.heads.checking import Checked, check
+from lieaudit.heads.settle import settle
+from lieaudit.heads.steps import silent_reasons
 from lieaudit.layerwise import attribute_layers, check_layouts
 from lieaudit.measure import Images, measure
 from lieaudit.method import Method, choose_method, without_forward
@@ -101,6 +104,10 @@ def audit(
     pictured.load([0])  # a set that does not fit the model is refused before any work
     if loaded.noise_alike:
         _refuse_constant(loaded, pictured)
+    settled = settle(loaded, spec, pictured)
+    loaded = settled.model
+    pictured = replace(pictured, target=loaded)
+    checks = check(model, settled, pictured)
     kept = audit_shards(shards, loaded.info.sha256, pictured)
     if spec.layerwise != "none":
         check_layouts(loaded, spec)
@@ -115,6 +122,7 @@ def audit(
             loaded.info,
             pictured,
             method,
+            checks=checks,
             attribute=attribute if spec.layerwise != "none" else None,
             shards=kept,
             progress=progress,
@@ -154,6 +162,7 @@ def run(
     images: Images,
     method: Method,
     *,
+    checks: Checked,
     attribute: Callable[[], Mapping[str, Layerwise]] | None = None,
     shards: ShardStore | None,
     progress: ProgressCallback | None,
@@ -161,8 +170,8 @@ def run(
 ) -> Report:
     """Measure with a chosen method and write the report: what the ONNX and the torch path share.
 
-    ``attribute`` gives the layerwise part, where it was asked for; ``started`` is `time.monotonic` at the beginning of
-    the audit.
+    ``checks`` say whether the right function is audited; ``attribute`` gives the layerwise part, where it was asked
+    for; ``started`` is `time.monotonic` at the beginning of the audit.
     """
     spec = images.spec
     classes, unlabelled = image_classes(images)  # before any work: a list of classes that does not fit is refused
@@ -176,6 +185,8 @@ def run(
     )
     layerwise, unattributed = _attributed(attribute)
     StageProgress(progress, "statistics", 1).advance(1)
+    common = (*checks.reasons, *method.reasons)
+    silent = silent_reasons(measured, images, method)
     results, skipped = generator_results(
         measured,
         spec,
@@ -183,13 +194,14 @@ def run(
         size=(images.target.height, images.target.width),
         calibration=method.calibration,
         agreements=agreements,
+        doubts=[(*common, *own) for own in silent],
     )
     if isinstance(used, Secants):
         results = _of_stated_size(results, used.steps, spec)
     reasons = (
-        *method.reasons,
+        *common,
         *(f"{skip.what} was not measured: {skip.why}" for skip in unattributed),
-        *(f"{name}: {reason}" for name, result in results.items() for reason in result.reasons),
+        *(f"{name}: {reason}" for name, result in results.items() for reason in result.reasons if reason not in common),
     )
     seconds = time.monotonic() - started
     rows = method.rows_done
@@ -207,10 +219,11 @@ def run(
         results=results,
         timing=Timing(seconds, rows, rows / seconds),
         layerwise=layerwise,
-        skipped=(*method.skipped, *unlabelled, *unattributed, *skipped),
+        skipped=(*method.skipped, *checks.skipped, *unlabelled, *unattributed, *skipped),
         status="inconclusive" if reasons else "ok",
         reasons=reasons,
         pictures=worst_pictures(images, measured),
+        checks=checks.checks,
     )
 
 

@@ -123,10 +123,13 @@ class Further:
         of the graph.
     feeds
         What the report says of every value that was fed.
+    given
+        Every value as the original graph takes it, by its input's name, and whether it holds one row per image.
     """
 
     values: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     feeds: tuple[ReportFeed, ...] = ()
+    given: Mapping[str, tuple[npt.NDArray[Any], bool]] = field(default_factory=dict)
 
     def rows(self, indices: Sequence[int]) -> dict[str, npt.NDArray[Any]]:
         """Return the values of some images: (n, …) by name."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from lieaudit.audit import ImagesLike, as_dataset
 from lieaudit.graph.forward.coverage import OpCoverage, coverage, exact_share
 from lieaudit.graph.load import AuditableModel, load_model
+from lieaudit.heads.settle import settle
 from lieaudit.layerwise import LayerInfo
 from lieaudit.layerwise import layers as layer_tree
 from lieaudit.measure import Images
@@ -52,7 +53,7 @@ class Inspection:
     notes: tuple[str, ...]
     top1: float | None
     image_count: int
-    head_why: str = ""
+    head_why: str
 
     def to_dict(self) -> dict[str, Any]:
         """Give the JSON form; ``top1`` is left out where it was not measured."""
@@ -87,6 +88,9 @@ def inspect(
     dataset = as_dataset(images, labels) if images is not None else None
     loaded = load_model(model, spec, data=dataset, name=name)
     pictured = Images(dataset, loaded, spec, loaded.further) if dataset is not None else None
+    settled = settle(loaded, spec, pictured)
+    loaded = settled.model
+    pictured = replace(pictured, target=loaded) if pictured is not None else None
     classes, unlabelled = image_classes(pictured) if pictured is not None else (None, ())
     covered = coverage(loaded.model)
     info = loaded.info
@@ -110,6 +114,7 @@ def inspect(
         notes=(*info.notes, *(f"no top-1: {skip.why}" for skip in unlabelled)),
         top1=_top1(loaded, pictured, classes) if pictured is not None and classes is not None else None,
         image_count=pictured.count if pictured is not None else 0,
+        head_why="; ".join((settled.choice.why, *settled.reasons)),
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -180,6 +181,13 @@ class Measured:
         (N, G) ‖DF[r]‖²/K along the directions of `relative`; NaN for images it was not measured on.
     top1
         (N,) the largest output's index; −1 for outputs that are no class scores.
+    answers, other_answers
+        (N, G) whether any derivative of the raw outputs is not exactly 0, along the generator and along the direction
+        of `relative`.
+    moves
+        (N, G) whether the image has a tangent along the generator at all.
+    digest
+        (N,) a checksum of the raw outputs: equal for equal outputs.
     """
 
     lee: Float64Array
@@ -188,6 +196,10 @@ class Measured:
     other: Float64Array
     power: Float64Array
     top1: npt.NDArray[np.int64]
+    answers: npt.NDArray[np.bool_]
+    other_answers: npt.NDArray[np.bool_]
+    moves: npt.NDArray[np.bool_]
+    digest: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,22 +280,27 @@ def _measure_shard(
     for batch in _prefetched(images, indices, relative, _images_at_once(target, spec)):
         count, pixels = len(batch.indices), batch.pixels
         other = np.full((count, len(spec.generators)), np.nan)
+        other_answers = np.zeros((count, len(spec.generators)), bool)
         rows: list[PerImage] = []
+        answers: list[npt.NDArray[np.bool_]] = []
         top1 = np.full(count, -1, np.int64)
         # directions in groups, so that dense outputs of all of them are never held at once
         for group in _groups(len(spec.generators), _directions_at_once(target, spec, count)):
             derivatives = differentiator(pixels, batch.directions[:, group], group.start, batch.further)
-            check_finite(derivatives.value, batch.indices[0])
-            power = np.mean(target.head.value(derivatives.value).reshape(count, -1) ** 2, axis=1)
+            value = derivatives.value
+            check_finite(value, batch.indices[0])
+            power = np.mean(target.head.value(value).reshape(count, -1) ** 2, axis=1)
             if not target.head.spatial:
-                top1 = np.argmax(derivatives.value.reshape(count, -1), axis=1).astype(np.int64)
+                top1 = np.argmax(value.reshape(count, -1), axis=1).astype(np.int64)
             lie = lie_derivative(derivatives, target.head, spec.generators[group], action)
             rows.append(PerImage.of(lie))
+            answers.append(any_beyond(derivatives.tangent))
             check_derivative(rows[-1], spec.generators[group], batch.indices[0])
         if batch.compared:
             for group in _groups(len(spec.generators), _directions_at_once(target, spec, len(batch.compared))):
                 beside = rows_of(batch.further, batch.compared)
                 derivatives = differentiator(pixels[batch.compared], batch.others[:, group], group.start, beside)
+                other_answers[batch.compared, group] = any_beyond(derivatives.tangent)
                 other[batch.compared, group] = PerImage.of(lie_derivative(derivatives, target.head, (), None)).lee
         parts.append(
             {
@@ -293,6 +310,10 @@ def _measure_shard(
                 "other": other,
                 "power": power,
                 "top1": top1,
+                "answers": np.concatenate(answers, axis=1),
+                "other_answers": other_answers,
+                "moves": any_beyond(batch.directions),
+                "digest": checksums(value),
             }
         )
         stage.advance(count)
@@ -329,6 +350,16 @@ def _directions_at_once(target: Target, spec: AuditSpec, images: int) -> int:
     """How many directions' outputs (float64, about ten arrays of them) fit an eighth of the budget."""
     each = 8 * target.output_size * images * 10
     return max(1, spec.budget_mib * _MIB // 8 // each)
+
+
+def checksums(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Return a checksum of each of n outputs (n, *K): equal for equal ones."""
+    return np.array([zlib.crc32(np.ascontiguousarray(row).tobytes()) for row in values], np.int64)
+
+
+def any_beyond(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Say of rows (n, D, …) which (n, D) are not exactly 0."""
+    return np.asarray(np.any(rows.reshape(*rows.shape[:2], -1) != 0, axis=2))
 
 
 def _norms(moved: Float32Array) -> Float64Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from lieaudit.derivatives.finite_difference import Calibration, FiniteDifference
 from lieaudit.derivatives.forward import ForwardDifferentiator
 from lieaudit.errors import ModelError, SpecError
+from lieaudit.heads.steps import Steps, steps_of
 from lieaudit.metrics.secant import Secants
 from lieaudit.progress import StageProgress
 from lieaudit.report import Skipped
@@ -48,6 +49,8 @@ class Method:
         What the report's reader should know about how the method was set up.
     reasons
         Why no result of this method on this graph can be conclusive.
+    steps
+        The step ops that the image reaches in the graph.
     precision
         What the derivatives are computed in, where it is not the model's own precision; else empty.
     source
@@ -60,6 +63,7 @@ class Method:
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
+    steps: Steps = field(default_factory=Steps)
     precision: str = ""
     source: str = ""
 
@@ -113,28 +117,38 @@ def choose_method(
         from lieaudit.torch import torch_method
 
         return torch_method(model, images, source, shards=shards, progress=progress)
+    steps = steps_of(model.model)
+    # a secant of a stated size has a meaning where the limit has none
+    reasons = steps.reasons if spec.step is None or spec.method != "finite_difference" else ()
     if spec.method == "forward":
         try:
             forward = ForwardDifferentiator(model, spec)
         except ModelError as problem:
             raise _with_way_out(problem) from problem
-        return Method(forward, skipped=forward.skipped, reasons=_rounding_ops(forward))
+        return Method(forward, skipped=forward.skipped, reasons=reasons, steps=steps)
     differences = FiniteDifference(model, spec)
     calibration = _calibrate(differences, images, shards, progress)
     if spec.method == "finite_difference":
-        return Method(differences, calibration=calibration)
+        return Method(differences, calibration=calibration, reasons=reasons, steps=steps)
     try:
         forward = ForwardDifferentiator(model, spec)
     except ModelError as problem:
-        return Method(differences, calibration=calibration, skipped=(Skipped("method.forward", problem.message),))
-    return Method(forward, checker=differences, skipped=forward.skipped, reasons=_rounding_ops(forward))
+        skipped = (Skipped("method.forward", problem.message),)
+        return Method(differences, calibration=calibration, skipped=skipped, reasons=reasons, steps=steps)
+    return Method(forward, checker=differences, skipped=forward.skipped, reasons=reasons, steps=steps)
 
 
 def without_forward(method: Method, why: str) -> Method | None:
     """Give the finite differences that checked forward mode, in its place; None where there are none."""
     if not isinstance(method.checker, FiniteDifference):
         return None
-    return Method(method.checker, calibration=method.checker.calibration, skipped=(Skipped("method.forward", why),))
+    return replace(
+        method,
+        differentiator=method.checker,
+        checker=None,
+        calibration=method.checker.calibration,
+        skipped=(Skipped("method.forward", why),),
+    )
 
 
 def _secant_notes(spec: AuditSpec) -> tuple[str, ...]:
@@ -150,15 +164,6 @@ def _with_way_out(problem: ModelError) -> ModelError:
         return problem
     hint = "use --method finite_difference, or auto"
     return type(problem)(problem.message, reason=problem.reason, subject=problem.subject, hint=hint)
-
-
-def _rounding_ops(forward: ForwardDifferentiator) -> tuple[str, ...]:
-    """Name ops like QuantizeLinear: they make the derivative zero almost everywhere, which measures nothing."""
-    ops = sorted({applied.op for applied in forward.rewritten.applied if not applied.differentiable})
-    if not ops:
-        return ()
-    secants = "measure secants of a stated size: --step 0.5px"
-    return (f"{', '.join(ops)} is piecewise constant, so the limit t → 0 is not meaningful; {secants}",)
 
 
 def _calibrate(

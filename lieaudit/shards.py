@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -124,7 +124,7 @@ def audit_digest(model: str, images: Images, *, source: str = "") -> str:
         "model": model,
         "images": images.dataset.sha256,
         "count": images.count,
-        "target": [target.channels, target.height, target.width, target.output_size, target.head.name],
+        "target": [target.channels, target.height, target.width, target.output_size, *astuple(target.head)],
         "spec": {name: value for name, value in spec.to_dict().items() if name not in NOT_IN_THE_KEY},
         "environment": around,
         "source": source,

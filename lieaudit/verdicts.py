@@ -12,6 +12,8 @@ from lieaudit.symmetries import get_generator
 from lieaudit.symmetries.affine import field_of, mean_square_displacement
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lieaudit.derivatives.base import Float64Array
     from lieaudit.derivatives.finite_difference import Calibration
     from lieaudit.measure import Measured
@@ -36,8 +38,13 @@ def generator_results(
     size: tuple[int, int],
     calibration: Calibration | None = None,
     agreements: dict[str, Agreement] | None = None,
+    doubts: Sequence[tuple[str, ...]] = (),
 ) -> tuple[dict[str, GeneratorResult], list[Skipped]]:
-    """Give the results by generator and what could not be measured; ``size`` is (H, W) of the images."""
+    """Give the results by generator and what could not be measured.
+
+    ``size`` is (H, W) of the images; ``doubts`` are, per generator, reasons that were found before any number was
+    looked at.
+    """
     results: dict[str, GeneratorResult] = {}
     skipped: list[Skipped] = []
     for g, generator in enumerate(spec.generators):
@@ -47,7 +54,7 @@ def generator_results(
         relative, floor, relative_interval = _relative(lee, measured.other[:, g], spec)
         floor = max(floor, NEGLIGIBLE_POWER * float(measured.power.mean()))
         bar = _mean_error(measured.lee_error[:, g])
-        reasons = []
+        reasons = list(doubts[g]) if doubts else []
         if bar > WIDE * max(mean, floor):
             reasons.append(f"the error bar {bar:.2g} is wide against the value {mean:.2g}")
         if agreement is not None and not agreement.agrees:

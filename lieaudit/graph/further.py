@@ -39,10 +39,13 @@ class Bound:
         The inputs that stay inputs, and their values, (N, …) each.
     feeds
         What the report says of every value.
+    given
+        Every value as the graph takes it, by the input's name, and whether it holds one row per image.
     """
 
     per_image: Mapping[ir.Value, Array]
     feeds: tuple[ReportFeed, ...]
+    given: Mapping[str, tuple[Array, bool]]
 
     def settled(self, graph: ir.Graph) -> Further:
         """Drop the inputs that the audited output does not read, in place, and return the values of the others."""
@@ -52,7 +55,7 @@ class Bound:
             value.meta[SAMPLES] = array[:_SAMPLES]
         # a float16 input was fed float16 values and takes them as float32 by now
         values = {v.name or "": array.astype(v.dtype.numpy()) for v, array in read.items() if v.dtype is not None}
-        return Further(values, self.feeds)
+        return Further(values, self.feeds, self.given)
 
 
 def bind(graph: ir.Graph, image: ir.Value, spec: AuditSpec, data: Dataset | None, notes: list[str]) -> Bound:
@@ -72,6 +75,7 @@ def bind(graph: ir.Graph, image: ir.Value, spec: AuditSpec, data: Dataset | None
     _check_names(graph, image, spec)
     per_image: dict[ir.Value, Array] = {}
     said: list[ReportFeed] = []
+    given: dict[str, tuple[Array, bool]] = {}
     for value in [v for v in graph.inputs if v is not image]:
         if not value.uses() and not value.is_graph_output():
             notes.append(f"nothing that is audited reads input {value.name!r}; it got no value")
@@ -79,13 +83,14 @@ def bind(graph: ir.Graph, image: ir.Value, spec: AuditSpec, data: Dataset | None
         array, source = _given(value, image, graph, spec, data)
         count = min(data.count, spec.max_images or data.count) if data is not None else None
         fitted, differs = _fitted(value, image, array, data.count if data is not None else None)
+        given[value.name or ""] = fitted, differs
         said.append(described(value.name or "", fitted, source, per_image=differs))
         if differs and not (fitted[:count] == fitted[:1]).all():
             per_image[value] = fitted
         else:
             _put(graph, value, fitted[:1] if differs else fitted)
     graph.inputs[:] = [image, *per_image]
-    return Bound(per_image, tuple(said))
+    return Bound(per_image, tuple(said), given)
 
 
 def _check_names(graph: ir.Graph, image: ir.Value, spec: AuditSpec) -> None:

@@ -6,6 +6,7 @@ The normalised graph has one float32 input (N, C, H, W) and one output z of raw 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +17,16 @@ import onnx_ir.passes.common as common_passes
 
 from lieaudit.errors import ModelError
 from lieaudit.feeds import Further
-from lieaudit.graph import batch, further, image_input, names, output, pixels, versions
+from lieaudit.graph import batch, further, image_input, names, output, pixels, tail, versions
+from lieaudit.graph.arrangement import Arrangement
 from lieaudit.graph.forward.fused import expand
 from lieaudit.graph.forward.sequences import resolve_sequences
 from lieaudit.graph.inference import infer_shapes
 from lieaudit.graph.precision import round_output, to_float32
 from lieaudit.graph.read import read_model
+from lieaudit.graph.tail import Tail
+from lieaudit.heads.choice import Facts, choose
+from lieaudit.heads.evidence import consumer, sum_tolerance
 from lieaudit.metrics.head import Head
 from lieaudit.report import ReportModel, ReportTensor
 from lieaudit.spec import AuditSpec
@@ -42,9 +47,14 @@ class AuditableModel:
     output_shape
         K …, the output without its batch axis.
     head
-        The function applied to z in float64 and the symmetry's action on it.
+        The function applied to z in float64 and the symmetry's action on it: a proposal, until `lieaudit.heads.settle`
+        has seen the graph's layout and the user's images.
     further
         Values of its further inputs, which come with each image.
+    facts, tail, raw_output
+        What the graph says about its output, what was taken off its end, and the tensor that z was made of.
+    arrangement
+        How z was made a map (N, …, H, W); None where it was left as it is.
     pixel_range
         Least and greatest pixel where the graph was exported with an integer image; None for floats.
     batchable
@@ -68,6 +78,9 @@ class AuditableModel:
     output_shape: tuple[int, ...]
     head: Head
     further: Further
+    facts: Facts
+    tail: Tail
+    raw_output: str
     pixel_range: tuple[int, int] | None
     batchable: bool
     noise_alike: bool
@@ -76,6 +89,7 @@ class AuditableModel:
     ir_version: int
     info: ReportModel
     outputs: tuple[ReportTensor, ...]
+    arrangement: Arrangement | None = None
 
     @property
     def output_size(self) -> int:
@@ -130,11 +144,12 @@ def load_model(
     original_input = _tensor(audited_input.value, audited_input.layout)
     if written := expand(model):
         notes.append(f"onnxruntime's own ops were written out: {', '.join(written)}")
+    reader = consumer(output.choose(model.graph, spec, []))
     if spec.output is not None:
         _drop_other_outputs(model, output.choose(model.graph, spec, []))
     bound = further.bind(model.graph, audited_input.value, spec, data, notes)
     audited_output = output.choose(model.graph, spec, notes)
-    original_output = _tensor(audited_output)
+    original_output, output_type = _tensor(audited_output), audited_output.dtype
     names.set_apart(model)
     converted = to_float32(model, audited_input.value)
     if converted:
@@ -143,23 +158,19 @@ def load_model(
     if note := pixels.to_real(model, audited_input.value):
         notes.append(note)
     _settle(model)
-    z, function = output.cut_head(audited_output, spec, notes)
-    model.graph.outputs[:] = [z]
+    model.graph.outputs[:] = [audited_output]
     image_input.normalise(model, audited_input, size, notes)
     _settle(model)  # again: the lengths of some sequences follow from the image's size
     beside = bound.settled(model.graph)
+    taken_off = tail.peel(model, audited_output, spec.head, notes, beside.values)
+    common_passes.RemoveUnusedNodesPass()(model)
     found = _batchable(model, (audited_input.channels, *size), beside, original_input)
     model = found.model
-    if not found.batchable:
-        notes.append("the graph works for one image at a time only; rows run one by one")
-    if found.freed is not None:
-        notes.append(f"the graph declares a batch of {found.freed}; one image at a time gives the same outputs")
-    if note := round_output(model, found.output_dtype):
-        notes.append(note)
-    if found.alike:
-        notes.append("images of noise of all sizes give the same output")
-    shape = output.normalise(model, found.output_shape, spec, notes)
-    head = output.choose_head(spec, original_output.name, function, shape, notes)
+    notes += _of_the_batch(found, round_output(model, found.output_dtype))
+    raw_output = model.graph.outputs[0].name or ""
+    shape = output.normalise(model, found.output_shape)
+    facts = _facts(original_output.name, shape, taken_off, reader, output_type)
+    head = choose(facts, spec.head).head
     common_passes.NameFixPass()(model)
     _check(model)
     return AuditableModel(
@@ -172,6 +183,9 @@ def load_model(
         further=beside,
         output_shape=shape,
         head=head,
+        facts=facts,
+        tail=taken_off,
+        raw_output=raw_output,
         pixel_range=pixel_range,
         batchable=found.batchable,
         noise_alike=found.alike,
@@ -206,6 +220,29 @@ def _batchable(
         return batch.make_batchable(model, shape, beside.values)
     except ModelError as problem:
         raise image_input.at_size(problem, declared, shape[1:]) from problem
+
+
+def _of_the_batch(found: batch.Batchable, rounded: str) -> list[str]:
+    notes = [] if found.batchable else ["the graph works for one image at a time only; rows run one by one"]
+    if found.freed is not None:
+        notes.append(f"the graph declares a batch of {found.freed}; one image at a time gives the same outputs")
+    if rounded:
+        notes.append(rounded)
+    if found.alike:
+        notes.append("images of noise of all sizes give the same output")
+    return notes
+
+
+def _facts(name: str, shape: tuple[int, ...], taken_off: Tail, reader: str, dtype: ir.DataType | None) -> Facts:
+    return Facts(
+        name,
+        shape,
+        ending=taken_off.op,
+        function=taken_off.function,
+        axis=min(taken_off.axis, len(shape)),
+        consumer=reader,
+        tolerance=sum_tolerance(math.prod(shape), taken_off.scale, dtype),
+    )
 
 
 def _settle(model: ir.Model) -> None:

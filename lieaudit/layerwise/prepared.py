@@ -56,12 +56,8 @@ def prepare(model: AuditableModel, spec: AuditSpec) -> Prepared:
     ModelError
         The graph does not run.
     """
-    copy = model.model.clone()
-    integers = _settled(copy)
-    while any(is_op(node, *_CONTROL_FLOW) for node in copy.graph) and inline_control_flow(copy):
-        integers = _settled(copy)
+    copy, tracker = tracked(model, spec)
     level = "module" if spec.layerwise == "none" else spec.layerwise
-    tracker = track(copy, integers=integers, declared=_declared(copy, spec.layouts))
     return Prepared(copy, tracker, segment(copy, tracker, level=level, depth=spec.depth, spatial=model.head.spatial))
 
 
@@ -76,6 +72,28 @@ def check_layouts(model: AuditableModel, spec: AuditSpec) -> None:
     if spec.layouts:
         with suppress(ModelError):
             prepare(model, spec)
+
+
+def tracked(model: AuditableModel, spec: AuditSpec) -> tuple[ir.Model, Tracker]:
+    """Give a copy of the normalised graph with measured shapes, and the axes of its tensors.
+
+    A layout that is declared for the audited output holds for the tensor that this was made of.
+
+    Raises
+    ------
+    SpecError
+        A declared layout names no tensor or does not fit it.
+    ModelError
+        The graph does not run.
+    """
+    copy = model.model.clone()
+    integers = _settled(copy)
+    while any(is_op(node, *_CONTROL_FLOW) for node in copy.graph) and inline_control_flow(copy):
+        integers = _settled(copy)
+    layouts = {
+        model.raw_output if name == model.info.output.name else name: text for name, text in spec.layouts.items()
+    }
+    return copy, track(copy, integers=integers, declared=_declared(copy, layouts))
 
 
 def _settled(model: ir.Model) -> Mapping[str, npt.NDArray[Any]]:

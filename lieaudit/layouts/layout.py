@@ -10,7 +10,7 @@ from lieaudit.errors import SpecError
 from lieaudit.layouts.atoms import GRID, HEIGHT, WIDTH, Atom, Axes, Axis, coordinate, has_grid, plain, size_of
 from lieaudit.layouts.tracker import BATCH
 
-GRAMMAR = "NCHW, NHWC, tokens:HxW, tokens:P+HxW, windows:HxW/M, windows:HxW/M-S, vector or unknown"
+GRAMMAR = "NCHW, NHWC, NHW, tokens:HxW, tokens:P+HxW, windows:HxW/M, windows:HxW/M-S, vector or unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ def _axes_for(text: str, shape: tuple[int, ...]) -> Axes | None:  # noqa: PLR091
         return tuple(plain("unknown", size) for size in shape)
     if text == "vector":
         return (batch, *(plain("channel", size) for size in shape[1:]))
-    if text in {"NCHW", "NHWC"} and len(shape) == 4:
+    if text in {"NCHW", "NHWC", "NHW"} and len(shape) == len(text):
         at = {"N": batch, "C": None, "H": None, "W": None}
         roles = {"C": lambda n: plain("channel", n), "H": lambda n: coordinate(HEIGHT, n)}
         roles["W"] = lambda n: coordinate(WIDTH, n)

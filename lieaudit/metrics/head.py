@@ -24,14 +24,17 @@ class Head:
     Attributes
     ----------
     function
-        ``identity``, ``softmax`` (over the class axis, the first after the batch) or ``sigmoid``.
+        ``identity``, ``softmax`` or ``sigmoid``.
     spatial
-        The output is a map (N, C', H', W') on which the same symmetry acts on its own grid; otherwise the output
+        The output is a map (N, …, H', W') on which the same symmetry acts on its own grid; otherwise the output
         representation is trivial (invariance).
+    axis
+        What a softmax normalises over: an axis of (N, *K), the batch counted.
     """
 
     function: str
     spatial: bool
+    axis: int = 1
 
     @property
     def name(self) -> str:
@@ -42,7 +45,7 @@ class Head:
         """Give h(z) for raw outputs (n, *K)."""
         z = np.asarray(z, np.float64)
         if self.function == "softmax":
-            return _softmax(z, axis=1)
+            return _softmax(z, axis=self.axis)
         return _sigmoid(z) if self.function == "sigmoid" else z
 
     def differential(self, z: npt.NDArray[Any], dz: npt.NDArray[Any]) -> Float64Array:
@@ -50,7 +53,7 @@ class Head:
         dz = np.asarray(dz, np.float64)
         if self.function == "softmax":
             p = self.value(z)[:, None]
-            return np.asarray(p * (dz - (p * dz).sum(axis=2, keepdims=True)))
+            return np.asarray(p * (dz - (p * dz).sum(axis=self.axis + 1, keepdims=True)))
         if self.function == "sigmoid":
             p = self.value(z)[:, None]
             return np.asarray(p * (1.0 - p) * dz)
@@ -61,8 +64,9 @@ class Head:
         dz, error = np.asarray(dz, np.float64), np.asarray(error, np.float64)[:, None]
         p = self.value(z)[:, None]
         if self.function == "softmax":
-            pushed = (error - (p * error).sum(axis=2, keepdims=True)) * (dz - (p * dz).sum(axis=2, keepdims=True))
-            return np.asarray(p * (pushed - (p * pushed).sum(axis=2, keepdims=True)))
+            over = self.axis + 1
+            pushed = (error - (p * error).sum(axis=over, keepdims=True)) * (dz - (p * dz).sum(axis=over, keepdims=True))
+            return np.asarray(p * (pushed - (p * pushed).sum(axis=over, keepdims=True)))
         if self.function == "sigmoid":
             return np.asarray(p * (1.0 - p) * (1.0 - 2.0 * p) * error * dz)
         return np.zeros_like(dz)

@@ -34,10 +34,11 @@ class OutputAction:
         return cls(spec.interpolation, spec.padding, spec.convention)
 
     def tangents(self, maps: Float64Array, generators: Sequence[str]) -> Float64Array:
-        """Give X' F for output maps (n, C, H, W): (n, G, C, H, W). Brightness acts on images only: 0 here."""
+        """Give X' F for output maps (n, …, H, W): (n, G, …, H, W). Brightness acts on images only: 0 here."""
+        flat = maps.reshape(len(maps), -1, *maps.shape[-2:])
         moved = tangents(
-            maps, generators, interpolation=self.interpolation, padding=self.padding, convention=self.convention
-        )
+            flat, generators, interpolation=self.interpolation, padding=self.padding, convention=self.convention
+        ).reshape(len(maps), len(generators), *maps.shape[1:])
         for g, generator in enumerate(generators):
             if not get_generator(generator).spatial:
                 moved[:, g] = 0.0

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from lieaudit.derivatives.rounding import COVERAGE, last_rounding
 from lieaudit.derivatives.rows import RowEvaluator
-from lieaudit.measure import Images, Measured, in_shards
+from lieaudit.measure import Images, Measured, any_beyond, checksums, in_shards
 from lieaudit.metrics.lee import LieDerivative, PerImage, check_finite
 from lieaudit.symmetries import get_generator, step_of_size, transform
 
@@ -85,6 +85,7 @@ class Secants:
             check_finite(z, batch[0])
             value = self._head.value(z).reshape(len(batch), -1)
             rows = [self._generator(images, batch, pixels, g) for g in range(len(self._generators))]
+            others = self._others(images, batch, pixels, relative)
             spatial = self._head.spatial
             top1 = np.full(len(batch), -1) if spatial else np.argmax(z.reshape(len(z), -1), axis=1)
             parts.append(
@@ -92,9 +93,13 @@ class Secants:
                     "lee": np.concatenate([row.lee for row in rows], axis=1),
                     "lee_error": np.concatenate([row.lee_error for row in rows], axis=1),
                     "mean_abs": np.concatenate([row.mean_abs for row in rows], axis=1),
-                    "other": self._others(images, batch, pixels, relative),
+                    "other": others,
                     "power": np.mean(value**2, axis=1),
                     "top1": top1.astype(np.int64),
+                    "answers": np.concatenate([row.lee for row in rows], axis=1) != 0,
+                    "other_answers": np.nan_to_num(others) != 0,
+                    "moves": any_beyond(images.tangents(pixels)),
+                    "digest": checksums(z),
                 }
             )
             stage.advance(len(batch))

@@ -29,7 +29,7 @@ from lieaudit.symmetries import check_convention
 from lieaudit.torch.action import Action
 from lieaudit.torch.conjugation import Conjugation, ModuleMap, changed, map_modules
 from lieaudit.torch.function import SourceFunction
-from lieaudit.torch.head import module_head
+from lieaudit.torch.head import module_choice
 from lieaudit.torch.jvp import Pushforward, jittered
 from lieaudit.torch.layouts import feature_map
 
@@ -80,6 +80,7 @@ def attribute(
     device: str = "cpu",
     others: Mapping[str, object] | None = None,
     zero_point: npt.ArrayLike = 0.0,
+    head: Head | None = None,
 ) -> dict[str, Attribution]:
     """Attribute the Lie derivative of a module to its parts, for each generator of the specification.
 
@@ -96,6 +97,8 @@ def attribute(
         See `lieaudit.torch.SourceFunction`.
     zero_point
         What a raw intensity of 0 is in these images, one value or one per channel (for ``brightness``).
+    head
+        The head, where an audit has settled it; default: what ``spec.head`` and the outputs say.
 
     Raises
     ------
@@ -116,7 +119,7 @@ def attribute(
     networks: list[Network] = []
     for start in range(0, len(images), _IMAGES):
         x = function.tensor(images[start : start + _IMAGES])
-        networks.append(Network(function, x, spec, head=networks[0].head if networks else None))
+        networks.append(Network(function, x, spec, head=networks[0].head if networks else head))
     for network in networks[1:]:
         for name in set(network.modules.calls) ^ set(networks[0].modules.calls):
             raise changed(name)
@@ -228,7 +231,7 @@ class Network:
         with torch.no_grad():
             self._z = function(x)
         _require_finite(self._z, function)
-        self.head: Head = head or module_head(spec, self._z, [])
+        self.head: Head = head or module_choice(spec, function, x, self._z).head
         self._pushforward = Pushforward(function.module)
 
     def action(self, generator: str, zero_point: tuple[float, ...] = (0.0,)) -> Action:

@@ -16,11 +16,13 @@ import torch
 from lieaudit.audit import as_dataset, run
 from lieaudit.errors import DataError, SourceError, UnsupportedOpError
 from lieaudit.graph.batch import AMPLITUDES
+from lieaudit.heads.checking import Checked
+from lieaudit.heads.settle import LOOKED_AT
 from lieaudit.measure import Images
 from lieaudit.method import Method, choose_method
 from lieaudit.metrics.head import Head
 from lieaudit.progress import StageProgress
-from lieaudit.report import Layerwise, Report, ReportModel, ReportTensor, Skipped
+from lieaudit.report import Checks, HeadCheck, Layerwise, Report, ReportModel, ReportTensor, Skipped
 from lieaudit.shards import audit_shards
 from lieaudit.spec import AuditSpec
 from lieaudit.torch.attribution import attribute
@@ -28,7 +30,7 @@ from lieaudit.torch.conjugation import map_modules
 from lieaudit.torch.files import TorchFiles
 from lieaudit.torch.fingerprint import fingerprint, weights_digest
 from lieaudit.torch.function import SourceFunction, batches, fed_values, one_for_all
-from lieaudit.torch.head import module_head
+from lieaudit.torch.head import module_choice, undeclared
 from lieaudit.torch.jvp import TorchDifferentiator
 from lieaudit.torch.program import ProgramModule
 from lieaudit.torch.source import open_source, verify_source
@@ -36,6 +38,7 @@ from lieaudit.torch.source import open_source, verify_source
 if TYPE_CHECKING:
     from lieaudit.data import Dataset
     from lieaudit.graph.load import AuditableModel
+    from lieaudit.heads.choice import Choice
     from lieaudit.progress import ProgressCallback
     from lieaudit.shards import ShardStore
 
@@ -98,8 +101,7 @@ def audit(
     function = SourceFunction(
         module, precision=precision, device=device, input=spec.input or "", output=spec.output or "", others=others
     )
-    notes: list[str] = []
-    target, shape = _target(function, dataset, spec, notes)
+    target, shape, choice = _target(function, dataset, spec)
     stage.advance(1)
     if spec.layerwise != "none" and spec.layouts:  # declared layouts that do not fit are refused before any work
         first = function.tensor(np.zeros((_batch(module) or 2, target.channels, target.height, target.width)))
@@ -121,7 +123,6 @@ def audit(
         ),
         precision=precision,
         head=target.head.name,
-        notes=tuple(notes),
     )
     pictured = Images(dataset, target, replace(spec, method="torch"))
     kept = None
@@ -138,6 +139,7 @@ def audit(
             device=device,
             others=others,
             zero_point=pictured.zero_point,
+            head=target.head,
         )
         return {generator: attribution.layerwise for generator, attribution in found.items()}
 
@@ -145,6 +147,11 @@ def audit(
         info,
         pictured,
         method,
+        checks=Checked(
+            Checks(head=HeadCheck(choice.head.name, choice.why)),
+            (Skipped("checks.fidelity", "a module is audited as it is: there is no graph beside it to compare with"),),
+            undeclared(choice),
+        ),
         attribute=None if spec.layerwise == "none" else layerwise,
         shards=kept,
         progress=progress,
@@ -246,8 +253,8 @@ def _onnx_method(
 
 
 def _target(
-    function: SourceFunction, dataset: Dataset, spec: AuditSpec, notes: list[str]
-) -> tuple[ModuleTarget, tuple[int, ...]]:
+    function: SourceFunction, dataset: Dataset, spec: AuditSpec
+) -> tuple[ModuleTarget, tuple[int, ...], Choice]:
     size = dataset.size_after(spec.preprocessing) or spec.size
     if not size:
         raise DataError(
@@ -257,15 +264,28 @@ def _target(
             hint="set a crop in the preprocessing, or a size in the spec",
         )
     channels = dataset.image_shape[0] if dataset.image_shape is not None else 3
-    count = min(4, dataset.count)
-    pixels = dataset.load(0, count, preprocessing=spec.preprocessing, channels=channels, height=size[0], width=size[1])
+    looked_at = sorted({int(i) for i in np.linspace(0, dataset.count - 1, min(LOOKED_AT, dataset.count))})
+
+    def load(index: int) -> npt.NDArray[np.float32]:
+        return dataset.load(
+            index,
+            index + 1,
+            preprocessing=spec.preprocessing,
+            channels=channels,
+            height=size[0],
+            width=size[1],
+        )
+
+    pixels = np.concatenate([load(index) for index in looked_at])
     batch = _batch(function.module)
+    x = function.tensor(pixels if batch is None else np.resize(pixels, (batch, *pixels.shape[1:])))
     with torch.no_grad():
-        z = function(function.tensor(pixels if batch is None else np.resize(pixels, (batch, *pixels.shape[1:]))))
+        z = function(x)
     _refuse_constant(function, pixels.shape[1:])
     shape = tuple(z.shape[1:])
-    head = module_head(spec, z, notes)
-    return ModuleTarget(channels, size[0], size[1], head, shape), shape
+    labels = dataset.labels[looked_at] if dataset.labels is not None and batch is None else None
+    choice = module_choice(spec, function, x, z, labels)
+    return ModuleTarget(channels, size[0], size[1], choice.head, shape), shape, choice
 
 
 def _refuse_constant(function: SourceFunction, shape: tuple[int, ...]) -> None:

@@ -210,4 +210,4 @@ def _summary(values: Float64Array) -> str:
 
 def _logits(z: Float64Array, head: Head) -> Float64Array:
     """Take the mean over classes off: a shift of all logits is nothing behind a softmax."""
-    return z - z.mean(axis=1, keepdims=True) if head.function == "softmax" else z
+    return z - z.mean(axis=head.axis, keepdims=True) if head.function == "softmax" else z

@@ -94,7 +94,7 @@ def test_the_command_takes_both_routes(target, files):
     ):
         done = command(
             "audit", files / "model.onnx", "--data", files / "images.npz", "--server", target, "--method", "torch",
-            "--generators", "rotation", *route, "--json", "-",
+            "--generators", "rotation", "--head", "softmax", *route, "--json", "-",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         values.append(check(json.loads(done.stdout)))

@@ -45,6 +45,8 @@ def fidelity_line(fidelity: report_pb2.Fidelity) -> str:
     if fidelity.by == "top1":
         shares = f"{percent(fidelity.deviation)} of {images} (allowed {percent(fidelity.allowed)})"
         return f"{verdict}: top-1 differs on {shares}"
+    if fidelity.deviation == 0:
+        return f"{verdict}: the same outputs on {images}, to the last bit"
     return (
         f"{verdict}: outputs differ by at most {number(fidelity.deviation)} of the largest on {images} "
         f"(allowed {number(fidelity.allowed)})"
