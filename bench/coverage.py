@@ -33,6 +33,7 @@ from lieaudit.derivatives.forward import ForwardDifferentiator
 from lieaudit.errors import LieauditError
 from lieaudit.graph.forward.coverage import exact_share, summarise
 from lieaudit.graph.load import AuditableModel, load_model
+from lieaudit.ops.listing import section as ops_section
 from lieaudit.spec import AuditSpec
 from lieaudit.symmetries import tangents
 
@@ -255,7 +256,7 @@ def page(rows: list[Row], refused: list[tuple[str, str, str]]) -> str:
     text += f"\n{len(rows)} graphs run in forward mode, {complete} of them without an inexact rule.\n"
     if refused:
         text += "\nNot measured:\n\n" + "\n".join(f"* {name} ({source}): {why}" for name, source, why in refused) + "\n"
-    return text
+    return f"{text}\n{ops_section()}"
 
 
 if __name__ == "__main__":

@@ -215,11 +215,13 @@ OPS = (
     Op("Pow", tangent=Rule("power", power, operands=(0, 1)), layout=axes.nary),
     *(
         Op(name, tangent=Rule("choice", extremum, operands=ALL), layout=axes.nary, homogeneous=spatial_operands,
-           kind=Kind.NONLINEARITY)
+           kind=Kind.NONLINEARITY, kinked=True)
         for name in ("Max", "Min")
     ),
-    Op("Where", tangent=Rule("choice", where, operands=(1, 2), ignored=(0,)), layout=axes.nary, linear=(1, 2)),
+    Op("Where", tangent=Rule("choice", where, operands=(1, 2), ignored=(0,)), layout=axes.nary, kinked=True,
+       linear=(1, 2)),
     Op("PRelu", tangent=Rule("pointwise", prelu, operands=(0, 1)), layout=axes.nary, homogeneous=spatial,
-       kind=Kind.NONLINEARITY),
-    Op("Clip", tangent=Rule("pointwise", clip, operands=(0, 1, 2)), layout=axes.unary, kind=Kind.NONLINEARITY),
+       kind=Kind.NONLINEARITY, kinked=True),
+    Op("Clip", tangent=Rule("pointwise", clip, operands=(0, 1, 2)), layout=axes.unary, kind=Kind.NONLINEARITY,
+       kinked=True),
 )  # fmt: skip

@@ -198,6 +198,8 @@ class Op:
         Its output is its first operand's memory under another shape.
     copies
         Its outputs are elements of its first operand, whatever these are.
+    kinked
+        Its slope jumps: at a bound, at zero, or where another operand takes over.
     shape_only
         It reads the shapes of its operands, never their elements.
     linear
@@ -214,6 +216,7 @@ class Op:
     kind: Kind | None = None
     view: bool = False
     copies: bool = False
+    kinked: bool = False
     shape_only: bool = False
     linear: Container[int] = ()
 

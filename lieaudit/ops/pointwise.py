@@ -346,13 +346,18 @@ _FUNCTIONS = {
 """Not by themselves the nonlinearity of a layer."""
 
 _HOMOGENEOUS = {"Abs", "LeakyRelu", "Relu"}
+_KINKED = {
+    "Abs", "Celu", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Selu", "Shrink", "Softsign",
+    "ThresholdedRelu",
+}  # fmt: skip
 
 OPS = (
     *(
         Op(name, tangent=Rule("pointwise", _pointwise(slope)), layout=axes.unary,
            geometric=on_one_grid(always) if name == "Neg" else None,
            homogeneous=on_one_grid(always) if name == "Neg" else spatial if name in _HOMOGENEOUS else None,
-           kind=None if name in _FUNCTIONS else Kind.NONLINEARITY, linear=(0,) if name == "Neg" else ())
+           kind=None if name in _FUNCTIONS else Kind.NONLINEARITY, kinked=name in _KINKED,
+           linear=(0,) if name == "Neg" else ())
         for name, slope in _SLOPES.items()
     ),
     *(Op(name, MICROSOFT, layout=axes.unary, kind=Kind.NONLINEARITY) for name in ("BiasGelu", "FastGelu", "QuickGelu")),

@@ -95,8 +95,8 @@ _AVERAGE, _WINNER = Rule("average", average), Rule("winner", max_pool)
 OPS = (
     Op("AveragePool", tangent=_AVERAGE, layout=_pool, homogeneous=spatial, kind=Kind.POOLING, linear=(0,)),
     Op("GlobalAveragePool", tangent=_AVERAGE, layout=_global_pool, kind=Kind.POOLING, linear=(0,)),
-    Op("MaxPool", tangent=_WINNER, layout=_pool, homogeneous=spatial, kind=Kind.POOLING),
-    Op("GlobalMaxPool", tangent=Rule("winner", global_max_pool), layout=_global_pool, kind=Kind.POOLING),
+    Op("MaxPool", tangent=_WINNER, layout=_pool, homogeneous=spatial, kind=Kind.POOLING, kinked=True),
+    Op("GlobalMaxPool", tangent=Rule("winner", global_max_pool), layout=_global_pool, kind=Kind.POOLING, kinked=True),
     Op("LpPool", tangent=Rule("average", lp_pool, accepts=_whole_windows), layout=_pool, homogeneous=spatial,
        kind=Kind.POOLING),
     Op("GlobalLpPool", tangent=Rule("average", lp_pool), layout=_global_pool, kind=Kind.POOLING),

@@ -183,6 +183,7 @@ def _op(name: str, family: str, apply: Apply, accepts: Callable[[Use], str] = _f
         geometric=on_one_grid(_off_the_grid) if averages else None,
         homogeneous=spatial if name in _HOMOGENEOUS else None,
         kind=Kind.REDUCTION,
+        kinked=name in {"ReduceL1", "ReduceMax", "ReduceMin"},
         linear=(0,) if averages else (),
     )
 

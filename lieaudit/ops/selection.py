@@ -229,6 +229,6 @@ OPS = (
     Op("ReverseSequence", tangent=Rule(_LAYOUT, reverse_sequence, ignored=(1,)), copies=True, linear=(0,)),
     Op("Compress", tangent=Rule(_LAYOUT, compress, ignored=(1,)), copies=True, linear=(0,)),
     Op("Trilu", tangent=Rule(_LAYOUT, trilu, ignored=(1,)), layout=unary, linear=(0,)),
-    Op("TopK", tangent=Rule("winner", top_k, ignored=(1,), accepts=_with_k)),
+    Op("TopK", tangent=Rule("winner", top_k, ignored=(1,), accepts=_with_k), kinked=True),
     Op("Unique", tangent=Rule("winner", unique)),
 )  # fmt: skip

@@ -7,34 +7,7 @@ import math
 import onnx_ir as ir
 
 from lieaudit.autodiff.context import TANGENT_NODES
-
-KINKED = frozenset(
-    {
-        "Abs",
-        "Celu",
-        "Clip",
-        "Elu",
-        "GlobalMaxPool",
-        "HardSigmoid",
-        "HardSwish",
-        "LeakyRelu",
-        "Max",
-        "MaxPool",
-        "Min",
-        "PRelu",
-        "ReduceL1",
-        "ReduceMax",
-        "ReduceMin",
-        "Relu",
-        "Selu",
-        "Shrink",
-        "Softsign",
-        "ThresholdedRelu",
-        "TopK",
-        "Where",
-    }
-)
-"""Ops of the standard with an output whose slope jumps: at a bound, at zero, or where another operand takes over."""
+from lieaudit.ops import lookup
 
 
 def kinked_units(model: ir.Model) -> int:
@@ -45,7 +18,7 @@ def kinked_units(model: ir.Model) -> int:
     return sum(
         _elements(node.outputs[0])
         for node in model.graph
-        if node.op_type in KINKED and not node.domain and not (node.name or "").startswith(TANGENT_NODES)
+        if (op := lookup(node)) is not None and op.kinked and not (node.name or "").startswith(TANGENT_NODES)
     )
 
 
