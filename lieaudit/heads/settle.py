@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from lieaudit.data.classes import match_classes
 from lieaudit.errors import DataError
+from lieaudit.graph.selection import check_size
 from lieaudit.heads.choice import HEAD_UNDECLARED, Choice, choose
 from lieaudit.heads.evidence import ClassLabels
 from lieaudit.heads.maps import Located, locate
@@ -112,6 +113,7 @@ def _raw(model: AuditableModel, images: Images, indices: list[int]) -> npt.NDArr
         found = []
         for index in indices:
             found.append(session.run({model.input_name: images.load([index]), **images.further.rows([index])})[0])
+            check_size(model.info.output.name, found[-1].shape, model.output_shape)
             check_finite(found[-1], index)
     return np.concatenate(found).reshape(len(indices), *model.output_shape).astype(np.float64)
 
