@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
+from lieaudit_client.exceptions import InvalidInputError
+from lieaudit_client.external_data import external_data_files
+from lieaudit_client.sources import model_source
 from onnx import TensorProto, helper, numpy_helper
 
 import lieaudit
 from lieaudit import AuditSpec
+from lieaudit.errors import LieauditError
 from lieaudit.graph.read import read_model
 from lieaudit.runtime import serialised
 
@@ -129,3 +135,62 @@ def test_the_digest_is_of_the_weights_too(tmp_path):
         digests.add(read_model(path).sha256)
     assert len({(tmp_path / name / "net.onnx").read_bytes() for name in ("one", "other")}) == 1
     assert len(digests) == 2
+
+
+def hub_cache(folder, model="one", data="one"):
+    """Lay a model out as a hub's cache does: real files by digest in ``blobs``, links to them in a snapshot."""
+    snapshot = folder / "models--a--b" / "snapshots" / "3f1c" / "onnx"
+    snapshot.mkdir(parents=True)
+    blobs = {name: folder / "models--a--b" / "blobs" / name for name in ("one", "two")}
+    for blob in blobs.values():
+        blob.mkdir(parents=True)
+    onnx.save(net(), folder / "net.onnx", save_as_external_data=True, location="net.onnx_data", size_threshold=0)
+    (folder / "net.onnx").rename(blobs[model] / "7d2db8f8")
+    (folder / "net.onnx_data").rename(blobs[data] / "c28a91b0")
+    (snapshot / "net.onnx").symlink_to(f"../../../blobs/{model}/7d2db8f8")
+    (snapshot / "net.onnx_data").symlink_to(f"../../../blobs/{data}/c28a91b0")
+    return snapshot / "net.onnx"
+
+
+def test_links_of_a_hub_s_cache_are_followed(tmp_path):
+    path = hub_cache(tmp_path)
+    spec = AuditSpec(generators=("rotation",))
+    found = lieaudit.audit(path, IMAGES, spec)
+    assert found.results == lieaudit.audit(net().SerializeToString(), IMAGES, spec).results
+    files = external_data_files(path)
+    assert [(name, file.resolve().name) for name, file in files] == [("net.onnx_data", "c28a91b0")]
+    source = model_source(path)
+    assert source.format == "tar"
+    with tarfile.open(fileobj=io.BytesIO(b"".join(source.chunks()))) as tar:
+        assert [(m.name, m.isreg()) for m in tar] == [("net.onnx", True), ("net.onnx_data", True)]
+
+
+@pytest.mark.parametrize(
+    "case", ["data elsewhere", "only the data is a link", "a folder is a link", "a chain of links"]
+)
+def test_no_other_link_is_followed(tmp_path, case):
+    """A model from elsewhere must not have the server read, or the client send, a file that is not its own."""
+    path = hub_cache(tmp_path, data="two" if case == "data elsewhere" else "one")
+    data = path.with_name("net.onnx_data")
+    secret = tmp_path / "elsewhere" / "secret"
+    secret.parent.mkdir()
+    secret.write_bytes(data.read_bytes())
+    if case == "only the data is a link":
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(content)
+    elif case == "a folder is a link":
+        model = onnx.load(path, load_external_data=False)
+        for tensor in model.graph.initializer:
+            next(entry for entry in tensor.external_data if entry.key == "location").value = "inner/secret"
+        path.resolve().write_bytes(model.SerializeToString())
+        (path.parent / "inner").symlink_to(secret.parent)
+    elif case == "a chain of links":
+        data.unlink()
+        middle = path.resolve().with_name("middle")
+        middle.symlink_to(secret)
+        data.symlink_to(middle)
+    for call in (lambda: read_model(path), lambda: external_data_files(path)):
+        with pytest.raises((LieauditError, InvalidInputError)) as caught:
+            call()
+        assert caught.value.reason == "EXTERNAL_DATA_OUTSIDE"
