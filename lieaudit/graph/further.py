@@ -202,7 +202,7 @@ def _put(graph: ir.Graph, value: ir.Value, array: Array) -> None:
     """Make the input a constant."""
     name = value.name or ""
     graph.inputs.remove(value)
-    constant = ir.Value(name=name, const_value=ir.tensor(np.ascontiguousarray(array), dtype=value.dtype, name=name))
+    constant = ir.Value(name=name, const_value=ir.tensor(np.asarray(array, order="C"), dtype=value.dtype, name=name))
     constant.type, constant.shape = value.type, ir.Shape(array.shape)
     value.replace_all_uses_with(constant, replace_graph_outputs=True)
     value.name = None

@@ -16,25 +16,28 @@ PREFIX = "lieaudit_"
 SAMPLES = "lieaudit.samples"
 """Key in ``Value.meta`` of an input: values (n, …) that it takes, for runs that ask for shapes only."""
 
-_OWN = re.compile(
-    rf"^({PREFIX}|tangent/|action/|shape/)"
-    r"|\.(tangent|action|settled|frozen|folded|replaced|scales|zero_point|centred|scaled|batch)$"
+_OWN = re.compile(rf"^({PREFIX}|tangent/|action/|shape/)")
+_DERIVED = re.compile(
+    r"^(.*)\.(tangent|action|settled|frozen|folded|replaced|scales|zero_point|centred|scaled|batch|parts|place)$",
+    re.DOTALL,
 )
+"""A name made of a tensor's or a node's; it is lieaudit's only where that one is in the graph."""
 
 
 def set_apart(model: ir.Model) -> None:
-    """Rename every tensor and node of the user's whose name is one that lieaudit gives, in place.
+    """Rename every tensor and node of the user's whose name is one that lieaudit may give, in place.
 
     Inputs and outputs are renamed too: call it once they have been looked up by name.
     """
     graphs = list(model.graphs())
     values = [value for graph in graphs for value in _values(graph)]
     nodes = [node for graph in graphs for node in graph]
-    for things in (values, nodes):
-        taken = {thing.name for thing in things}
-        for thing in things:
-            if thing.name and _OWN.search(thing.name):
-                thing.name = _unused(thing.name, taken)
+    things: list[ir.Value | ir.Node] = [*values, *nodes]
+    taken = {thing.name for thing in things}
+    for thing in things:
+        derived = _DERIVED.match(thing.name or "")
+        if thing.name and (_OWN.match(thing.name) or (derived is not None and derived[1] in taken)):
+            thing.name = _unused(thing.name, taken)
 
 
 def _values(graph: ir.Graph) -> list[ir.Value]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Mapping
@@ -195,7 +196,7 @@ def torch_method(
         program=files.program, factory=spec.torch_factory, weights=files.weights, factories=files.factories
     )
     device = spec.provider.replace("tensorrt", "cuda")
-    others = _others(images)
+    others = _others(images, module)
     function = SourceFunction(module, device=device, others=others)
     check, onnx_skipped = _onnx_method(model, images, shards, progress)
     batch = _batch(module)
@@ -220,16 +221,21 @@ def torch_method(
     )
 
 
-def _others(images: Images) -> dict[str, torch.Tensor]:
+def _others(images: Images, module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Give a source the values that the ONNX graph was fed, for its arguments of the same names.
+
+    A source without such an argument holds the value itself; whether it does, `verify_source` sees.
 
     Raises `SpecError` FEED_MISMATCH where one differs between images: a source is called with one value for all.
     """
     if images.further.values:
         raise one_for_all(next(iter(images.further.values)))
     found = {}
+    known = inspect.signature(module.forward).parameters
     for feed in images.further.feeds:
         name = feed.name
+        if name not in known:
+            continue
         array = images.spec.feeds[name].array() if feed.source == "spec" else images.dataset.array(name)
         if array is not None:
             found[name] = torch.from_numpy(np.array(array.astype(feed.dtype)[:1] if feed.per_image else array))

@@ -6,6 +6,7 @@ Every case changes how a graph is written down, or what it is fed, and never wha
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from lieaudit.data import Dataset
 from lieaudit.errors import LieauditError
 from lieaudit.graph.load import load_model
 from lieaudit.symmetries import tangents
+from lieaudit.torch.files import TorchFiles
 
 torch = pytest.importorskip("torch")
 
@@ -558,10 +560,26 @@ def masked(kind="f"):
     return fed(nodes, ["N", 1, 8, 10], kind, lambda x, v: function(x * torch.tensor(v, dtype=torch.float64)))
 
 
+def row_of():
+    """The row of the features that an index names: a scalar takes its axis away."""
+    nodes = [
+        CONV,
+        ("Tanh", ["c"], ["t"], {}),
+        ("Gather", ["t", "v"], ["row"], {"axis": 2}),
+        ("ReduceMean", ["row"], ["p"], {"axes": [2], "keepdims": 0}),
+    ]
+
+    def right(x, v):
+        return features(x)[:, :, v].mean(2) @ torch.tensor(HEAD, dtype=torch.float64)
+
+    return fed(nodes, [], TensorProto.INT64, right)
+
+
 MASKS = RNG.integers(0, 2, (4, 1, 8, 10))
 FEEDS: dict[str, tuple[Fed, Any, Any]] = {
     "float scalar": (scaled("f", []), 0.5, [0.5] * 4),
     "int scalar": (scaled(TensorProto.INT64, []), 3, [3] * 4),
+    "index": (row_of(), 2, [2] * 4),
     "bool scalar": (scaled(TensorProto.BOOL, []), True, [1] * 4),
     "whole float for an int": (scaled(TensorProto.INT32, []), 2.0, [2] * 4),
     "int for a float": (scaled("f", []), 2, [2] * 4),
@@ -734,6 +752,62 @@ def test_unusable_values_are_refused_by_the_specification(feeds, says):
     problem = refused(lambda: AuditSpec(feeds=feeds))
     assert problem.reason == "INVALID_FEED"
     assert says in str(problem)
+
+
+class Scaled(torch.nn.Module):
+    """What `scaled` computes: logits times a value."""
+
+    def forward(self, image, v):
+        t = torch.tanh(torch.nn.functional.conv2d(image, torch.tensor(KERNEL).to(image), padding=1))
+        return (t.mean((2, 3)) @ torch.tensor(HEAD).to(image)) * v
+
+
+def test_a_torch_module_takes_the_values_too():
+    import lieaudit.torch
+
+    spec = AuditSpec(generators=GENERATORS, head="softmax", bootstrap=200, feeds={"v": 0.5})
+    report = lieaudit.torch.audit(Scaled(), IMAGES, spec)
+    assert_right(report, reference(lambda x, _: (function(x) / 2).softmax(-1)), rtol=1e-6)  # directions are float32
+    problem = refused(
+        lambda: lieaudit.torch.audit(Scaled(), IMAGES, AuditSpec(feeds={"v": np.ones((4, 1))}, head="softmax"))
+    )
+    assert problem.reason == "FEED_MISMATCH"
+
+
+class Halved(Scaled):
+    """The same with its value inside."""
+
+    def forward(self, image):
+        return super().forward(image, 0.5)
+
+
+def made_scaled():
+    """A registered factory."""
+    return Scaled()
+
+
+@pytest.mark.parametrize("by", ["spec", "data"])
+@pytest.mark.parametrize("kind", ["factory", "program"])
+def test_a_torch_source_is_fed_what_the_graph_is(tmp_path, monkeypatch, by, kind):
+    """A factory's module takes the value; a program takes images only and has it inside."""
+    monkeypatch.setitem(sys.modules, "intake_factories", sys.modules[__name__])
+    source = TorchFiles(factories={"scaled": "intake_factories:made_scaled"})
+    spec: dict[str, Any] = {"torch_factory": "scaled"}
+    if kind == "program":
+        batch = torch.export.Dim("batch", min=1)
+        program = torch.export.export(Halved(), (torch.tensor(IMAGES),), dynamic_shapes={"image": {0: batch}})
+        torch.export.save(program, tmp_path / "source.pt2")
+        source, spec = TorchFiles(tmp_path / "source.pt2"), {}
+    data = Dataset.from_arrays(IMAGES, further={} if by == "spec" else {"v": 0.5})
+    feeds = {"v": 0.5} if by == "spec" else {}
+    full = AuditSpec(generators=GENERATORS, head="softmax", bootstrap=200, method="torch", feeds=feeds, **spec)
+    report = lieaudit.audit(scaled("f", []).proto, data, full, source=source)
+    assert_right(report, reference(lambda x, _: (function(x) / 2).softmax(-1)), rtol=1e-6)
+    assert report.status == "ok", report.reasons
+    case, value, _ = FEEDS["per image"]
+    per_image = AuditSpec(method="torch", feeds={"v": value}, **spec)
+    problem = refused(lambda: lieaudit.audit(case.proto, IMAGES, per_image, source=source))
+    assert (problem.reason, problem.subject) == ("FEED_MISMATCH", "feeds.v")
 
 
 def test_dictionaries_alone_are_refused_by_name():
