@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from lieaudit.crosscheck import crosscheck
+from lieaudit.crosscheck import crosscheck, unchecked
 from lieaudit.data import Dataset
 from lieaudit.derivatives.forward import REWRITE_REFUSED
 from lieaudit.environment import environment
@@ -200,6 +200,7 @@ def run(
         results = _of_stated_size(results, used.steps, spec)
     reasons = (
         *common,
+        *unchecked(agreements),
         *(f"{skip.what} was not measured: {skip.why}" for skip in unattributed),
         *(f"{name}: {reason}" for name, result in results.items() for reason in result.reasons if reason not in common),
     )

@@ -19,6 +19,9 @@ from typing import Any, Self
 from lieaudit.errors import DataError
 
 SCHEMA = "lieaudit.report/1"
+AGREES, DISAGREES, COULD_NOT_CHECK = "agrees", "disagrees", "could_not_check"
+"""Verdicts of a cross-check."""
+
 METRIC_VERSION = 2
 """Raised whenever the same model and images would give other numbers; the gate compares only equal versions."""
 
@@ -111,8 +114,10 @@ class Environment:
 class Agreement:
     """Cross-check of one derivative method by another on a few images.
 
-    ``deviation`` is the norm of the difference over the norm of the derivative (root mean square over the images),
-    ``allowed`` what the error bars of both explain.
+    ``deviation`` is the norm of the difference over the norm of the derivative, ``allowed`` what the error bars of both
+    explain: medians over the images on which both methods are sharpest. ``verdict`` is `AGREES` where the deviation is
+    allowed and a difference of 5 % would not have been, `DISAGREES` where it is not allowed, else `COULD_NOT_CHECK`;
+    ``agrees`` is whether it is the first.
     """
 
     method: str
@@ -121,6 +126,12 @@ class Agreement:
     allowed: float
     agrees: bool
     lee: float
+    verdict: str = ""
+
+    def __post_init__(self) -> None:
+        """Fill in the verdict of reports that were written before there were three."""
+        if not self.verdict:
+            object.__setattr__(self, "verdict", AGREES if self.agrees else DISAGREES)
 
 
 @dataclass(frozen=True, slots=True)

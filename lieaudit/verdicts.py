@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lieaudit.report import Agreement, GeneratorResult, Skipped
+from lieaudit.report import DISAGREES, Agreement, GeneratorResult, Skipped
 from lieaudit.statistics import bootstrap_interval, compare, point_estimate, quantiles, top_share
 from lieaudit.symmetries import get_generator
 from lieaudit.symmetries.affine import field_of, mean_square_displacement
@@ -57,7 +57,7 @@ def generator_results(
         reasons = list(doubts[g]) if doubts else []
         if bar > WIDE * max(mean, floor):
             reasons.append(f"the error bar {bar:.2g} is wide against the value {mean:.2g}")
-        if agreement is not None and not agreement.agrees:
+        if agreement is not None and agreement.verdict == DISAGREES:
             reasons.append(
                 f"{method} and {agreement.method} disagree by {agreement.deviation:.2g} of the derivative "
                 f"where their error bars allow {agreement.allowed:.2g}"

@@ -12,7 +12,7 @@ _WEIGHED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 """Ops whose weights are moved: long sums of products, where rounding is made."""
 
 
-_MOVED_SHARE = 4
+_MOVED_SHARE = 2
 """The less noise a second computation adds of its own, the better it tells on which side of a kink a unit lies."""
 
 _DRAWS = 16

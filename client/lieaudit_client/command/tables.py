@@ -10,11 +10,18 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lieaudit_client.formats.numbers import feed_line, fidelity_line, interval, number, percent, short
+from lieaudit_client.formats.numbers import feed_line, fidelity_line, interval, number, percent, short, verdict_of
 from lieaudit_client.layerwise_view import layer_tree, layerwise_view
 from lieaudit_client.printable import printable_copy
 
 _PATHS_SHOWN = 3
+
+VERDICTS = {
+    "agrees": "agrees with",
+    "disagrees": "DISAGREES with",
+    "could_not_check": "could not be checked by",
+}
+"""What is said of a cross-check."""
 
 
 def report_view(report: report_pb2.Report) -> Iterable[RenderableType]:
@@ -139,7 +146,7 @@ def _method(result: report_pb2.GeneratorResult) -> str:
         return f"{name}, {result.secant_px:g} px" if result.HasField("secant_px") else f"{name}, t = {result.step:g}"
     if not result.HasField("agreement"):
         return name
-    word = "agrees with" if result.agreement.agrees else "DISAGREES with"
+    word = VERDICTS[verdict_of(result.agreement)]
     return f"{name}, {word} {result.agreement.method.replace('_', ' ')}"
 
 

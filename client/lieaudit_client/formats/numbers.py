@@ -38,6 +38,11 @@ def feed_line(feed: report_pb2.ReportFeed) -> str:
     return f"{feed.name} {feed.dtype}{size}{per_image}: {feed.text}  {short(feed.sha256)}"
 
 
+def verdict_of(agreement: report_pb2.Agreement) -> str:
+    """Give the verdict of a cross-check; reports written before there were three hold a truth value."""
+    return agreement.verdict or ("agrees" if agreement.agrees else "disagrees")
+
+
 def fidelity_line(fidelity: report_pb2.Fidelity) -> str:
     """Say how close the audited function is to the model as it was given."""
     verdict = "as given" if fidelity.ok else "NOT as given"

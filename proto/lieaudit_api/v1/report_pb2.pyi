@@ -234,20 +234,22 @@ class GeneratorResult(_message.Message):
     def __init__(self, lee: _Optional[float] = ..., ci95: _Optional[_Iterable[float]] = ..., median: _Optional[float] = ..., quantiles: _Optional[_Mapping[str, float]] = ..., mean_abs: _Optional[float] = ..., relative: _Optional[float] = ..., per_image: _Optional[_Iterable[float]] = ..., method: _Optional[str] = ..., error_bar: _Optional[float] = ..., per_image_error: _Optional[_Iterable[float]] = ..., step: _Optional[float] = ..., noise: _Optional[float] = ..., agreement: _Optional[_Union[Agreement, _Mapping]] = ..., status: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ..., unit: _Optional[str] = ..., relative_ci95: _Optional[_Iterable[float]] = ..., secant_px: _Optional[float] = ..., geometric_mean: _Optional[float] = ..., top_share: _Optional[float] = ..., lee_per_px2: _Optional[float] = ...) -> None: ...
 
 class Agreement(_message.Message):
-    __slots__ = ("method", "images", "deviation", "allowed", "agrees", "lee")
+    __slots__ = ("method", "images", "deviation", "allowed", "agrees", "lee", "verdict")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     DEVIATION_FIELD_NUMBER: _ClassVar[int]
     ALLOWED_FIELD_NUMBER: _ClassVar[int]
     AGREES_FIELD_NUMBER: _ClassVar[int]
     LEE_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
     method: str
     images: int
     deviation: float
     allowed: float
     agrees: bool
     lee: float
-    def __init__(self, method: _Optional[str] = ..., images: _Optional[int] = ..., deviation: _Optional[float] = ..., allowed: _Optional[float] = ..., agrees: bool = ..., lee: _Optional[float] = ...) -> None: ...
+    verdict: str
+    def __init__(self, method: _Optional[str] = ..., images: _Optional[int] = ..., deviation: _Optional[float] = ..., allowed: _Optional[float] = ..., agrees: bool = ..., lee: _Optional[float] = ..., verdict: _Optional[str] = ...) -> None: ...
 
 class Layerwise(_message.Message):
     __slots__ = ("segments", "completeness", "method", "by_kind", "by_depth", "cancellations", "merged", "status", "reasons")

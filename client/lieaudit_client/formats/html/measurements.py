@@ -10,7 +10,7 @@ from lieaudit_api.v1 import gate_pb2, report_pb2
 
 from lieaudit_client.formats.html import charts
 from lieaudit_client.formats.html.markup import badge, card, chart, code, facts, num, panel, table, tabs, text
-from lieaudit_client.formats.numbers import feed_line, fidelity_line, interval, number, percent, short
+from lieaudit_client.formats.numbers import feed_line, fidelity_line, interval, number, percent, short, verdict_of
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -182,7 +182,8 @@ def _errors(result: report_pb2.GeneratorResult) -> list[str]:
     checked = "–"
     if result.HasField("agreement"):
         against = result.agreement
-        said = badge("ok", "agrees") if against.agrees else badge("fail", "disagrees")
+        verdict = verdict_of(against)
+        said = badge({"agrees": "ok", "disagrees": "fail"}.get(verdict, "inconclusive"), verdict.replace("_", " "))
         checked = (
             f"{said} {text(against.method.replace('_', ' '))}, {against.images} images: "
             f"deviation {num(against.deviation)}, allowed {num(against.allowed)}"
