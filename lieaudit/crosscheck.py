@@ -36,8 +36,8 @@ UNCHECKED = "UNCHECKED"
 """What the reason of a report begins with in which no generator could be checked."""
 
 SURE = 8
-"""Images that a disagreement is declared on. Half of them are judged, by their medians: bars that hold for 95 % of images
-would have to miss half of those at once."""
+"""Images that a disagreement is declared on. Half of them are judged, by their medians: bars that hold for 95 % of
+images would have to miss half of those at once."""
 
 
 def crosscheck(
