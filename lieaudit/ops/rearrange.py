@@ -7,7 +7,7 @@ import onnx_ir as ir
 from lieaudit.autodiff.context import Context
 from lieaudit.autodiff.rows import reshaped, stacked, zeros
 from lieaudit.graph.nodes import constant, has_input, required
-from lieaudit.layouts.atoms import Axis, concat, has_grid, plain, size_of, unify
+from lieaudit.layouts.atoms import Axis, concat, has_grid, plain, size_of, unify, without_position
 from lieaudit.layouts.atoms import reshape as reshape_axes
 from lieaudit.layouts.tracker import Tracker
 from lieaudit.ops.axes import Result, unary
@@ -160,12 +160,16 @@ def _expand_axes(tracker: Tracker, node: ir.Node) -> Result:
     if axes is None or sizes is None:
         return [None]
     padded = ((),) * (len(sizes) - len(axes)) + axes
-    return [
-        tuple(
-            axis if size_of(axis) == size else plain("free" if size_of(axis) == 1 else "unknown", size)
-            for axis, size in zip(padded, sizes, strict=True)
-        )
-    ]
+    return [tuple(_repeated(axis, size) for axis, size in zip(padded, sizes, strict=True))]
+
+
+def _repeated(axis: Axis, size: int) -> Axis:
+    """Give an axis after its entries were repeated: channels are channels still, positions are not known any more."""
+    if size_of(axis) == size:
+        return axis
+    if size_of(axis) == 1:
+        return plain("free", size)
+    return plain("channel" if without_position(axis) else "unknown", size)
 
 
 def _concat_axes(tracker: Tracker, node: ir.Node) -> Result:

@@ -62,3 +62,9 @@ def op_cases() -> list[tuple[Any, ...]]:
 def harness() -> ModuleType:
     """tests/forward/conftest.py."""
     return _FORWARD
+
+
+@pytest.fixture(scope="session")
+def imaged() -> ModuleType:
+    """tests/ops/imaged.py."""
+    return load(HERE / "imaged.py")

@@ -10,10 +10,8 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from lieaudit.graph.forward import measure_shapes
-from lieaudit.layerwise.axes import track
 from lieaudit.layerwise.commute import Prover
 from lieaudit.layouts.atoms import WIDTH, size_of
 from lieaudit.layouts.layout import layout_of
@@ -124,52 +122,6 @@ CASES = [
 ]  # fmt: skip
 
 
-def _graph(op, kinds, fixed, attributes):
-    """Two maps of the image, x and −x² (as tokens where asked for), then the op: inner tensors as inputs of the op."""
-    nodes, names = [], []
-    for k, kind in enumerate(kinds):
-        made = f"h{k}"
-        nodes.append(helper.make_node("Mul" if k else "Identity", ["image"] * (2 if k else 1), [f"m{k}"]))
-        steps = {
-            "m": [("Identity", [], {})],
-            "t": [("Reshape", ["flat"], {}), ("Transpose", [], {"perm": [0, 2, 1]})],
-            "r": [("Reshape", ["flat"], {}), ("Transpose", [], {"perm": [0, 2, 1]}), ("Reshape", ["rows"], {})],
-        }[kind]
-        current = f"m{k}"
-        for i, (step, further, form) in enumerate(steps):
-            after = made if i + 1 == len(steps) else f"{made}.{i}"
-            nodes.append(helper.make_node(step, [current, *further], [after], **form))
-            current = after
-        names.append(made)
-    training = "training_mode" in attributes
-    outputs = ["y", "y2", "y3"][: 3 if training else 2 if op == "Split" else 1]
-    order = [*names, *fixed]
-    if op == "Clip":
-        order = ["h0", "lo"]
-    nodes.append(helper.make_node(op, order, outputs, name="op", **attributes))
-    nodes += [helper.make_node("Identity", [made], [f"{made}.out"]) for made in outputs]
-    tensors = {"flat": _ints(0, C, H * W), "rows": _ints(-1, C), **fixed}
-    graph = helper.make_graph(
-        nodes,
-        "net",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", C, H, W])],
-        [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in (f"{y}.out" for y in outputs)],
-        [numpy_helper.from_array(np.asarray(a), n) for n, a in tensors.items()],
-    )
-    opset = 9 if op == "Upsample" else 15
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-
-
-def _prepared(proto):
-    model = ir.from_proto(proto)
-    for value in model.graph.outputs:
-        value.type = None
-    measure_shapes(model, feeds={"image": _f(N, C, H, W)})
-    image = model.graph.inputs[0]
-    image.shape = ir.Shape([N, C, H, W])
-    return model, track(model, integers={}, declared={})
-
-
 def _act(array, axes, generator):
     """Apply X to an array with tracked axes: along the image's width, or the gain."""
     layout = layout_of(axes)
@@ -237,10 +189,10 @@ def _difference(proto, tracker, generator):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c[0]}-{c[1]}-{'-'.join([*c[2], *map(str, c[3].items())])}")
-def test_claims_hold_and_are_made(case):
+def test_claims_hold_and_are_made(imaged, case):
     op, kinds, fixed, attributes, geometric, gain = case
-    proto = _graph(op, kinds, fixed, attributes)
-    model, tracker = _prepared(proto)
+    proto = imaged.graph(op, kinds, fixed, attributes)
+    model, tracker = imaged.prepared(proto)
     node = next(n for n in model.graph if n.name == "op")
     prover = _prover(model, tracker)
     assert (prover.geometric(node), prover.gain(node)) == (geometric, gain)
@@ -259,9 +211,9 @@ def test_every_claim_has_a_case():
     assert claiming <= {c[0] for c in CASES}
 
 
-def test_a_namesake_of_another_domain_proves_nothing():
-    proto = _graph("Relu", "m", {}, {})
-    model, tracker = _prepared(proto)
+def test_a_namesake_of_another_domain_proves_nothing(imaged):
+    proto = imaged.graph("Relu", "m", {}, {})
+    model, tracker = imaged.prepared(proto)
     node = next(n for n in model.graph if n.name == "op")
     assert _prover(model, tracker).gain(node)
     node.domain = "of.someone"
