@@ -170,6 +170,7 @@ CASES = {
     "conv-clip": _fused_conv("Clip", -0.5, 0.7),
     "conv-clip-9": _fused_conv("Clip", -0.5, 0.7, opset=9),
     "conv-hard-sigmoid": _fused_conv("HardSigmoid", 0.3, 0.4),
+    "conv-hard-swish": _fused_conv("HardSwish", opset=13),
     "conv-7": _fused_conv("Relu", opset=7),
     "conv-sum": Case("FusedConv", {"x": _r(2, 4, 5, 5), "z": _r(2, 8, 5, 5)}, {"w": _r(8, 4, 3, 3), "b": _r(8)}, {"pads": [1, 1, 1, 1], "activation": "Relu"}, "xwbz"),
     "conv-sum-without-bias": Case("FusedConv", {"x": _r(2, 4, 5, 5), "z": _r(2, 8, 5, 5)}, {"w": _r(8, 4, 3, 3)}, {"auto_pad": "SAME_UPPER"}, "xw-z"),

@@ -13,7 +13,7 @@ _PARAMETERS = {
     "Selu": ("alpha", "gamma"),
     "ThresholdedRelu": ("alpha",),
 }
-_WITHOUT = {"Relu", "Tanh", "Sigmoid", "Softplus", "Softsign", "HardSwish"}
+_WITHOUT = {"Relu", "Tanh", "Sigmoid", "Softplus", "Softsign"}
 
 
 def activate(b: Body, x: str, name: str, parameters: dict[str, float]) -> str:
@@ -22,10 +22,8 @@ def activate(b: Body, x: str, name: str, parameters: dict[str, float]) -> str:
         return b.op(name, x, **{key: parameters.get(key) for key in _PARAMETERS.get(name, ())})
     if name == "Clip":
         return _clip(b, x, parameters)
-    if name in {"Swish", "QuickGelu"}:
-        return b.op("Mul", x, b.op("Sigmoid", b.scaled(x, parameters.get("alpha", 1.0))))
-    if name == "Gelu":
-        return gelu(b, x)
+    if name == "HardSwish":  # the standard has it since opset 14
+        return b.op("Mul", x, b.op("HardSigmoid", x, alpha=1 / 6, beta=0.5))
     if name:
         raise NotCovered(f"activation {name}")
     return x
@@ -62,8 +60,9 @@ def _fast_gelu(b: Body) -> None:
 
 @expansion("QuickGelu")
 def _quick_gelu(b: Body) -> None:
-    alpha = b.attributes.get_float("alpha", 1.702)
-    b.result(activate(b, b.input(0), "QuickGelu", {"alpha": alpha}))
+    """Write x σ(αx) (Hendrycks and Gimpel 2016)."""
+    grown = b.op("Sigmoid", b.scaled(b.input(0), b.attributes.get_float("alpha", 1.702)))
+    b.result(b.op("Mul", b.input(0), grown))
 
 
 @expansion("BiasSplitGelu")

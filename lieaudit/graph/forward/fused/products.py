@@ -9,14 +9,7 @@ from lieaudit.graph.forward.fused.body import Body, NotCovered, expansion
 
 _WINDOW = ("auto_pad", "ceil_mode", "count_include_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 
-_CONVOLUTION_PARAMETERS = {
-    "LeakyRelu": ("alpha",),
-    "Clip": ("min", "max"),
-    "HardSigmoid": ("alpha", "beta"),
-    "Swish": ("alpha",),
-    "QuickGelu": ("alpha",),
-    "Elu": ("alpha",),
-}
+_CONVOLUTION_PARAMETERS = {"LeakyRelu": ("alpha",), "Clip": ("min", "max"), "HardSigmoid": ("alpha", "beta")}
 """What ``activation_params`` holds, in order."""
 
 
