@@ -98,6 +98,13 @@ def average(
     graph = averaged.graph
     chosen = image_input.choose(graph, spec)
     logits = _logits(output.choose(graph, spec, []))
+    if logits.dtype is not None and not logits.dtype.is_floating_point():
+        raise ModelError(
+            f"output {logits.name!r} holds {logits.dtype}, whose mean would be rounded",
+            reason="AVERAGE_NOT_APPLICABLE",
+            subject=logits.name or "output",
+            hint="average the model in floats, and quantise what comes out",
+        )
     network, operands = _as_function(averaged, chosen.value, logits)
     axes = (2, 3) if chosen.layout == "NCHW" else (1, 2)
     first = next(iter(graph))

@@ -134,6 +134,19 @@ def test_what_moves_with_the_image_is_not_averaged(model, spec):
     assert refused.value.subject in {"map", "scores"}
 
 
+def test_integers_are_not_averaged():
+    model = classifier(head="Softmax")
+    model.graph.node.append(helper.make_node("QuantizeLinear", ["scores", "step", "zero"], ["quantised"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(1 / 256), "step"))
+    model.graph.initializer.append(numpy_helper.from_array(np.uint8(0), "zero"))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("quantised", TensorProto.UINT8, ["N", CLASSES]))
+    with pytest.raises(ModelError) as refused:
+        average(model, Shifts(2, 2))
+    assert refused.value.reason == "AVERAGE_NOT_APPLICABLE"
+    assert "quantise what comes out" in refused.value.hint
+
+
 @pytest.mark.parametrize("text", ["shifts:1x1", "shifts:2", "shifts:9x9", "shifts:0x4", "flips", "shifts:2x2x2", ""])
 def test_orbits_that_are_none(text):
     with pytest.raises(SpecError):
