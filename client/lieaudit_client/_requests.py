@@ -88,6 +88,11 @@ def cancel_audit(audit_id: str) -> Unary[audit_pb2.Audit]:
     return Unary("AuditService", "CancelAudit", audit_pb2.CancelAuditRequest(id=audit_id))
 
 
+def delete_audit(audit_id: str) -> Unary[audit_pb2.DeleteAuditResponse]:
+    """Delete an audit that has ended."""
+    return Unary("AuditService", "DeleteAudit", audit_pb2.DeleteAuditRequest(id=audit_id))
+
+
 def create_audit(request: audit_pb2.CreateAuditRequest) -> Unary[audit_pb2.Audit]:
     """Create an audit."""
     return Unary("AuditService", "CreateAudit", request)

@@ -209,6 +209,10 @@ class AsyncClient:
         """See `Client.cancel`."""
         return await self._simple(requests.cancel_audit(audit_id), timeout)
 
+    async def delete_audit(self, audit_id: str, *, timeout: float | None = None) -> None:
+        """See `Client.delete_audit`."""
+        await self._result(self._operations.delete(requests.delete_audit(audit_id), timeout))
+
     def watch(self, audit_id: str, after: int = 0) -> AsyncIterator[audit_pb2.AuditEvent]:
         """See `Client.watch`."""
         return self._items(self._operations.watch(audit_id, after))

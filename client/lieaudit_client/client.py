@@ -241,6 +241,10 @@ class Client:
         """Cancel an audit; its worker is stopped."""
         return self._simple(requests.cancel_audit(audit_id), timeout)
 
+    def delete_audit(self, audit_id: str, *, timeout: float | None = None) -> None:
+        """Delete an audit that has ended, and its report."""
+        self._result(self._operations.delete(requests.delete_audit(audit_id), timeout))
+
     def watch(self, audit_id: str, after: int = 0) -> Iterator[audit_pb2.AuditEvent]:
         """Give the events of an audit after a sequence number, until the last; survives a restart of the service."""
         return self._items(self._operations.watch(audit_id, after))

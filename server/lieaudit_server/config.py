@@ -71,7 +71,11 @@ class Config:
     upload_idle_seconds: Annotated[
         float, "an upload stream that sends nothing for so long is ended (and can be resumed)"
     ] = 60.0
-    quota_bytes_per_owner: Annotated[int, "bytes of one owner's models and data sets; 0: no quota"] = 0
+    upload_bytes_per_second: Annotated[
+        int, "an upload stream slower than this over half a minute is ended (and can be resumed)"
+    ] = 1024
+    max_uploads_per_owner: Annotated[int, "half-done uploads of one owner"] = 100
+    quota_bytes_per_owner: Annotated[int, "bytes of one owner's models, data sets and reports; 0: no quota"] = 0
     min_free_bytes: Annotated[int, "uploads and audits are refused where the disk would have less left"] = 256 * 2**20
     retention_days: Annotated[
         float, "finished audits, and models and data sets unused for so long, are deleted; 0: never"

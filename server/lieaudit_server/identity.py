@@ -24,7 +24,17 @@ SCOPES = ("read", "audit", "admin")
 ``admin``: all of it for everybody's."""
 
 _NEEDS_AUDIT = frozenset(
-    {"UploadModel", "UploadDataset", "DeleteModel", "DeleteDataset", "InspectModel", "CreateAudit", "CancelAudit"}
+    {
+        "UploadModel",
+        "UploadDataset",
+        "AbortUpload",
+        "DeleteModel",
+        "DeleteDataset",
+        "InspectModel",
+        "CreateAudit",
+        "CancelAudit",
+        "DeleteAudit",
+    }
 )
 _PUBLIC_PREFIXES = ("/grpc.health.v1.", "/grpc.reflection.")
 _BYTES = 32

@@ -91,6 +91,16 @@ class CancelAuditRequest(_message.Message):
     id: str
     def __init__(self, id: _Optional[str] = ...) -> None: ...
 
+class DeleteAuditRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class DeleteAuditResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class WatchAuditRequest(_message.Message):
     __slots__ = ("id", "after_sequence")
     ID_FIELD_NUMBER: _ClassVar[int]

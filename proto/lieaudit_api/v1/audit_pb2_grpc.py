@@ -55,6 +55,11 @@ class AuditServiceStub(object):
                 request_serializer=lieaudit__api_dot_v1_dot_audit__pb2.CancelAuditRequest.SerializeToString,
                 response_deserializer=lieaudit__api_dot_v1_dot_audit__pb2.Audit.FromString,
                 _registered_method=True)
+        self.DeleteAudit = channel.unary_unary(
+                '/lieaudit.v1.AuditService/DeleteAudit',
+                request_serializer=lieaudit__api_dot_v1_dot_audit__pb2.DeleteAuditRequest.SerializeToString,
+                response_deserializer=lieaudit__api_dot_v1_dot_audit__pb2.DeleteAuditResponse.FromString,
+                _registered_method=True)
         self.WatchAudit = channel.unary_stream(
                 '/lieaudit.v1.AuditService/WatchAudit',
                 request_serializer=lieaudit__api_dot_v1_dot_audit__pb2.WatchAuditRequest.SerializeToString,
@@ -105,6 +110,13 @@ class AuditServiceServicer(object):
 
     def CancelAudit(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAudit(self, request, context):
+        """Deletes an audit that has ended, and its report.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -163,6 +175,11 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.CancelAudit,
                     request_deserializer=lieaudit__api_dot_v1_dot_audit__pb2.CancelAuditRequest.FromString,
                     response_serializer=lieaudit__api_dot_v1_dot_audit__pb2.Audit.SerializeToString,
+            ),
+            'DeleteAudit': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAudit,
+                    request_deserializer=lieaudit__api_dot_v1_dot_audit__pb2.DeleteAuditRequest.FromString,
+                    response_serializer=lieaudit__api_dot_v1_dot_audit__pb2.DeleteAuditResponse.SerializeToString,
             ),
             'WatchAudit': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchAudit,
@@ -298,6 +315,33 @@ class AuditService(object):
             '/lieaudit.v1.AuditService/CancelAudit',
             lieaudit__api_dot_v1_dot_audit__pb2.CancelAuditRequest.SerializeToString,
             lieaudit__api_dot_v1_dot_audit__pb2.Audit.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lieaudit.v1.AuditService/DeleteAudit',
+            lieaudit__api_dot_v1_dot_audit__pb2.DeleteAuditRequest.SerializeToString,
+            lieaudit__api_dot_v1_dot_audit__pb2.DeleteAuditResponse.FromString,
             options,
             channel_credentials,
             insecure,

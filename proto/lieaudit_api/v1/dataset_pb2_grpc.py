@@ -40,6 +40,11 @@ class DatasetServiceStub(object):
                 request_serializer=lieaudit__api_dot_v1_dot_upload__pb2.UploadStatusRequest.SerializeToString,
                 response_deserializer=lieaudit__api_dot_v1_dot_upload__pb2.UploadStatus.FromString,
                 _registered_method=True)
+        self.AbortUpload = channel.unary_unary(
+                '/lieaudit.v1.DatasetService/AbortUpload',
+                request_serializer=lieaudit__api_dot_v1_dot_upload__pb2.AbortUploadRequest.SerializeToString,
+                response_deserializer=lieaudit__api_dot_v1_dot_upload__pb2.AbortUploadResponse.FromString,
+                _registered_method=True)
         self.UploadDataset = channel.stream_unary(
                 '/lieaudit.v1.DatasetService/UploadDataset',
                 request_serializer=lieaudit__api_dot_v1_dot_upload__pb2.UploadRequest.SerializeToString,
@@ -67,6 +72,13 @@ class DatasetServiceServicer(object):
 
     def GetUploadStatus(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AbortUpload(self, request, context):
+        """Forgets a half-done upload and its bytes; without one it changes nothing.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -102,6 +114,11 @@ def add_DatasetServiceServicer_to_server(servicer, server):
                     servicer.GetUploadStatus,
                     request_deserializer=lieaudit__api_dot_v1_dot_upload__pb2.UploadStatusRequest.FromString,
                     response_serializer=lieaudit__api_dot_v1_dot_upload__pb2.UploadStatus.SerializeToString,
+            ),
+            'AbortUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.AbortUpload,
+                    request_deserializer=lieaudit__api_dot_v1_dot_upload__pb2.AbortUploadRequest.FromString,
+                    response_serializer=lieaudit__api_dot_v1_dot_upload__pb2.AbortUploadResponse.SerializeToString,
             ),
             'UploadDataset': grpc.stream_unary_rpc_method_handler(
                     servicer.UploadDataset,
@@ -151,6 +168,33 @@ class DatasetService(object):
             '/lieaudit.v1.DatasetService/GetUploadStatus',
             lieaudit__api_dot_v1_dot_upload__pb2.UploadStatusRequest.SerializeToString,
             lieaudit__api_dot_v1_dot_upload__pb2.UploadStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AbortUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lieaudit.v1.DatasetService/AbortUpload',
+            lieaudit__api_dot_v1_dot_upload__pb2.AbortUploadRequest.SerializeToString,
+            lieaudit__api_dot_v1_dot_upload__pb2.AbortUploadResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,11 @@ class ModelServiceStub(object):
                 request_serializer=lieaudit__api_dot_v1_dot_upload__pb2.UploadStatusRequest.SerializeToString,
                 response_deserializer=lieaudit__api_dot_v1_dot_upload__pb2.UploadStatus.FromString,
                 _registered_method=True)
+        self.AbortUpload = channel.unary_unary(
+                '/lieaudit.v1.ModelService/AbortUpload',
+                request_serializer=lieaudit__api_dot_v1_dot_upload__pb2.AbortUploadRequest.SerializeToString,
+                response_deserializer=lieaudit__api_dot_v1_dot_upload__pb2.AbortUploadResponse.FromString,
+                _registered_method=True)
         self.UploadModel = channel.stream_unary(
                 '/lieaudit.v1.ModelService/UploadModel',
                 request_serializer=lieaudit__api_dot_v1_dot_upload__pb2.UploadRequest.SerializeToString,
@@ -72,6 +77,13 @@ class ModelServiceServicer(object):
 
     def GetUploadStatus(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AbortUpload(self, request, context):
+        """Forgets a half-done upload and its bytes; without one it changes nothing.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -114,6 +126,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.GetUploadStatus,
                     request_deserializer=lieaudit__api_dot_v1_dot_upload__pb2.UploadStatusRequest.FromString,
                     response_serializer=lieaudit__api_dot_v1_dot_upload__pb2.UploadStatus.SerializeToString,
+            ),
+            'AbortUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.AbortUpload,
+                    request_deserializer=lieaudit__api_dot_v1_dot_upload__pb2.AbortUploadRequest.FromString,
+                    response_serializer=lieaudit__api_dot_v1_dot_upload__pb2.AbortUploadResponse.SerializeToString,
             ),
             'UploadModel': grpc.stream_unary_rpc_method_handler(
                     servicer.UploadModel,
@@ -168,6 +185,33 @@ class ModelService(object):
             '/lieaudit.v1.ModelService/GetUploadStatus',
             lieaudit__api_dot_v1_dot_upload__pb2.UploadStatusRequest.SerializeToString,
             lieaudit__api_dot_v1_dot_upload__pb2.UploadStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AbortUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lieaudit.v1.ModelService/AbortUpload',
+            lieaudit__api_dot_v1_dot_upload__pb2.AbortUploadRequest.SerializeToString,
+            lieaudit__api_dot_v1_dot_upload__pb2.AbortUploadResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clieaudit_api/v1/upload.proto\x12\x0blieaudit.v1\"%\n\x13UploadStatusRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\"I\n\x0cUploadStatus\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x17\n\x0f\x63ommitted_bytes\x18\x02 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\"`\n\x0cUploadHeader\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x04 \x01(\t\x12\x0e\n\x06offset\x18\x05 \x01(\x04\"U\n\rUploadRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.lieaudit.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04partb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clieaudit_api/v1/upload.proto\x12\x0blieaudit.v1\"%\n\x13UploadStatusRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\"I\n\x0cUploadStatus\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x17\n\x0f\x63ommitted_bytes\x18\x02 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\"`\n\x0cUploadHeader\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x04 \x01(\t\x12\x0e\n\x06offset\x18\x05 \x01(\x04\"U\n\rUploadRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.lieaudit.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"$\n\x12\x41\x62ortUploadRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\"\x15\n\x13\x41\x62ortUploadResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,4 +39,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPLOADHEADER']._serialized_end=255
   _globals['_UPLOADREQUEST']._serialized_start=257
   _globals['_UPLOADREQUEST']._serialized_end=342
+  _globals['_ABORTUPLOADREQUEST']._serialized_start=344
+  _globals['_ABORTUPLOADREQUEST']._serialized_end=380
+  _globals['_ABORTUPLOADRESPONSE']._serialized_start=382
+  _globals['_ABORTUPLOADRESPONSE']._serialized_end=403
 # @@protoc_insertion_point(module_scope)

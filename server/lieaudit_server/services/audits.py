@@ -6,6 +6,7 @@ import asyncio
 import functools
 import hashlib
 import secrets
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -14,7 +15,7 @@ from lieaudit_api.v1 import audit_pb2, audit_pb2_grpc, gate_pb2, spec_pb2
 
 from lieaudit.errors import SpecError
 from lieaudit.spec import AuditSpec
-from lieaudit_server import __version__
+from lieaudit_server import __version__, bounds
 from lieaudit_server.config import factories
 from lieaudit_server.conversions import into, spec_from_proto, timestamp
 from lieaudit_server.errors import ServiceError, invalid, not_found
@@ -22,7 +23,7 @@ from lieaudit_server.scheduling import jobs
 from lieaudit_server.services import paging
 from lieaudit_server.services.context import Context
 from lieaudit_server.services.evaluation import check_policy, evaluate
-from lieaudit_server.store import audits, reports
+from lieaudit_server.store import audits, garbage, reports
 from lieaudit_server.store.audits import Audit, Event
 
 _STATES = (*audits.UNFINISHED, *audits.FINISHED)
@@ -37,7 +38,8 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):  # type: ignore[misc]
         self._context = context
 
     async def CreateAudit(self, request: audit_pb2.CreateAuditRequest, _context: Any) -> audit_pb2.Audit:  # noqa: N802, D102
-        spec = spec_from_proto(request.spec) if request.HasField("spec") else AuditSpec()
+        bounds.check(request)
+        spec = await asyncio.to_thread(spec_from_proto, request.spec) if request.HasField("spec") else AuditSpec()
         if len(request.idempotency_key) > 200:
             raise invalid("idempotency_key", "idempotency_key is longer than 200 characters")
         if not 0 <= request.deadline_seconds < 1e9:
@@ -80,14 +82,37 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):  # type: ignore[misc]
             paging.before(request.page_token),
             self._context.caller.visible,
         )
-        found = await self._context.database.run(lambda db: audits.page(db, visible, request.state, before, size))
-        token = paging.next_token([a.number for a in found], size)
+        found, cut = await self._context.database.run(lambda db: audits.page(db, visible, request.state, before, size))
+        token = paging.next_token([a.number for a in found], size, cut=cut)
         return audit_pb2.ListAuditsResponse(audits=await self._messages(found), next_page_token=token)
 
     async def CancelAudit(self, request: audit_pb2.CancelAuditRequest, _context: Any) -> audit_pb2.Audit:  # noqa: N802, D102
         audit = await self._context.audit(request.id)
         await self._context.background.run(self._context.scheduler.cancel(audit.id))
         return (await self._messages([await self._context.audit(audit.id)]))[0]
+
+    async def DeleteAudit(  # noqa: N802, D102
+        self, request: audit_pb2.DeleteAuditRequest, _context: Any
+    ) -> audit_pb2.DeleteAuditResponse:
+        audit = await self._context.audit(request.id)
+        folder = self._context.folder
+
+        def delete(db: sqlite3.Connection) -> bool:
+            deleted = audits.delete(db, audit.id)
+            if deleted:
+                garbage.add(db, folder, [folder.audit(audit.id)], at_once=True)
+            return deleted
+
+        if not await self._context.database.run(delete):
+            raise ServiceError(
+                "FAILED_PRECONDITION",
+                "the audit has not ended",
+                reason="AUDIT_NOT_FINISHED",
+                subject=audit.id,
+                hint="cancel it first",
+            )
+        await self._context.database.run(lambda db: garbage.sweep(db, folder))
+        return audit_pb2.DeleteAuditResponse()
 
     async def WatchAudit(  # noqa: N802, D102
         self, request: audit_pb2.WatchAuditRequest, _context: Any
@@ -236,7 +261,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):  # type: ignore[misc]
 
     async def _messages(self, found: list[Audit]) -> list[audit_pb2.Audit]:
         events = await self._context.database.run(lambda db: audits.last_events(db, [a.id for a in found]))
-        return [_message(audit, events[audit.id]) for audit in found]
+        return await asyncio.to_thread(lambda: [_message(audit, events[audit.id]) for audit in found])
 
 
 def report(context: Context, audit: Audit) -> Iterator[bytes]:

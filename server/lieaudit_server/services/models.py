@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from typing import Any
 
 from lieaudit_api.v1 import model_pb2, model_pb2_grpc
 
 from lieaudit.spec import AuditSpec
+from lieaudit_server import bounds
 from lieaudit_server.conversions import into, spec_from_proto
 from lieaudit_server.errors import ServiceError
 from lieaudit_server.services import stored
@@ -49,7 +51,8 @@ class ModelService(stored.StoredService, model_pb2_grpc.ModelServiceServicer):  
                 reason="NOT_ONNX",
                 subject="sha256",
             )
-        spec = spec_from_proto(request.spec) if request.HasField("spec") else AuditSpec()
+        bounds.check(request)
+        spec = await asyncio.to_thread(spec_from_proto, request.spec) if request.HasField("spec") else AuditSpec()
         threads = self._context.config.default_threads
         # Checks are not scheduled, so they use no GPU whatever the audit is to run on.
         spec = dataclasses.replace(spec, provider="cpu", threads=threads)

@@ -24,6 +24,6 @@ def before(token: str) -> int:
     return int(token)
 
 
-def next_token(numbers: list[int], page_size: int) -> str:
-    """Give the token for the page after these numbers; empty where it was the last."""
-    return str(numbers[-1]) if len(numbers) == page_size else ""
+def next_token(numbers: list[int], page_size: int, *, cut: bool = False) -> str:
+    """Give the token for the page after these numbers; empty where it was the last. ``cut``: it was not."""
+    return str(numbers[-1]) if cut or len(numbers) == page_size else ""

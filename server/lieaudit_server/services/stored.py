@@ -35,6 +35,12 @@ class StoredService:
     ) -> upload_pb2.UploadStatus:
         return await self._uploads.status(request.sha256)
 
+    async def AbortUpload(  # noqa: N802, D102
+        self, request: upload_pb2.AbortUploadRequest, _context: Any
+    ) -> upload_pb2.AbortUploadResponse:
+        await self._uploads.abort(request.sha256)
+        return upload_pb2.AbortUploadResponse()
+
     async def _find(self, sha256: str) -> Resource:
         return await self._context.resource(self.kind, sha256)
 

@@ -26,6 +26,7 @@ FORMATS = {"model": ("onnx", "tar", "pt2", "safetensors"), "dataset": ("npz", "t
 _CHUNK_BYTES = 2**20
 _COMMIT_BYTES = 8 * 2**20
 _BUSY_SECONDS = 5.0
+_PACE_SECONDS = 30.0
 _NAME_CHARACTERS = 200
 
 Requests = AsyncIterator[upload_pb2.UploadRequest]
@@ -60,6 +61,15 @@ class Uploads:
         if found is not None and await self._context.is_whole(found):
             return upload_pb2.UploadStatus(sha256=sha256, committed_bytes=found.size, complete=True)
         return upload_pb2.UploadStatus(sha256=sha256, committed_bytes=0 if upload is None else upload.committed)
+
+    async def abort(self, sha256: str) -> None:
+        """Forget a half-done upload and its bytes; a stream that sends it is ended. Raises `ServiceError`."""
+        check_sha256(sha256, "sha256")
+        owner = self._context.caller.owner
+        self._streams.pop((owner, sha256), None)
+        _, upload = await self._known(sha256, owner)
+        if upload is not None:
+            await self._context.background.run(self._drop(upload))
 
     async def receive(self, requests: Requests) -> Resource:
         """Take an upload stream to its end, check the file and store it.
@@ -166,6 +176,14 @@ class Uploads:
                 raise invalid("header.size_bytes", "not the size this upload began with", reason="UPLOAD_SIZE_CHANGED")
             return upload
         self._check_room(header.size_bytes, used)
+        most = self._context.config.max_uploads_per_owner
+        if await self._context.database.run(lambda db: resources.count_uploads(db, owner)) >= most:
+            raise ServiceError(
+                "RESOURCE_EXHAUSTED",
+                f"you have {most} half-done uploads",
+                reason="TOO_MANY_UPLOADS",
+                hint="finish some of them, or forget them with AbortUpload",
+            )
         upload = Upload(owner, self._kind, header.sha256, header.size_bytes, 0, secrets.token_hex(16))
         await self._context.database.run(lambda db: resources.begin_upload(db, upload))
         return upload
@@ -184,8 +202,10 @@ class Uploads:
     async def _write(self, requests: Requests, upload: Upload, writer: _Writer, stream: _Stream) -> None:
         await asyncio.to_thread(writer.open)
         committed = writer.size
+        pace = _Pace(self._context.config.upload_bytes_per_second)
         while writer.size < upload.size:
             request = await self._next(requests)
+            pace.check(writer.size)
             if request is None:
                 break
             self._check_current(upload, stream)
@@ -267,6 +287,29 @@ class Uploads:
         folder = self._context.folder
         await self._context.database.run(lambda db: resources.drop_upload(db, folder, upload.file))
         await self._context.database.run(lambda db: garbage.sweep(db, folder))
+
+
+class _Pace:
+    """Ends a stream that is alive but hardly moves: it would hold its place for ever."""
+
+    def __init__(self, bytes_per_second: int) -> None:
+        self._rate = bytes_per_second
+        self._since = time.monotonic()
+        self._size = 0
+
+    def check(self, size: int) -> None:
+        """Look at the size reached. Raises `ServiceError`."""
+        seconds = time.monotonic() - self._since
+        if seconds < _PACE_SECONDS:
+            return
+        if size - self._size < self._rate * seconds:
+            raise ServiceError(
+                "DEADLINE_EXCEEDED",
+                f"the upload stream brought less than {self._rate} bytes a second",
+                reason="UPLOAD_IDLE",
+                hint="resume it",
+            )
+        self._since, self._size = time.monotonic(), size
 
 
 class _Writer:

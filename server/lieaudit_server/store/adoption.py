@@ -99,7 +99,8 @@ def _resource(folder: Folder, path: Path) -> Resource | None:
 
 def _audit(folder: Folder, path: Path) -> Audit | None:
     found = sidecars.read(path / "report.json") or {}
-    values = _typed(Audit, {"number": 0, "state": "succeeded", "failure": None, "sequence": 0, "report": None, **found})
+    made = {"number": 0, "state": "succeeded", "failure": None, "sequence": 0, "report": None}
+    values = _typed(Audit, {**made, **found})
     if values is None or values["id"] != path.name:
         return None
     try:

@@ -12,6 +12,7 @@ from typing import Any
 UNFINISHED = ("queued", "running")
 FINISHED = ("succeeded", "failed", "cancelled")
 _PROGRESS_KEPT = 1000
+_PAGE_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,19 +107,35 @@ def find_by_key(db: sqlite3.Connection, owner: str, key: str) -> Audit | None:
     return None if row is None else _audit(row)
 
 
-def page(db: sqlite3.Connection, owner: str | None, state: str, before: int, size: int) -> list[Audit]:
-    """Give up to ``size`` audits, newest first, with numbers below ``before``; ``state`` empty: any."""
+def page(db: sqlite3.Connection, owner: str | None, state: str, before: int, size: int) -> tuple[list[Audit], bool]:
+    """Give up to ``size`` audits, newest first, with numbers below ``before``; ``state`` empty: any.
+
+    The second value says that there are more because their specs together would be too large for one page.
+    """
     rows = db.execute(
         "SELECT * FROM audits WHERE (? IS NULL OR owner = ?) AND (? = '' OR state = ?) AND number < ?"
         " ORDER BY number DESC LIMIT ?",
         (owner, owner, state, state, before, size),
     )
-    return [_audit(row) for row in rows]
+    found: list[Audit] = []
+    total = 0
+    for row in rows:
+        total += len(row["spec"])
+        if found and total > _PAGE_BYTES:
+            rows.close()
+            return found, True
+        found.append(_audit(row))
+    return found, False
 
 
 def queued(db: sqlite3.Connection) -> list[Audit]:
-    """Give the waiting audits, oldest first."""
-    return [_audit(row) for row in db.execute("SELECT * FROM audits WHERE state = 'queued' ORDER BY number")]
+    """Give the waiting audits, oldest first, without their specs and blobs: what the order needs."""
+    rows = db.execute(
+        "SELECT number, id, owner, state, '{}' AS spec, '{}' AS blobs, threads, device, deadline, attempts, created,"
+        " finished, failure, sequence, idempotency_key, request_sha256, spent, report_sha256, report_bytes, expiring"
+        " FROM audits WHERE state = 'queued' ORDER BY number"
+    )
+    return [_audit(row) for row in rows]
 
 
 def succeeded(db: sqlite3.Connection) -> list[Audit]:
@@ -280,6 +297,11 @@ def follow(db: sqlite3.Connection, audit_id: str, owner: str | None, after: int)
         return None
     after = after if after <= row["sequence"] else row["sequence"] - 1
     return events(db, audit_id, after), row["state"] in FINISHED
+
+
+def delete(db: sqlite3.Connection, audit_id: str) -> bool:
+    """Delete an audit that has ended; the caller says what becomes of its folder."""
+    return bool(db.execute(f"DELETE FROM audits WHERE id = ? AND state IN {FINISHED}", (audit_id,)).rowcount)  # noqa: S608
 
 
 def adopt(db: sqlite3.Connection, audit: Audit) -> None:

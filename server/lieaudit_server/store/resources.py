@@ -97,6 +97,11 @@ def find_upload(db: sqlite3.Connection, owner: str, kind: str, sha256: str) -> U
     return None if row is None else Upload(**dict(row))
 
 
+def count_uploads(db: sqlite3.Connection, owner: str) -> int:
+    """Count an owner's half-done uploads."""
+    return int(db.execute("SELECT count(*) FROM uploads WHERE owner = ?", (owner,)).fetchone()[0])
+
+
 def begin_upload(db: sqlite3.Connection, upload: Upload) -> None:
     """Remember a new upload."""
     db.execute(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,12 @@ from google.protobuf.message import DecodeError
 
 from lieaudit.errors import ModelError
 
+_CALLS = 100
+
 
 @dataclass(frozen=True, slots=True)
 class GraphLimits:
-    """Most nodes (subgraphs and functions included), bytes of weights inside the file, and nesting of subgraphs."""
+    """Most nodes (subgraphs and functions included, as often as they are called), bytes of weights and nesting."""
 
     nodes: int
     initializer_bytes: int
@@ -28,23 +31,57 @@ def check(path: Path, limits: GraphLimits) -> None:
         model.ParseFromString(path.read_bytes())
     except DecodeError:
         return  # whoever reads it next says precisely what is wrong with it
-    nodes = weights = 0
-    pending: list[tuple[Sequence[onnx.NodeProto], Sequence[onnx.TensorProto], int]] = [
-        (model.graph.node, model.graph.initializer, 1),
-        *((function.node, (), 1) for function in model.functions),
-    ]
-    while pending:
-        level_nodes, initializers, depth = pending.pop()
-        nodes += len(level_nodes)
-        weights += sum(tensor.ByteSize() for tensor in initializers)
-        _compare("nodes", nodes, limits.nodes)
-        _compare("bytes of weights", weights, limits.initializer_bytes)
-        _compare("levels of subgraphs", depth, limits.nesting)
-        for node in level_nodes:
+    counted = _Counted(model, limits)
+    try:
+        for function in model.functions:
+            counted.level(function.node, (), 1)
+        counted.level(model.graph.node, model.graph.initializer, 1)
+    except RecursionError:
+        _compare("levels of functions and subgraphs", sys.getrecursionlimit(), 0)
+    _compare("bytes of weights", counted.weights, limits.initializer_bytes)
+
+
+class _Counted:
+    """Counts nodes as they are once every function is put in the place of its calls, without doing that."""
+
+    def __init__(self, model: onnx.ModelProto, limits: GraphLimits) -> None:
+        self._limits = limits
+        self._functions = {(f.domain, f.name): f.node for f in model.functions}
+        self._sizes: dict[tuple[str, str], int] = {}
+        self._open: set[tuple[str, str]] = set()
+        self.weights = 0
+
+    def level(self, nodes: Sequence[onnx.NodeProto], initializers: Sequence[onnx.TensorProto], depth: int) -> int:
+        """Give the nodes of a graph, its subgraphs and the functions it calls. Raises `ModelError` beyond a limit."""
+        _compare("levels of subgraphs", depth, self._limits.nesting)
+        self.weights += sum(tensor.ByteSize() for tensor in initializers)
+        _compare("bytes of weights", self.weights, self._limits.initializer_bytes)
+        total = 0
+        for node in nodes:
+            total += 1 + self._called((node.domain, node.op_type))
             for attribute in node.attribute:
-                weights += attribute.t.ByteSize() if attribute.HasField("t") else 0
+                self.weights += attribute.t.ByteSize() if attribute.HasField("t") else 0
                 graphs = [attribute.g] if attribute.HasField("g") else []
-                pending.extend((g.node, g.initializer, depth + 1) for g in [*graphs, *attribute.graphs])
+                total += sum(self.level(g.node, g.initializer, depth + 1) for g in [*graphs, *attribute.graphs])
+            _compare("nodes", total, self._limits.nodes)
+        return total
+
+    def _called(self, name: tuple[str, str]) -> int:
+        nodes = self._functions.get(name)
+        if nodes is None:
+            return 0
+        if name in self._open:
+            raise ModelError(
+                f"the function {name[1]} calls itself", reason="INVALID_MODEL", subject=name[1], hint="export it again"
+            )
+        if name not in self._sizes:
+            _compare("levels of functions", len(self._open) + 1, _CALLS)
+            self._open.add(name)
+            before = self.weights
+            self._sizes[name] = self.level(nodes, (), 1)
+            self.weights = before  # they are counted where the function stands
+            self._open.remove(name)
+        return self._sizes[name]
 
 
 def _compare(what: str, found: int, allowed: int) -> None:
