@@ -21,6 +21,7 @@ from lieaudit.errors import ModelError, SpecError
 from lieaudit.graph import image_input, output
 from lieaudit.graph.load import load_model
 from lieaudit.graph.read import read_model
+from lieaudit.ops import is_op
 from lieaudit.runtime.session import Session
 from lieaudit.spec import AuditSpec
 
@@ -175,9 +176,9 @@ def _check_applicable(loaded: AuditableModel) -> None:
 def _logits(value: ir.Value) -> ir.Value:
     """Return what a final Softmax, LogSoftmax or Sigmoid reads, or the value itself."""
     node = value.producer()
-    while node is not None and node.op_type in _SHAPE_OPS and node.inputs[0] is not None:
+    while node is not None and is_op(node, *_SHAPE_OPS) and node.inputs[0] is not None:
         node = node.inputs[0].producer()
-    if node is not None and node.op_type in _HEADS and node.inputs[0] is not None:
+    if node is not None and is_op(node, *_HEADS) and node.inputs[0] is not None:
         return node.inputs[0]
     return value
 

@@ -19,6 +19,7 @@ from lieaudit.graph.forward.kinks import kinked_units
 from lieaudit.graph.forward.rewrite import Rewritten, rewrite
 from lieaudit.graph.forward.shapes import measure_shapes
 from lieaudit.graph.selection import check_size
+from lieaudit.ops import is_op
 from lieaudit.runtime.session import Session
 
 if TYPE_CHECKING:
@@ -314,13 +315,13 @@ def convolutional(model: ir.Model) -> bool:
     """
     convolutions = products = 0
     for node in model.graph:
-        if node.op_type in {"Conv", "MatMul", "Gemm"} and len(node.inputs) > 1:
+        if is_op(node, "Conv", "MatMul", "Gemm") and len(node.inputs) > 1:
             weight = node.inputs[1]
             output = _fixed_elements(node.outputs[0])
             if weight is None or weight.shape is None or output == 0:
                 continue
             sizes = [d for d in weight.shape if isinstance(d, int)]
-            if node.op_type == "Conv":
+            if is_op(node, "Conv"):
                 convolutions += output * math.prod(sizes[1:])
             elif len(sizes) >= 2:
                 products += output * (sizes[-1] if node.attributes.get_int("transB", 0) else sizes[-2])

@@ -16,6 +16,7 @@ from lieaudit.graph.inference import infer_shapes
 from lieaudit.graph.names import PREFIX
 from lieaudit.graph.rows_first import one_first, rows_first
 from lieaudit.graph.selection import size_varies
+from lieaudit.ops import is_op
 from lieaudit.runtime.session import Session
 
 _ROWS = 3
@@ -172,7 +173,7 @@ def _relax_reshapes(model: ir.Model, batch: int, *, anywhere: bool = False) -> b
         if not any(value in dependent for value in node.inputs if value is not None):
             continue
         dependent.update(node.outputs)
-        if node.op_type != "Reshape" or node.inputs[0] not in dependent:
+        if not is_op(node, "Reshape") or node.inputs[0] not in dependent:
             continue
         shape = ir.convenience.get_const_tensor(node.inputs[1]) if node.inputs[1] is not None else None
         if shape is None:

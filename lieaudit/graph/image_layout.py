@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from lieaudit.errors import ModelError
+from lieaudit.ops import is_op
 
 FEW = 4
 """Most channels of a picture: an axis of so few is theirs; a longer one only where the graph or the data say so."""
@@ -92,17 +93,17 @@ def channels_of(value: ir.Value, layout: str, image_shape: tuple[int, int, int] 
 
 def _told(value: ir.Value) -> str | None:
     for node in _readers(value):
-        if node.op_type == "Conv":
+        if is_op(node, "Conv"):
             return "NCHW"
         perm = node.attributes.get("perm")
-        if node.op_type == "Transpose" and perm is not None and list(perm.as_ints()) == _TO_NCHW:
+        if is_op(node, "Transpose") and perm is not None and list(perm.as_ints()) == _TO_NCHW:
             return "NHWC"
     return None
 
 
 def _convolved(value: ir.Value) -> int | None:
     for node in _readers(value):
-        weight = node.inputs[1] if node.op_type == "Conv" and len(node.inputs) > 1 else None
+        weight = node.inputs[1] if is_op(node, "Conv") and len(node.inputs) > 1 else None
         if weight is not None and weight.const_value is not None:
             return int(weight.const_value.shape.numpy()[1]) * node.attributes.get_int("group", 1)
     return None
@@ -114,7 +115,7 @@ def _readers(value: ir.Value) -> Iterator[ir.Node]:
     while waiting:
         for use in waiting.pop().uses():
             node = use.node
-            if node.op_type in _POINTWISE and not node.domain:
+            if is_op(node, *_POINTWISE):
                 fresh = [output for output in node.outputs[:1] if output not in seen]
                 seen.update(fresh)
                 waiting += fresh

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from lieaudit.ops import is_op, rearranges
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -29,7 +31,6 @@ SUM_TOLERANCE = 1e-4
 _NORM_TOLERANCE = 1e-3
 _CONVINCING = 1e-3
 _LOGIT_READERS = ("Softmax", "LogSoftmax", "ArgMax", "Hardmax")
-_VIEWS = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Transpose"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +114,9 @@ def consumer(output: ir.Value) -> str:
             continue
         seen.add(value)
         for node in _readers(value):
-            if node.op_type in _LOGIT_READERS:
+            if is_op(node, *_LOGIT_READERS):
                 return node.op_type
-            if node.op_type in _VIEWS and node.inputs[0] is value:
+            if rearranges(node) and node.inputs[0] is value:
                 pending += node.outputs
     return ""
 

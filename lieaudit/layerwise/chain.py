@@ -34,6 +34,7 @@ from lieaudit.layerwise.prepared import Prepared
 from lieaudit.layerwise.rows import Rows
 from lieaudit.layerwise.stages import Stage, boundary_layouts, cut_out, image_bytes, peak_bytes, shape_for, stage_errors
 from lieaudit.layouts.layout import Layout
+from lieaudit.ops import is_op
 from lieaudit.runtime.providers import find_provider, usable_cores
 from lieaudit.runtime.session import Session
 
@@ -321,7 +322,7 @@ def _drop_copies(graph: ir.Graph) -> None:
     """Let rows that are also read inside be outputs themselves, where an Identity would copy them."""
     for at, output in enumerate(list(graph.outputs)):
         node = output.producer()
-        if node is None or node.op_type != "Identity":
+        if node is None or not is_op(node, "Identity"):
             continue
         source = node.inputs[0]
         if source is None or source.producer() is None or source.is_graph_output():

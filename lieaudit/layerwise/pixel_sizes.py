@@ -11,26 +11,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from lieaudit.graph.nodes import reads, subgraphs
-
-_COUNTING = {"Compress", "NonMaxSuppression", "NonZero", "Unique"}
-"""Ops whose output has as many entries as the values of their input say."""
-
-_SIZING = {
-    "ConstantOfShape": (0,),
-    "Expand": (1,),
-    "OneHot": (1,),
-    "Pad": (1,),
-    "Range": (0, 1, 2),
-    "Reshape": (1,),
-    "Resize": (2, 3),
-    "Slice": (1, 2, 4),
-    "Tile": (1,),
-    "TopK": (1,),
-    "Upsample": (1,),
-}
-"""Operands whose values decide the size of the output."""
-
-_SIZED_BY_FIRST = {"ScatterElements", "ScatterND", "Scatter"}
+from lieaudit.ops import ALL, is_op, lookup
 
 
 @dataclass(slots=True)
@@ -54,7 +35,8 @@ def followers(model: ir.Model) -> Followers:
     found = Followers({model.graph.inputs[0]})
     for node in model.graph:
         read = reads(node)
-        if node.op_type in {"Shape", "Size"}:
+        op = lookup(node)
+        if op is not None and op.shape_only:
             follows = any(value in found.sizes for value in read)
         else:
             follows = any(value in found.values for value in read)
@@ -66,16 +48,16 @@ def followers(model: ir.Model) -> Followers:
 
 
 def _sized(node: ir.Node, read: list[ir.Value], found: Followers) -> bool:
-    if node.op_type in _COUNTING or subgraphs(node):
+    if subgraphs(node):
         return True
-    operands = _SIZING.get(node.op_type, ())
-    if any(i < len(node.inputs) and node.inputs[i] in found.values for i in operands):
+    op = lookup(node)
+    sized_by, shaped_by = (op.sized_by, op.shaped_by) if op is not None else ((), ALL)
+    if any(value in found.values and i in sized_by for i, value in enumerate(node.inputs)):
         return True
-    if node.op_type in {"Shape", "Size"} or _single(node.outputs[0]):
+    if is_op(node, "Shape", "Size") or _single(node.outputs[0]):
         return False
-    if node.op_type in _SIZED_BY_FIRST:
-        read = read[:1]
-    return any(value in found.sizes for value in read)
+    own = [value for i, value in enumerate(node.inputs) if i not in shaped_by]
+    return any(value in found.sizes for value in read if value not in own)
 
 
 def _single(value: ir.Value) -> bool:

@@ -18,7 +18,7 @@ from lieaudit.layerwise.kinds import kind_of
 from lieaudit.layerwise.modules import Path, block_paths, module_paths
 from lieaudit.layouts.layout import Layout, layout_of
 from lieaudit.layouts.tracker import Tracker
-from lieaudit.ops import Kind, is_op, lookup
+from lieaudit.ops import is_op, rearranges
 from lieaudit.report import Skipped
 
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.DOUBLE}
@@ -132,15 +132,10 @@ def _absorb_glue(groups: Groups) -> None:
     for node in groups.nodes:
         by_group.setdefault(groups.group_of(node), []).append(node)
     for group, nodes in by_group.items():
-        if all(map(_rearranges, nodes)):
+        if all(map(rearranges, nodes)):
             here = groups.find(group)
             neighbours = [*sorted(groups.producers(here)), *sorted(groups.consumers(here))]
             any(groups.join(other, here) for other in neighbours)
-
-
-def _rearranges(node: ir.Node) -> bool:
-    op = lookup(node)
-    return op is not None and op.kind == Kind.REARRANGEMENT
 
 
 def _blocks(value: ir.Value, tracker: Tracker) -> bool:
@@ -190,7 +185,7 @@ def _plan(nodes: Sequence[ir.Node], paths: Mapping[ir.Node, Path], tracker: Trac
 
 def _common(nodes: Sequence[ir.Node], paths: Mapping[ir.Node, Path]) -> Path:
     """Give the beginning that the nodes' paths share; nodes that only rearrange have no say where there are others."""
-    own = [paths[n] for n in nodes if not _rearranges(n)] or [paths[n] for n in nodes]
+    own = [paths[n] for n in nodes if not rearranges(n)] or [paths[n] for n in nodes]
     length = min(map(len, own))
     while length and any(p[:length] != own[0][:length] for p in own):
         length -= 1
@@ -215,5 +210,5 @@ def _unique(plans: Sequence[SegmentPlan]) -> Iterable[SegmentPlan]:
 
 def _short(plan: SegmentPlan) -> str:
     """Give a word for a segment of several: its only op, or its kind."""
-    ops = list(dict.fromkeys(node.op_type for node in plan.nodes if not _rearranges(node)))
+    ops = list(dict.fromkeys(node.op_type for node in plan.nodes if not rearranges(node)))
     return ops[0] if len(ops) == 1 else plan.kind.replace(" ", "_")

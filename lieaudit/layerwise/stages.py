@@ -22,6 +22,7 @@ from lieaudit.graph.nodes import reads
 from lieaudit.layerwise.segments import SegmentPlan
 from lieaudit.layouts.layout import Layout, layout_of
 from lieaudit.layouts.tracker import BATCH, Tracker, measured_sizes
+from lieaudit.ops import is_op
 from lieaudit.symmetries import get_generator
 
 BATCH_SIZE = "lieaudit_batch_size"
@@ -256,7 +257,7 @@ def settle_shapes(model: ir.Model, pixel_sized: Container[ir.Value]) -> None:
     image = graph.inputs[0]
     # made before, where the shapes are settled again
     batch = next((value for node in graph for value in node.outputs if value.name == BATCH_SIZE), None)
-    for node in [n for n in graph if n.op_type == "Shape" and n.name != _IMAGE_SHAPE]:
+    for node in [n for n in graph if is_op(n, "Shape") and n.name != _IMAGE_SHAPE]:
         source = node.inputs[0]
         if source is None or source.shape is None or source in pixel_sized:
             continue

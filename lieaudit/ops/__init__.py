@@ -5,7 +5,7 @@ the table: forward mode, layer kinds, layouts, the proofs of commuting, ``lieaud
 """
 
 from lieaudit.ops.op import ALL, FLOATS, MICROSOFT, Kind, Op, OpName, Rule, Use, is_op, name_of
-from lieaudit.ops.table import OPS, lookup, replaced_rule
+from lieaudit.ops.table import OPS, lookup, rearranges, replaced_rule
 
 __all__ = [
     "ALL",
@@ -20,5 +20,6 @@ __all__ = [
     "is_op",
     "lookup",
     "name_of",
+    "rearranges",
     "replaced_rule",
 ]

@@ -210,7 +210,7 @@ OPS = (
     Op("Div", tangent=Rule("quotient", quotient, operands=(0, 1)), layout=axes.nary, geometric=_PRODUCT,
        homogeneous=_PRODUCT, kind=Kind.AFFINE, linear=(0,)),
     Op("Range", tangent=Rule("sum", sequence, operands=(0, 2), steps=(1,), differentiable=False, note=STEP_NOTE),
-       linear=(0, 2)),
+       sized_by=ALL, linear=(0, 2)),
     Op("Mod", tangent=Rule("remainder", modulo, operands=(0, 1)), layout=axes.nary),
     Op("Pow", tangent=Rule("power", power, operands=(0, 1)), layout=axes.nary),
     *(

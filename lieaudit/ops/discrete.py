@@ -15,7 +15,7 @@ OPS = (
         for name in ("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Or", "Xor")
     ),
     *(Op(name, tangent=_INTEGERS, layout=unary) for name in ("IsInf", "IsNaN", "Not")),
-    *(Op(name, tangent=_INTEGERS) for name in ("NonMaxSuppression", "NonZero")),
+    *(Op(name, tangent=_INTEGERS, sized_by=ALL) for name in ("NonMaxSuppression", "NonZero")),
     *(Op(name, tangent=_STEPS, layout=unary) for name in ("Ceil", "Floor", "Hardmax", "Round", "Sign")),
     Op("BitShift", tangent=_STEPS, layout=nary),
     *(Op(name, tangent=_STEPS) for name in ("Bernoulli", "Multinomial")),
@@ -24,5 +24,5 @@ OPS = (
         for name in ("EyeLike", "RandomNormalLike", "RandomUniformLike", "Shape", "Size")
     ),
     # its operand is a shape: integers
-    Op("ConstantOfShape", tangent=_SHAPE),
+    Op("ConstantOfShape", tangent=_SHAPE, sized_by=(0,)),
 )

@@ -202,6 +202,10 @@ class Op:
         Its slope jumps: at a bound, at zero, or where another operand takes over.
     shape_only
         It reads the shapes of its operands, never their elements.
+    sized_by
+        Operands whose values decide the size of its outputs.
+    shaped_by
+        Operands whose sizes do.
     linear
         Operands in which it is linear while the others are held: those a reverse mode transposes.
     """
@@ -218,6 +222,8 @@ class Op:
     copies: bool = False
     kinked: bool = False
     shape_only: bool = False
+    sized_by: Container[int] = ()
+    shaped_by: Container[int] = ALL
     linear: Container[int] = ()
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import onnx_ir as ir
 
 from lieaudit.autodiff.context import Context
@@ -217,16 +219,16 @@ _ALWAYS, _FLOATING, _INFERENCE = on_one_grid(always), on_one_grid(between_floats
 _LAYOUT = "layout"
 
 
-def _same(name: str, rule: Rule, layout: Layout, *, view: bool = True) -> Op:
+def _same(name: str, rule: Rule, layout: Layout, *, view: bool = True, sized_by: Container[int] = ()) -> Op:
     """Return the entry of an op that keeps every element."""
     return Op(name, tangent=rule, layout=layout, geometric=_ALWAYS, homogeneous=_ALWAYS, kind=Kind.REARRANGEMENT,
-              view=view, copies=True,
+              view=view, copies=True, sized_by=sized_by,
               linear=(0,))  # fmt: skip
 
 
 OPS = (
     _same("Identity", Rule("identity", identity), unary),
-    _same("Reshape", Rule(_LAYOUT, reshape, ignored=(1,)), _reshape_axes),
+    _same("Reshape", Rule(_LAYOUT, reshape, ignored=(1,)), _reshape_axes, sized_by=(1,)),
     _same("Flatten", Rule(_LAYOUT, flatten), _reshape_axes),
     _same("Squeeze", Rule(_LAYOUT, squeeze, ignored=(1,)), _squeeze_axes),
     _same("Unsqueeze", Rule(_LAYOUT, squeeze, ignored=(1,)), _unsqueeze_axes),
@@ -239,6 +241,7 @@ OPS = (
        homogeneous=_FLOATING, kind=Kind.REARRANGEMENT, linear=(0,)),
     Op("Concat", tangent=Rule(_LAYOUT, concat_rows, operands=ALL), layout=_concat_axes, geometric=on_one_grid(_joined),
        homogeneous=_joined_alike, linear=ALL),
-    Op("Tile", tangent=Rule(_LAYOUT, tile, ignored=(1,)), layout=_expand_axes, copies=True, linear=(0,)),
-    Op("Expand", tangent=Rule(_LAYOUT, expand, ignored=(1,)), layout=_expand_axes, copies=True, linear=(0,)),
+    Op("Tile", tangent=Rule(_LAYOUT, tile, ignored=(1,)), layout=_expand_axes, copies=True, sized_by=(1,), linear=(0,)),
+    Op("Expand", tangent=Rule(_LAYOUT, expand, ignored=(1,)), layout=_expand_axes, copies=True, sized_by=(1,),
+       linear=(0,)),
 )  # fmt: skip

@@ -180,13 +180,14 @@ _FOLDED = Rule("layout", folded, ignored=(1, 2))
 OPS = (
     Op("Pad", tangent=Rule("layout", pad, operands=(0, 2), ignored=(1, 3)), layout=_pad_axes,
        geometric=on_one_grid(_adds_nothing), homogeneous=on_one_grid(_adds_nothing), kind=Kind.PADDING,
-       linear=(0, 2)),
-    Op("Resize", tangent=_RESIZE, layout=_resize_axes, homogeneous=_linear_resize, kind=Kind.UPSAMPLING, linear=(0,)),
+       sized_by=(1,), linear=(0, 2)),
+    Op("Resize", tangent=_RESIZE, layout=_resize_axes, homogeneous=_linear_resize, kind=Kind.UPSAMPLING,
+       sized_by=(1, 2, 3), linear=(0,)),
     Op("Upsample", tangent=_RESIZE, layout=_resize_axes, homogeneous=_linear_resize, kind=Kind.UPSAMPLING,
-       linear=(0,)),
+       sized_by=(1,), linear=(0,)),
     Op("DepthToSpace", tangent=_FOLDED, layout=_depth_to_space_axes, homogeneous=spatial, kind=Kind.UPSAMPLING,
        copies=True, linear=(0,)),
     Op("SpaceToDepth", tangent=_FOLDED, layout=_space_to_depth_axes, homogeneous=spatial, kind=Kind.DOWNSAMPLING,
        copies=True, linear=(0,)),
-    Op("Col2Im", tangent=_FOLDED, linear=(0,)),
+    Op("Col2Im", tangent=_FOLDED, sized_by=(1, 2), linear=(0,)),
 )  # fmt: skip

@@ -66,11 +66,11 @@ def _plain(use: Use) -> str:
 
 OPS = (
     Op("ScatterElements", tangent=Rule("layout", scatter_elements, operands=(0, 2), ignored=(1,), accepts=_plain),
-       layout=unary, linear=(0, 2)),
+       layout=unary, shaped_by=(0,), linear=(0, 2)),
     Op("Scatter", tangent=Rule("layout", scatter_elements, operands=(0, 2), ignored=(1,)), layout=unary,
-       linear=(0, 2)),
+       shaped_by=(0,), linear=(0, 2)),
     Op("ScatterND", tangent=Rule("layout", scatter_nd, operands=(0, 2), ignored=(1,), accepts=_plain), layout=unary,
-       linear=(0, 2)),
+       shaped_by=(0,), linear=(0, 2)),
     Op("OneHot", tangent=Rule("choice", one_hot, operands=(2,), steps=(0, 1), differentiable=False, note=STEP_NOTE),
-       linear=(2,)),
+       sized_by=(1,), linear=(2,)),
 )  # fmt: skip

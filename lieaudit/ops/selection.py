@@ -219,16 +219,16 @@ _SUBSET = on_one_grid(subset)
 
 OPS = (
     Op("Split", tangent=Rule(_LAYOUT, split, outputs=ALL, ignored=(1,)), layout=_split_axes, geometric=_SUBSET,
-       homogeneous=_subset_alike, copies=True, linear=(0,)),
+       homogeneous=_subset_alike, copies=True, sized_by=(1,), linear=(0,)),
     Op("Slice", tangent=Rule(_LAYOUT, slice_, ignored=(1, 2, 3, 4)), layout=_slice_axes, geometric=_SUBSET,
-       homogeneous=_subset_alike, copies=True, linear=(0,)),
+       homogeneous=_subset_alike, copies=True, sized_by=(1, 2, 4), linear=(0,)),
     Op("Gather", tangent=Rule(_LAYOUT, gather, ignored=(1,)), layout=_gather_axes, geometric=_SUBSET,
        homogeneous=_SUBSET, copies=True, linear=(0,)),
     Op("GatherElements", tangent=Rule(_LAYOUT, gather_elements, ignored=(1,)), copies=True, linear=(0,)),
     Op("GatherND", tangent=Rule(_LAYOUT, gather_nd, ignored=(1,)), copies=True, linear=(0,)),
     Op("ReverseSequence", tangent=Rule(_LAYOUT, reverse_sequence, ignored=(1,)), copies=True, linear=(0,)),
-    Op("Compress", tangent=Rule(_LAYOUT, compress, ignored=(1,)), copies=True, linear=(0,)),
+    Op("Compress", tangent=Rule(_LAYOUT, compress, ignored=(1,)), copies=True, sized_by=(1,), linear=(0,)),
     Op("Trilu", tangent=Rule(_LAYOUT, trilu, ignored=(1,)), layout=unary, linear=(0,)),
-    Op("TopK", tangent=Rule("winner", top_k, ignored=(1,), accepts=_with_k), kinked=True),
-    Op("Unique", tangent=Rule("winner", unique)),
+    Op("TopK", tangent=Rule("winner", top_k, ignored=(1,), accepts=_with_k), kinked=True, sized_by=(1,)),
+    Op("Unique", tangent=Rule("winner", unique), sized_by=(0,)),
 )  # fmt: skip

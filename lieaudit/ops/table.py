@@ -28,7 +28,7 @@ from lieaudit.ops import (
     selection,
     softmax,
 )
-from lieaudit.ops.op import Op, OpName, Rule, name_of
+from lieaudit.ops.op import Kind, Op, OpName, Rule, name_of
 
 _FAMILIES = (
     arithmetic, attention, convolution, discrete, linear_models, matmul, normalization, pointwise, pooling,
@@ -51,6 +51,12 @@ OPS: dict[OpName, Op] = _table(op for family in _FAMILIES for op in family.OPS)
 def lookup(node: ir.Node) -> Op | None:
     """Return the entry of a node's op; None where the project knows nothing of it."""
     return OPS.get(name_of(node))
+
+
+def rearranges(node: ir.Node) -> bool:
+    """Say whether a node only renames, moves or recasts the elements of its first operand, each once."""
+    op = lookup(node)
+    return op is not None and op.kind == Kind.REARRANGEMENT
 
 
 @contextmanager
