@@ -264,7 +264,7 @@ VARIANTS: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
     "no output type": (without_output_type, ""),
     "no input shape": (without_input_shape, ""),
     "wrong output shape": (wrong_output_shape, ""),
-    "cast to float64": (in_float64, "rounded to float32"),
+    "cast to float64": (in_float64, ""),
     "sums in float64": (double_sums, "rounded to float32"),
     "float64": (in_double, "float64"),
     "import ai.onnx": (import_spelt_out, ""),
