@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 
+_INT8 = 127
+"""The greatest pixel of a model that takes int8: its raw pixels are moved down by 128."""
+
+
 class ArrayImages:
     """Images in one array, raw or as the model takes them."""
 
@@ -115,5 +119,7 @@ def check_whole(images: npt.NDArray[np.float32], pixel_range: tuple[int, int], i
         f"image {indices[row]} holds {found:g}, and the model takes whole numbers from {low} to {high}",
         reason="NOT_WHOLE",
         subject=f"image {indices[row]}",
-        hint="give raw pixels: uint8 images with preprocessing 'none'",
+        hint="give raw pixels: uint8 images with --preprocess none"
+        if high > _INT8
+        else "give uint8 images with --preprocess scale=1,mean=128, or raw - 128 as float32",
     )

@@ -449,6 +449,22 @@ def test_integer_images_of_any_width(kind, last):
     assert any("real numbers" in note for note in report.model.notes)
 
 
+def test_raw_pixels_for_a_model_of_int8():
+    to_float = [("Cast", ["pixels"], ["f"], {"to": TensorProto.FLOAT}), ("Div", ["f", "scale"], ["image"], {})]
+    weights = [*WEIGHTS, ("scale", np.array(300, np.float32))]
+    inputs = [info("pixels", TensorProto.INT8, ["N", 3, 8, 10])]
+    proto = model([*to_float, *BODY], inputs, [info("logits", "f", ["N", 5])], weights)
+    raw = np.random.default_rng(2).integers(0, 256, (3, 8, 10, 3)).astype(np.uint8)
+    none = lieaudit.data.parse_preprocessing("none")
+    problem = refused(lambda: audit(proto, raw, preprocessing=none))
+    assert problem.reason == "NOT_WHOLE"
+    assert "scale=1,mean=128" in problem.hint
+    moved = lieaudit.data.parse_preprocessing("scale=1,mean=128")
+    pixels = raw.transpose(0, 3, 1, 2).astype(np.float32) - 128
+    expected = reference(lambda x, _: softmax_of(function)(x / 300), pixels)
+    assert_right(audit(proto, raw, preprocessing=moved), expected)
+
+
 @pytest.mark.parametrize("last", [False, True], ids=["NCHW", "NHWC"])
 def test_more_channels_than_pictures_have(last):
     kernel = (RNG.standard_normal((4, 12, 3, 3)) / 6).astype(np.float32)
