@@ -143,15 +143,22 @@ class Slowdown:
 
 
 def slowdown(
-    repaired: onnx.ModelProto, original: str | Path | bytes | onnx.ModelProto, *, rounds: int = 15
+    repaired: onnx.ModelProto,
+    original: str | Path | bytes | onnx.ModelProto,
+    spec: AuditSpec | None = None,
+    *,
+    rounds: int = 15,
 ) -> Slowdown:
     """Time both models on one image, in turn, on one thread: ratios within each round, so that a busy machine cancels.
 
-    Raises `ModelError` as `load_model` does.
+    ``spec`` is that of `average`. Raises `ModelError` as `load_model` does.
     """
-    loaded = [load_model(model, AuditSpec(threads=1)) for model in (original, repaired)]
+    loaded = [load_model(model, spec) for model in (original, repaired)]
     with Session(loaded[0].model, threads=1) as first, Session(loaded[1].model, threads=1) as second:
-        feeds = [{m.input_name: np.zeros((1, m.channels, m.height, m.width), np.float32)} for m in loaded]
+        feeds = [
+            {m.input_name: np.zeros((1, m.channels, m.height, m.width), np.float32), **m.further.rows([0])}
+            for m in loaded
+        ]
         times = np.empty((rounds + 2, 2))
         for row in times:
             for i, session in enumerate((first, second)):

@@ -69,11 +69,12 @@ def _write(model: str, average: str, out: str, options: dict[str, Any]) -> str:
             subject=str(problem.name),
             hint="pip install 'lieaudit[cpu]'",
         ) from problem
-    chosen = {name: options[name] for name in ("input", "output", "head", "input_layout") if options[name] is not None}
+    names = ("input", "output", "head", "input_layout", "size")
     try:
-        mended = averaged(model, Shifts.parse(average), AuditSpec(**chosen))
+        spec = AuditSpec(**{name: options[name] for name in names if options[name]})
+        mended = averaged(model, Shifts.parse(average), spec)
         Path(out).write_bytes(mended.SerializeToString())
-        cost = slowdown(mended, model)
+        cost = slowdown(mended, model, spec)
     except LieauditError as problem:
         raise InvalidInputError(
             str(problem), reason=problem.reason, subject=problem.subject, hint=problem.hint
