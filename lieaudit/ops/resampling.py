@@ -182,7 +182,7 @@ OPS = (
        geometric=on_one_grid(_adds_nothing), homogeneous=on_one_grid(_adds_nothing), kind=Kind.PADDING,
        sized_by=(1,), linear=(0, 2)),
     Op("Resize", tangent=_RESIZE, layout=_resize_axes, homogeneous=_linear_resize, kind=Kind.UPSAMPLING,
-       sized_by=(1, 2, 3), linear=(0,)),
+       sized_by=(2, 3), linear=(0,)),
     Op("Upsample", tangent=_RESIZE, layout=_resize_axes, homogeneous=_linear_resize, kind=Kind.UPSAMPLING,
        sized_by=(1,), linear=(0,)),
     Op("DepthToSpace", tangent=_FOLDED, layout=_depth_to_space_axes, homogeneous=spatial, kind=Kind.UPSAMPLING,
