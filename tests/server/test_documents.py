@@ -37,3 +37,28 @@ def test_the_deployment_files_set_only_what_the_server_knows(repo_root):
     compose = yaml.safe_load((repo_root / "compose.yaml").read_text())["services"]["lieaudit"]
     assert compose["read_only"] is True
     assert compose["ports"] == ["127.0.0.1:50151:50151"]
+
+
+def test_the_workers_of_the_kubernetes_pod_fit_into_its_memory(repo_root):
+    documents = list(yaml.safe_load_all((repo_root / "deploy" / "kubernetes.yaml").read_text()))
+    container = next(d for d in documents if d["kind"] == "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    values = {entry["name"]: entry["value"] for entry in container["env"]}
+    settings = config.read({"listen": "127.0.0.1:0"}, values)
+    # As many audits of one thread as there are threads, whatever machine the pod lands on.
+    audits = int(values["LIEAUDIT_CPU_THREADS"]) * settings.memory_mib
+    needed = audits + settings.probes * settings.probe_memory_mib + 1024
+    limits = container["resources"]["limits"]
+    assert limits["memory"].endswith("Gi")
+    assert needed <= int(limits["memory"].removesuffix("Gi")) * 1024
+    assert "ephemeral-storage" in limits
+
+
+def test_the_kubernetes_policy_opens_what_is_served_and_no_more(repo_root):
+    documents = list(yaml.safe_load_all((repo_root / "deploy" / "kubernetes.yaml").read_text()))
+    policy = next(d for d in documents if d["kind"] == "NetworkPolicy")["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    opened = {port["port"]: rule.get("from") for rule in policy["ingress"] for port in rule["ports"]}
+    container = next(d for d in documents if d["kind"] == "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    assert set(opened) == {port["name"] for port in container["ports"]}
+    assert opened["metrics"]  # from somewhere only
+    assert all(rule["to"] for rule in policy["egress"])
