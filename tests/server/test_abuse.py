@@ -406,3 +406,16 @@ def test_an_audit_and_its_report_can_be_deleted_and_reports_count_for_the_quota(
         server.audits.GetAudit(audit_pb2.GetAuditRequest(id=audit.id), metadata=mine)
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
     assert server.upload_model(filler, metadata=mine).sha256
+
+
+def test_audits_of_one_tenant_that_take_for_ever_leave_a_cpu_to_others(tenants, kit):
+    server, mine, other, _ = tenants(threads_per_audit="1", cpu_threads="2")
+    model = server.upload_model(kit.tiny_model(3, size=16), metadata=mine).sha256
+    images = server.upload_dataset(kit.tiny_dataset(3, count=20_000, size=16), metadata=mine).sha256
+    request = audit_pb2.CreateAuditRequest(model_sha256=model, dataset_sha256=images)
+    made = [server.audits.CreateAudit(request, metadata=mine).id for _ in range(3)]
+    watch = server.audits.WatchAudit(audit_pb2.WatchAuditRequest(id=made[0]), metadata=mine, timeout=kit.SECONDS)
+    next(event for event in watch if event.done)
+    goes_on(server, kit, other)
+    states = [server.audits.GetAudit(audit_pb2.GetAuditRequest(id=i), metadata=mine).state for i in made]
+    assert states == ["running", "queued", "queued"]

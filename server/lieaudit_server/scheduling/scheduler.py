@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from lieaudit_server.config import Config
 from lieaudit_server.errors import ServiceError, is_disk_full
+from lieaudit_server.identity import LOCAL
 from lieaudit_server.metrics import Metrics
 from lieaudit_server.scheduling import jobs
 from lieaudit_server.scheduling.confinement import Confinement
@@ -41,6 +42,7 @@ T = TypeVar("T")
 @dataclass(slots=True)
 class _Running:
     owner: str
+    threads: int
     task: asyncio.Task[None] | None = None
     worker: Worker | None = None
     stopped: Failure | None = None
@@ -183,7 +185,7 @@ class Scheduler:
         for audit in order(waiting, busy, self._last_start):
             if self._draining:
                 return
-            if audit.id in self._running or (blocked and audit.device is None):
+            if audit.id in self._running or (blocked and audit.device is None) or not self._has_share(audit):
                 continue
             slot = self.slots.take(audit.threads, audit.device)
             if slot is None:
@@ -192,10 +194,17 @@ class Scheduler:
                 continue
             self._starts += 1
             self._last_start[audit.owner] = self._starts
-            running = _Running(audit.owner)
+            running = _Running(audit.owner, 0 if slot.device is not None else len(slot.cpus))
             self._running[audit.id] = running
             running.task = asyncio.create_task(self._execute(audit.id, slot, running), name=f"audit-{audit.id}")
             self._metrics.running.set(len(self._running))
+
+    def _has_share(self, audit: Audit) -> bool:
+        """Whether an owner's share has room for an audit: audits run to their end, so nobody's may take all CPUs."""
+        if audit.owner == LOCAL.owner or audit.device is not None:
+            return True
+        held = sum(running.threads for running in self._running.values() if running.owner == audit.owner)
+        return not held or held + audit.threads <= self._config.owner_share * self._config.total_threads
 
     async def _execute(self, audit_id: str, slot: Slot, running: _Running) -> None:
         try:
