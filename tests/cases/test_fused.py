@@ -513,3 +513,32 @@ def test_quantised_ops_of_onnxruntime_are_reported_as_steps():
     assert {a.op for a in applied} - steps <= {"Flatten"}
     own = {f"{MICROSOFT}::{node.op_type}" for node in nodes if node.domain and node.op_type != "QLinearConcat"}
     assert own < steps
+
+
+def test_constants_of_a_graph_of_16_bits_keep_their_digits():
+    """1e-12, the op's own epsilon, is 0 in float16; the audited graph is float32 and needs it where rows are flat."""
+    scale = np.ones(8, np.float16)
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["x"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Unsqueeze", ["f", "one"], ["t"]),
+        helper.make_node("SkipSimplifiedLayerNormalization", ["t", "t", "g"], ["n"], domain=MICROSOFT),
+        helper.make_node("FastGelu", ["n"], ["a"], domain=MICROSOFT),
+        helper.make_node("Flatten", ["a"], ["features"]),
+    ]
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "half",
+        [info("x", TensorProto.FLOAT16, ["N", 3, 4, 4])],
+        [info("features", TensorProto.FLOAT16, ["N", 3])],
+        [numpy_helper.from_array(scale[:3], "g"), numpy_helper.from_array(np.array([1]), "one")],
+    )
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid(MICROSOFT, 1)]
+    loaded = load_model(helper.make_model(graph, opset_imports=imports, ir_version=8).SerializeToString())
+    x = np.zeros((2, 3, 4, 4), np.float32)
+    x[1] = 1e-5
+    (z,) = _run(ir.to_proto(loaded.model), {loaded.input_name: x})
+    normal = 2e-5 / math.sqrt((2e-5) ** 2 + 1e-12)
+    right = normal / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (normal + 0.044715 * normal**3)))
+    np.testing.assert_allclose(z, [[0, 0, 0], [right] * 3], rtol=1e-5)
