@@ -32,7 +32,7 @@ from lieaudit.runtime.session import Session
 from lieaudit.shards import audit_shards
 from lieaudit.spec import AuditSpec
 from lieaudit.symmetries import get_generator
-from lieaudit.verdicts import generator_results
+from lieaudit.verdicts import few_images, generator_results
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -210,7 +210,7 @@ def run(
         model=replace(
             model,
             precision=method.precision or model.precision,
-            notes=(*model.notes, *images.notes, *method.notes),
+            notes=(*model.notes, *images.notes, *method.notes, *few_images(results, images.count)),
         ),
         data=ReportData(
             images.dataset.sha256, images.count, images.dataset.name, top1(measured.top1, classes), images.further.feeds

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from lieaudit.shards import Arrays, ShardStore
     from lieaudit.spec import AuditSpec
 
+PARTNERS = 2
+"""Other images whose tangents `relative` compares with, for each image: how a model answers to one varies by a factor
+of three to eight between partners (trained classifiers), which a mean of logarithms over images evens out."""
+
 SHARD = 32
 """Images per shard: what an interrupted audit loses at most. Fixed, so that every run cuts alike."""
 
@@ -144,22 +148,23 @@ class Images:
         )
         return np.asarray(moved, np.float32)
 
-    def other_tangents(self, indices: Sequence[int], own: Float32Array) -> Float32Array:
+    def other_tangents(self, indices: Sequence[int], own: Float32Array, which: int = 0) -> Float32Array:
         """Give X x' of another image x', rescaled to the norm of ``own`` X x: the directions of `relative`.
 
         A tangent of another image is as large and as smooth as the symmetry's own direction, and no symmetry.
+        ``which`` of the `PARTNERS` other images.
         """
         if not indices:
             return own
-        others = self.tangents(self.load([self.partner(i) for i in indices]))
+        others = self.tangents(self.load([self.partner(i, which) for i in indices]))
         wanted, found = _norms(own), _norms(others)
         scale = np.where(found > 0, wanted / np.where(found > 0, found, 1.0), 0.0).astype(np.float32)
         others *= scale[:, :, None, None, None]
         return others
 
-    def partner(self, index: int) -> int:
-        """Return the other image that `relative` compares an image with: the next one in a seeded order."""
-        order = np.random.default_rng(self.spec.seed).permutation(self.count)
+    def partner(self, index: int, which: int = 0) -> int:
+        """Return one of the `PARTNERS` images that `relative` compares an image with: the next in a seeded order."""
+        order = np.random.default_rng([self.spec.seed, which]).permutation(self.count)
         return int(order[(int(np.argsort(order)[index]) + 1) % self.count])
 
     def spread(self, count: int) -> list[int]:
@@ -178,7 +183,10 @@ class Measured:
     power
         (N,) ‖F‖²/K, the size of the audited output itself.
     other
-        (N, G) ‖DF[r]‖²/K along the directions of `relative`; NaN for images it was not measured on.
+        (N, G) ‖DF[r]‖²/K along the directions of `relative`, mean over the partners; NaN for images it was not measured
+        on.
+    log_relative
+        (N, G) mean over the partners of log(‖L F‖² / ‖DF[r]‖²), see `log_ratio`; NaN where that says nothing.
     top1
         (N,) the largest output's index; −1 for outputs that are no class scores.
     answers, other_answers
@@ -194,6 +202,7 @@ class Measured:
     lee_error: Float64Array
     mean_abs: Float64Array
     other: Float64Array
+    log_relative: Float64Array
     power: Float64Array
     top1: npt.NDArray[np.int64]
     answers: npt.NDArray[np.bool_]
@@ -215,7 +224,7 @@ class Batch:
     compared
         Places in the batch of the m images that `relative` is measured on.
     others
-        (m, G, C, H, W) the directions of `relative`.
+        The directions of `relative`, (m, G, C, H, W) for each partner.
     further
         Values of the model's further inputs, (n, …) by name.
     """
@@ -224,7 +233,7 @@ class Batch:
     pixels: Float32Array
     directions: Float32Array
     compared: list[int]
-    others: Float32Array
+    others: list[Float32Array]
     further: FurtherRows
 
 
@@ -279,7 +288,7 @@ def _measure_shard(
     parts: list[dict[str, npt.NDArray[np.generic]]] = []
     for batch in _prefetched(images, indices, relative, _images_at_once(target, spec)):
         count, pixels = len(batch.indices), batch.pixels
-        other = np.full((count, len(spec.generators)), np.nan)
+        other = np.full((PARTNERS, count, len(spec.generators)), np.nan)
         other_answers = np.zeros((count, len(spec.generators)), bool)
         rows: list[PerImage] = []
         answers: list[npt.NDArray[np.bool_]] = []
@@ -296,18 +305,21 @@ def _measure_shard(
             rows.append(PerImage.of(lie))
             answers.append(any_beyond(derivatives.tangent))
             check_derivative(rows[-1], spec.generators[group], batch.indices[0])
-        if batch.compared:
+        for which, directions in enumerate(batch.others if batch.compared else ()):
             for group in _groups(len(spec.generators), _directions_at_once(target, spec, len(batch.compared))):
                 beside = rows_of(batch.further, batch.compared)
-                derivatives = differentiator(pixels[batch.compared], batch.others[:, group], group.start, beside)
-                other_answers[batch.compared, group] = any_beyond(derivatives.tangent)
-                other[batch.compared, group] = PerImage.of(lie_derivative(derivatives, target.head, (), None)).lee
+                derivatives = differentiator(pixels[batch.compared], directions[:, group], group.start, beside)
+                other_answers[batch.compared, group] |= any_beyond(derivatives.tangent)
+                answer = PerImage.of(lie_derivative(derivatives, target.head, (), None)).lee
+                other[which, batch.compared, group] = answer
+        lee, lee_error = (np.concatenate([getattr(row, n) for row in rows], axis=1) for n in ("lee", "lee_error"))
         parts.append(
             {
-                "lee": np.concatenate([row.lee for row in rows], axis=1),
-                "lee_error": np.concatenate([row.lee_error for row in rows], axis=1),
+                "lee": lee,
+                "lee_error": lee_error,
                 "mean_abs": np.concatenate([row.mean_abs for row in rows], axis=1),
-                "other": other,
+                "other": other.mean(axis=0),
+                "log_relative": log_ratio(lee, lee_error, other),
                 "power": power,
                 "top1": top1,
                 "answers": np.concatenate(answers, axis=1),
@@ -320,6 +332,17 @@ def _measure_shard(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def log_ratio(lee: Float64Array, lee_error: Float64Array, other: Float64Array) -> Float64Array:
+    """Return the mean over partners of log(‖L F‖² / ‖DF[r]‖²), (N, G), from ``other`` (partners, N, G).
+
+    A LEE below its own numerical error is taken to be that error. NaN where an image does not answer to some partner's
+    direction: then no ratio exists; −∞ where LEE and its error are exactly 0.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(np.maximum(lee, lee_error)) - np.log(other).mean(axis=0)
+    return np.asarray(np.where(np.all(other > 0, axis=0), logs, np.nan))
+
+
 def _prefetched(images: Images, indices: list[int], relative: set[int], at_once: int) -> Iterator[Batch]:
     """Give batches; the next one is read and differentiated while the session works on this."""
 
@@ -327,7 +350,8 @@ def _prefetched(images: Images, indices: list[int], relative: set[int], at_once:
         pixels = images.load(batch)
         directions = images.tangents(pixels)
         compared = [place for place, index in enumerate(batch) if index in relative]
-        others = images.other_tangents([batch[place] for place in compared], directions[compared])
+        asked = [batch[place] for place in compared]
+        others = [images.other_tangents(asked, directions[compared], which) for which in range(PARTNERS)]
         return Batch(batch, pixels, directions, compared, others, images.further.rows(batch))
 
     batches = [indices[i : i + at_once] for i in range(0, len(indices), at_once)]
@@ -342,7 +366,7 @@ def _prefetched(images: Images, indices: list[int], relative: set[int], at_once:
 
 def _images_at_once(target: Target, spec: AuditSpec) -> int:
     """How many images' tangents (with those of `relative` and the prefetched batch) fit an eighth of the budget."""
-    each = 4 * target.channels * target.height * target.width * (1 + 4 * len(spec.generators))
+    each = 4 * target.channels * target.height * target.width * (1 + (3 + PARTNERS) * len(spec.generators))
     return max(1, min(SHARD, spec.budget_mib * _MIB // 8 // each))
 
 

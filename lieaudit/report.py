@@ -140,7 +140,8 @@ class GeneratorResult:
 
     ``lee`` is the mean over images of ‖L F‖²/K; ``ci95`` its bootstrap interval (sampling of images; empty where one
     image gives none); ``error_bar`` its numerical error; ``relative`` the ratio to the response to an equally large
-    non-symmetric perturbation, with its own interval (empty where it was not measured on at least two images).
+    non-symmetric perturbation, image by image and in the geometric mean, with its own interval (empty where it was not
+    measured on at least two images), and ``response`` the arithmetic mean of that response.
     ``step`` is the t of a finite difference or secant, ``secant_px`` that secant's root-mean-square displacement (None
     for a derivative, and for brightness, which moves nothing). ``geometric_mean`` is the typical image's value (None
     where one is 0), ``top_share`` the share of the sum that the largest 1 % of the images hold, at least one (None
@@ -169,6 +170,7 @@ class GeneratorResult:
     secant_px: float | None = None
     geometric_mean: float | None = None
     top_share: float | None = None
+    response: float | None = None
     lee_per_px2: float | None = None
 
 

@@ -12,7 +12,7 @@ from lieaudit.symmetries import get_generator
 from lieaudit.symmetries.affine import field_of, mean_square_displacement
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lieaudit.derivatives.base import Float64Array
     from lieaudit.derivatives.finite_difference import Calibration
@@ -51,7 +51,7 @@ def generator_results(
         lee = measured.lee[:, g]
         mean = float(lee.mean())
         agreement = (agreements or {}).get(generator)
-        relative, floor, relative_interval = _relative(lee, measured.other[:, g], spec)
+        relative, floor, relative_interval = _relative(measured.log_relative[:, g], measured.other[:, g], spec)
         floor = max(floor, NEGLIGIBLE_POWER * float(measured.power.mean()))
         bar = _mean_error(measured.lee_error[:, g])
         reasons = list(doubts[g]) if doubts else []
@@ -92,6 +92,7 @@ def generator_results(
             relative_ci95=relative_interval,
             geometric_mean=float(point_estimate(lee, "geometric_mean")) if np.all(lee > 0) else None,
             top_share=top_share(lee),
+            response=_mean_of(measured.other[:, g]),
             lee_per_px2=_per_px2(mean, generator, size, spec.convention),
         )
     return results, skipped
@@ -105,21 +106,54 @@ def _per_px2(lee: float, generator: str, size: tuple[int, int], convention: str)
     return lee / moved if moved > 0 else None
 
 
+FEW_IMAGES = 256
+"""Below so many images few of them decide a mean (docs/numerics.md, section 4)."""
+
+
+def few_images(results: Mapping[str, GeneratorResult], count: int) -> tuple[str, ...]:
+    """Say where few images decide the means, and how much of them the largest hold."""
+    shares = [result.top_share for result in results.values() if result.top_share is not None]
+    if count >= FEW_IMAGES or not shares:
+        return ()
+    low, high = (f"{100 * share:.0f}" for share in (min(shares), max(shares)))
+    span = low if low == high else f"{low} to {high}"
+    said = f"{count} images are few for a mean: the largest 1 % of them (at least one) hold {span} % of it, so look at "
+    return (f"{said}the median and the geometric mean first, or measure {FEW_IMAGES} images or more",)
+
+
+def _mean_of(other: Float64Array) -> float | None:
+    """Give the mean of what was measured; None where nothing was."""
+    both = np.isfinite(other)
+    return float(other[both].mean()) if both.any() else None
+
+
 def _mean_error(errors: Float64Array) -> float:
     """Bound the error of the mean: the images' errors are independent, so they add in squares."""
     return float(np.sqrt(np.sum(errors**2)) / len(errors))
 
 
-def _relative(lee: Float64Array, other: Float64Array, spec: AuditSpec) -> tuple[float | None, float, tuple[float, ...]]:
-    """Give E‖L F‖² / E‖DF[r]‖² over the images both were measured on, the floor that counts as zero, the interval."""
+def _relative(
+    logs: Float64Array, other: Float64Array, spec: AuditSpec
+) -> tuple[float | None, float, tuple[float, ...]]:
+    """Give the geometric mean over images of ‖L F‖² / ‖DF[r]‖², the floor that counts as zero, and the interval.
+
+    A ratio image by image: how confident the model is on an image scales both, and cancels. A ratio of means would
+    follow the few images that carry them, and with them the seed.
+    """
     both = np.isfinite(other)
     scale = float(other[both].mean()) if both.any() else 0.0
-    if scale <= np.finfo(np.float32).tiny:
+    logs = logs[~np.isnan(logs)]
+    if scale <= np.finfo(np.float32).tiny or not len(logs):
         return None, 0.0, ()
+    if not np.all(np.isfinite(logs)):  # a LEE of exactly 0, known without error
+        return 0.0, NEGLIGIBLE * scale, ()
     interval: tuple[float, ...] = ()
-    if both.sum() > 1:
-        interval = compare(lee[both], other[both], resamples=spec.bootstrap, seed=spec.seed).interval or ()
-    return float(lee[both].mean()) / scale, NEGLIGIBLE * scale, interval
+    if len(logs) > 1:
+        found = compare(
+            np.exp(logs), np.ones_like(logs), statistic="geometric_mean", resamples=spec.bootstrap, seed=spec.seed
+        )
+        interval = found.interval or ()
+    return float(np.exp(logs.mean())), NEGLIGIBLE * scale, interval
 
 
 def _why_not_relative(other: Float64Array, spec: AuditSpec) -> str:

@@ -315,11 +315,11 @@ def negligible(result: GeneratorResult) -> bool:
     """Whether the LEE is zero for every purpose, so that no ratio to it matters.
 
     Its upper bound, sampling and numerical, lies below `lieaudit.verdicts.NEGLIGIBLE` of the response to an equally
-    large perturbation that is no symmetry; that response is LEE / ``relative``.
+    large perturbation that is no symmetry (``response``).
     """
-    if not result.relative or not result.ci95:
+    if not result.response or not result.ci95:
         return False
-    return result.ci95[1] + result.error_bar <= NEGLIGIBLE * result.lee / result.relative
+    return result.ci95[1] + result.error_bar <= NEGLIGIBLE * result.response
 
 
 def _log(value: float) -> float:

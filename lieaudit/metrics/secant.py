@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from lieaudit.derivatives.rounding import COVERAGE, last_rounding
 from lieaudit.derivatives.rows import RowEvaluator
-from lieaudit.measure import Images, Measured, any_beyond, checksums, in_shards
+from lieaudit.measure import PARTNERS, Images, Measured, any_beyond, checksums, in_shards, log_ratio
 from lieaudit.metrics.lee import LieDerivative, PerImage, check_finite
 from lieaudit.symmetries import get_generator, step_of_size, transform
 
@@ -85,19 +85,21 @@ class Secants:
             check_finite(z, batch[0])
             value = self._head.value(z).reshape(len(batch), -1)
             rows = [self._generator(images, batch, pixels, g) for g in range(len(self._generators))]
-            others = self._others(images, batch, pixels, relative)
+            other = np.stack([self._others(images, batch, pixels, relative, which) for which in range(PARTNERS)])
+            lee, lee_error = (np.concatenate([getattr(row, n) for row in rows], axis=1) for n in ("lee", "lee_error"))
             spatial = self._head.spatial
             top1 = np.full(len(batch), -1) if spatial else np.argmax(z.reshape(len(z), -1), axis=1)
             parts.append(
                 {
-                    "lee": np.concatenate([row.lee for row in rows], axis=1),
-                    "lee_error": np.concatenate([row.lee_error for row in rows], axis=1),
+                    "lee": lee,
+                    "lee_error": lee_error,
                     "mean_abs": np.concatenate([row.mean_abs for row in rows], axis=1),
-                    "other": others,
+                    "other": other.mean(axis=0),
+                    "log_relative": log_ratio(lee, lee_error, other),
                     "power": np.mean(value**2, axis=1),
                     "top1": top1.astype(np.int64),
                     "answers": np.concatenate([row.lee for row in rows], axis=1) != 0,
-                    "other_answers": np.nan_to_num(others) != 0,
+                    "other_answers": np.any(np.nan_to_num(other) != 0, axis=0),
                     "moves": any_beyond(images.tangents(pixels)),
                     "digest": checksums(z),
                 }
@@ -123,13 +125,15 @@ class Secants:
         squares = sum(np.sum(spread.reshape(len(batch), -1) ** 2, axis=1) for spread in spreads)
         return PerImage.of(LieDerivative(secant[:, None], COVERAGE * np.sqrt(squares)[:, None]))
 
-    def _others(self, images: Images, batch: list[int], pixels: Float32Array, relative: set[int]) -> Float64Array:
+    def _others(
+        self, images: Images, batch: list[int], pixels: Float32Array, relative: set[int], which: int
+    ) -> Float64Array:
         """Measure the direction of `relative`: the change of another image, as large as this image's own."""
         found = np.full((len(batch), len(self._generators)), np.nan)
         places = [place for place, index in enumerate(batch) if index in relative]
         if not places:
             return found
-        others = images.load([images.partner(batch[place]) for place in places])
+        others = images.load([images.partner(batch[place], which) for place in places])
         here, further = pixels[places], images.further.rows([batch[place] for place in places])
         for g, generator in enumerate(self._generators):
             t = self.steps[g]

@@ -208,3 +208,63 @@ def test_brightness_acts_on_raw_intensities():
 def test_brightness_of_normalised_images_is_said_to_act_on_them_as_given():
     report = lieaudit.audit(network(CNN, 5), images(4), AuditSpec(generators=("brightness", "rotation")))
     assert any("brightness" in note for note in report.model.notes)
+
+
+@pytest.mark.parametrize("method", ["forward", "secant"])
+def test_relative_is_the_geometric_mean_of_ratios_image_by_image(float64_graph, method):
+    """By torch float64 JVPs, or by float64 secants' parts, along the tangents of the partners that the seed chooses."""
+    x, proto = images(12), network(CNN, 5)
+    # in the limit a secant answers to another image's change as the derivative does
+    size = 1e-3 if method == "secant" else None
+    spec = AuditSpec(generators=("rotation",), head="identity", method=method, secant_px=size)
+    result = lieaudit.audit(proto, x, spec).results["rotation"]
+    central = {"interpolation": "bilinear", "padding": "reflect", "convention": "central"}
+    own = tangents(x.astype(np.float64), ("rotation",), **central)[:, 0]
+    norms = np.linalg.norm(own.reshape(12, -1), axis=1)[:, None, None, None]
+    logs = []
+    for which in range(2):
+        order = np.random.default_rng([spec.seed, which]).permutation(12)
+        partner = np.empty(12, int)
+        partner[order] = np.roll(order, -1)
+        other = own[partner] * norms / norms[partner]
+        mine, theirs = (np.mean(float64_graph(proto).jvp(x, d)[1] ** 2, axis=1) for d in (own, other))
+        logs.append(np.log(mine / theirs))
+    assert result.relative == pytest.approx(np.exp(np.mean(logs)), rel=1e-4 if method == "forward" else 2e-2)
+    assert result.relative_ci95[0] < result.relative < result.relative_ci95[1]
+    assert result.response > 0
+
+
+def test_few_images_are_said_to_decide_the_mean():
+    report = lieaudit.audit(network(CNN, 5), images(40), AuditSpec(generators=("rotation", "scale")))
+    (note,) = [note for note in report.model.notes if "few for a mean" in note]
+    assert note.startswith("40 images are few")
+    for result in report.results.values():
+        values = np.sort(result.per_image)[::-1]
+        assert result.top_share == pytest.approx(values[0] / values.sum())
+        assert result.geometric_mean == pytest.approx(np.exp(np.mean(np.log(values))))
+        assert f"{100 * result.top_share:.0f}" in note
+    many = lieaudit.audit(network(CNN, 5), images(256), AuditSpec(generators=("rotation",)))
+    assert not [note for note in many.model.notes if "few for a mean" in note]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("model", "preprocessing"), [
+    ("vit_pgd_cifar10", Preprocessing(mean=(.4914, .4822, .4465), std=(.2023, .1994, .2010))),
+    ("cnn_small_nhwc_cifar10", Preprocessing()),
+])  # fmt: skip
+def test_relative_hardly_follows_the_seed(real_dir, model, preprocessing):
+    """Five seeds lie inside the interval that any one of them prints."""
+    data = np.load(real_dir / "images" / "cifar10_test_1017.npz")["x"][:128]
+    found = []
+    for seed in range(5):
+        spec = AuditSpec(
+            generators=("shear_y", "translation_x"), preprocessing=preprocessing, seed=seed, head="softmax",
+            method="forward", threads=1,
+        )  # fmt: skip
+        found.append(lieaudit.audit(real_dir / "models" / f"{model}.onnx", data, spec).results)
+    for generator in found[0]:
+        values = [results[generator].relative for results in found]
+        for results in found:
+            low, high = results[generator].relative_ci95
+            assert low < min(values)
+            assert max(values) < high

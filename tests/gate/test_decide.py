@@ -153,7 +153,7 @@ def test_zeros_make_no_geometric_mean_and_a_zero_baseline_no_ratio(make_report: 
 
 
 def test_an_error_that_is_zero_for_every_purpose_passes_against_anything(make_report: Maker, lognormal: Draw) -> None:
-    tiny = {"relative": 1e-6, "relative_ci95": (5e-7, 2e-6)}
+    tiny = {"relative": 1e-6, "relative_ci95": (5e-7, 2e-6), "response": 1e-2}
     candidate = make_report({"rotation": 3e-9 * lognormal(60, 1)}, error=0.5, changes=tiny)
     baseline = make_report({"rotation": 1e-9 * lognormal(60, 2)}, error=0.5, changes=tiny, **BASELINE)
     rule = evaluate(candidate, baseline, policy(NO_WORSE)).rules[0]

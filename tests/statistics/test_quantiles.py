@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lieaudit.errors import DataError
-from lieaudit.statistics import quantiles
+from lieaudit.statistics import quantiles, top_share
 
 
 def test_quantiles_of_a_ramp():
@@ -21,3 +21,11 @@ def test_one_image_is_every_quantile():
 def test_unusable_samples_are_refused(samples):
     with pytest.raises(DataError):
         quantiles(samples)
+
+
+def test_the_share_of_the_largest():
+    assert top_share(np.ones(200)) == pytest.approx(0.01)
+    assert top_share([0.0] * 99 + [5.0]) == 1.0
+    assert top_share([1.0, 3.0]) == 0.75, "of few images at least one is the largest"
+    assert top_share(np.zeros(4)) is None
+    assert top_share(np.array([1.0, 3.0]) * 1e-308) == pytest.approx(0.75)

@@ -10,7 +10,18 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lieaudit_client.formats.numbers import feed_line, fidelity_line, interval, number, percent, short, verdict_of
+from lieaudit_client.formats.numbers import (
+    FEW_IMAGES,
+    feed_line,
+    fidelity_line,
+    interval,
+    lead,
+    number,
+    percent,
+    relative,
+    short,
+    verdict_of,
+)
 from lieaudit_client.layerwise_view import layer_tree, layerwise_view
 from lieaudit_client.printable import printable_copy
 
@@ -116,7 +127,8 @@ def _generators(report: report_pb2.Report) -> Table:
     missing = _Missing(report)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("generator", no_wrap=True, max_width=40)
-    for name in ("LEE", "95 % interval", "median", "relative", "error bar"):
+    few = report.data.count < FEW_IMAGES
+    for name in (*lead(("LEE", "95 % interval"), ("median", "geometric"), few=few), "relative", "error bar"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("method")
     table.add_column("status")
@@ -127,12 +139,16 @@ def _generators(report: report_pb2.Report) -> Table:
             continue
         result = report.results[name]
         lacks_interval = any(entry.what == f"{path}.ci95" for entry in report.skipped)
+        mean = (
+            Text(number(result.lee)),
+            Text(missing.cell(f"{path}.ci95") if lacks_interval else interval(result.ci95)),
+        )
+        geometric = number(result.geometric_mean) if result.HasField("geometric_mean") else "–"
+        typical = (Text(number(result.median)), Text(geometric))
         table.add_row(
             Text(name),
-            number(result.lee),
-            Text(missing.cell(f"{path}.ci95") if lacks_interval else interval(result.ci95)),
-            number(result.median),
-            number(result.relative) if result.HasField("relative") else missing.cell(f"{path}.relative"),
+            *lead(mean, typical, few=few),
+            Text(relative(result) if result.HasField("relative") else missing.cell(f"{path}.relative")),
             f"±{number(result.error_bar)}",
             Text(_method(result)),
             Text(result.status, style="" if result.status == "ok" else "bold yellow"),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from lieaudit_api.v1 import report_pb2
+
+T = TypeVar("T")
 
 
 def number(value: float | None) -> str:
@@ -56,3 +59,20 @@ def fidelity_line(fidelity: report_pb2.Fidelity) -> str:
         f"{verdict}: outputs differ by at most {number(fidelity.deviation)} of the largest on {images} "
         f"(allowed {number(fidelity.allowed)})"
     )
+
+
+FEW_IMAGES = 256
+"""Below so many images few of them decide a mean: median and geometric mean come first."""
+
+
+def lead(mean: Sequence[T], typical: Sequence[T], *, few: bool) -> tuple[T, ...]:
+    """Give the columns of the mean and those of the typical image, these first where few images decide the mean."""
+    return (*typical, *mean) if few else (*mean, *typical)
+
+
+def relative(result: report_pb2.GeneratorResult) -> str:
+    """Give `relative` with its interval, or "not measured"."""
+    if not result.HasField("relative"):
+        return "not measured"
+    said = number(result.relative)
+    return f"{said} {interval(result.relative_ci95)}" if len(result.relative_ci95) == 2 else said

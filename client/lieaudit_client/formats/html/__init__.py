@@ -16,7 +16,7 @@ from lieaudit_client.formats.html import charts, measurements
 from lieaudit_client.formats.html.layers import layers
 from lieaudit_client.formats.html.markup import badge, card, chart, code, facts, num, panel, table, tabs, text
 from lieaudit_client.formats.html.verdict import rules, verdict
-from lieaudit_client.formats.numbers import interval, percent, short
+from lieaudit_client.formats.numbers import interval, percent, relative, short
 
 
 def render(
@@ -85,14 +85,14 @@ def render_comparison(reports: Sequence[tuple[str, report_pb2.Report]]) -> str:
                 continue
             r = report.results[name]
             top1 = report.data.top1 if report.data.HasField("top1") else None
-            relative = num(r.relative if r.HasField("relative") else None)
+            ratio = text(relative(r))
             rows.append(
                 [
                     text(label),
                     num(r.lee),
                     text(interval(r.ci95)),
                     num(r.median),
-                    relative,
+                    ratio,
                     "± " + num(r.error_bar),
                     text(percent(top1)),
                     badge(r.status),

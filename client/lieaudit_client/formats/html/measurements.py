@@ -10,7 +10,18 @@ from lieaudit_api.v1 import gate_pb2, report_pb2
 
 from lieaudit_client.formats.html import charts
 from lieaudit_client.formats.html.markup import badge, card, chart, code, facts, num, panel, table, tabs, text
-from lieaudit_client.formats.numbers import feed_line, fidelity_line, interval, number, percent, short, verdict_of
+from lieaudit_client.formats.numbers import (
+    FEW_IMAGES,
+    feed_line,
+    fidelity_line,
+    interval,
+    lead,
+    number,
+    percent,
+    relative,
+    short,
+    verdict_of,
+)
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -30,6 +41,7 @@ def generators(
 ) -> str:
     """Give LEE per generator with intervals: chart and table."""
     order = charts.names(candidate.results, candidate)
+    few = candidate.data.count < FEW_IMAGES
     shown = [("candidate" if baseline else "model", "candidate", candidate)]
     if baseline is not None:
         shown.append(("baseline", "baseline", baseline))
@@ -45,10 +57,13 @@ def generators(
                 [
                     text(name.replace("_", " ")) if label != "baseline" else "",
                     *([who] if baseline is not None else []),
-                    num(result.lee),
-                    text(interval(result.ci95)),
-                    num(result.median),
-                    num(result.relative if result.HasField("relative") else None),
+                    *lead(
+                        (num(result.lee), text(interval(result.ci95))),
+                        (num(result.median), num(result.geometric_mean if result.HasField("geometric_mean") else None)),
+                        few=few,
+                    ),
+                    text(percent(result.top_share if result.HasField("top_share") else None)),
+                    text(relative(result)),
                     num(result.mean_abs),
                     "± " + num(result.error_bar),
                     text(result.method.replace("_", " ")),
@@ -58,9 +73,8 @@ def generators(
     head = [
         "generator",
         *(["model"] if baseline is not None else []),
-        "LEE",
-        "95 % interval",
-        "median",
+        *lead(("LEE", "95 % interval"), ("median", "geometric mean"), few=few),
+        "largest 1 %",
         "relative",
         "mean |L F|",
     ]
@@ -68,11 +82,12 @@ def generators(
     first = 1 + (baseline is not None)
     hint = (
         "Local equivariance error: how fast the output changes along each symmetry, squared and averaged over classes "
-        "and images; 0 is perfect. Means are driven by few images, so the median stands beside them. <em>Relative</em> "
+        "and images; 0 is perfect. A few images may carry the mean (<em>largest 1 %</em>: their share "
+        "of it), so median and geometric mean stand beside it. <em>Relative</em> "
         "below 1: the model answers less to its symmetry than to an equally large other change."
     )
     body = chart("overview", "LEE per generator with 95 % intervals") + table(
-        head, rows, numeric=range(first, first + 6)
+        head, rows, numeric=range(first, first + 8)
     )
     return card("generators", "Symmetries", hint, body)
 
