@@ -142,12 +142,15 @@ def load_model(
     audited_input = image_input.choose(model.graph, spec, data)
     size = image_input.size_of(audited_input, spec, data)
     original_input = _tensor(audited_input.value, audited_input.layout)
-    reader = consumer(output.choose(model.graph, spec, []))
+    reader = ""
     if spec.output is not None:
-        _drop_other_outputs(model, output.choose(model.graph, spec, []))
+        named = output.choose(model.graph, spec, [])
+        reader = consumer(named)
+        _drop_other_outputs(model, named)
     bound = further.bind(model.graph, audited_input.value, spec, data, notes)
     audited_output = output.choose(model.graph, spec, notes)
     original_output, output_type = _tensor(audited_output), audited_output.dtype
+    reader = reader or consumer(audited_output)
     names.set_apart(model)
     converted = to_float32(model, audited_input.value)
     if converted:

@@ -22,6 +22,7 @@ BLANK_IMAGES = "BLANK_IMAGES"
 """Code of an inconclusive result: no image has a tangent along this generator."""
 
 _NAMED = 3
+_LONGEST = 60
 _ASKED = 4
 """Images that are asked about another direction where `relative` is not measured."""
 _SECANTS = "measure secants of a stated size: --step 0.5px"
@@ -49,9 +50,8 @@ class Steps:
     def reasons(self) -> tuple[str, ...]:
         """Why no limit t → 0 of this graph is meaningful; empty where it is."""
         if self.rounding:
-            return (
-                f"{_listed(self.rounding)} is piecewise constant, so the limit t → 0 is not meaningful; {_SECANTS}",
-            )
+            made = f"{_listed(self.rounding)} is piecewise constant"
+            return (f"{PIECEWISE_CONSTANT}: {made}, so the limit t → 0 is not meaningful; {_SECANTS}",)
         if self.blocked:
             return (f"{PIECEWISE_CONSTANT}: the output moves in steps, made by {_listed(self.deciding)}; {_SECANTS}",)
         return ()
@@ -88,12 +88,20 @@ def _captured(node: ir.Node) -> Iterable[ir.Value]:
 
 def _name(node: ir.Node) -> str:
     to = f" to {ir.DataType(node.attributes['to'].as_int()).numpy()}" if node.op_type == "Cast" else ""
-    return f"{node.op_type}{to} {node.name or node.outputs[0].name!r}"
+    name = node.name or node.outputs[0].name or ""
+    # converters from TFLite join the names of all that they fused
+    shown = name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}"
+    return f"{node.op_type}{to} {shown!r}"
 
 
 def _listed(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    """Name some nodes; those of one op together, by the first of them."""
+    ops: dict[str, list[str]] = {}
+    for name in names:
+        ops.setdefault(name.partition(" '")[0], []).append(name)
+    shown = [f"{found[0]} and {len(found) - 1} more" if len(found) > 1 else found[0] for found in ops.values()]
+    others = f" and {len(shown) - _NAMED} other ops" if len(shown) > _NAMED else ""
+    return ", ".join(shown[:_NAMED]) + others
 
 
 def silent_reasons(measured: Measured, images: Images, method: Method) -> list[tuple[str, ...]]:
@@ -102,6 +110,8 @@ def silent_reasons(measured: Measured, images: Images, method: Method) -> list[t
     A model that is exactly invariant under one generator and answers to another direction is measured.
     """
     spec = images.spec
+    if any(reason.startswith(PIECEWISE_CONSTANT) for reason in method.reasons):
+        return [()] * len(spec.generators)  # said of all generators already, with the ops
     moving = np.atleast_1d(measured.moves.any(axis=0))
     if images.count > 1 and moving.any() and not measured.answers.any() and not _answers(measured, images, method):
         found = (*method.steps.rounding, *method.steps.deciding)
