@@ -159,7 +159,7 @@ class _Original:
         image = self._images.load([index])
         if model.info.input.layout == "NHWC":
             image = np.ascontiguousarray(image.transpose(0, 2, 3, 1))
-        batch = given.shape[0]
+        batch = given.shape[0] if given.shape else None  # a graph need not state its shape
         image = np.repeat(image, batch, axis=0) if isinstance(batch, int) and batch > 1 else image
         try:
             feeds = {given.name: image.astype(model.info.input.dtype), **self._beside(session, index)}
