@@ -111,7 +111,7 @@ def peel(
         notes.append(f"the final {ending.op} is over several axes and stays in the float32 graph")
         ending = None
     if ending is None:
-        chain = [link for link in chain if link.op_type != "Clip"]
+        chain = [link for link in chain if link.op_type not in {"Cast", "Clip"}]
         if not integers or not any(link.op_type == "QuantizeLinear" for link in quantisers):
             # rounded floats are what such a graph gives: secants of it see the rounding
             chain = [link for link in chain if link not in quantisers]
