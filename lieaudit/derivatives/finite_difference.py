@@ -233,7 +233,7 @@ class FiniteDifference:
 
 def _unit_steps(images: Float32Array, directions: Float32Array) -> Float64Array:
     """Give, per direction, the t at which t·v is as large as the image (root mean squares over the images)."""
-    image = np.sqrt(np.mean(np.square(images, dtype=np.float64)))
+    image = np.sqrt(np.mean(np.square(images, dtype=np.float64))) or 1.0  # black images have no size of their own
     moved = np.sqrt(np.mean(np.square(directions, dtype=np.float64), axis=(0, 2, 3, 4)))
     # a direction that is zero on all images (brightness of black ones) has derivative 0 at any step
     return np.asarray(np.where(moved > 0, image / np.where(moved > 0, moved, 1.0), 1.0))

@@ -50,7 +50,7 @@ _JUMP = 1e-4
 _RESCALE = 1.7
 """Factor of the directions in that second pass: not a power of two, so that every product rounds differently."""
 
-_JUMP_WEIGHT, _SMOOTH_WEIGHT = 3.0, 0.5
+_JUMP_WEIGHT, _SMOOTH_WEIGHT = 2.0, 0.5
 """What a change of the combination counts along each direction, times `_COVERAGE`: measured by bench/bars.py."""
 
 _COVERAGE = 2 * COVERAGE

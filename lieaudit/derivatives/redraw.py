@@ -12,13 +12,6 @@ _WEIGHED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 """Ops whose weights are moved: long sums of products, where rounding is made."""
 
 
-_MOVED_SHARE = 2
-"""The less noise a second computation adds of its own, the better it tells on which side of a kink a unit lies."""
-
-_DRAWS = 16
-"""More than there are draws: which weights move is another hash than which way."""
-
-
 def jittered(values: Float32Array, draw: int = 0) -> Float32Array:
     """Move every number but 0 by one unit in the last place, up or down as a hash of its value and ``draw`` says.
 
@@ -39,10 +32,10 @@ def _hash(values: Float32Array, draw: int) -> npt.NDArray[np.uint32]:
 
 
 def jittered_weights(model: ir.Model, draw: int) -> ir.Model:
-    """Give a copy of a graph one in `_MOVED_SHARE` of whose float32 weights is moved by one unit in the last place.
+    """Give a copy of a graph whose float32 weights are moved by one unit in the last place.
 
     Every sum then rounds elsewhere, while the function moves by less than its rounding; moved pixels alone would leave
-    the errors of the first layers as they were, or drown them. ``draw`` says which weights go which way, equal ones
+    the errors of the first layers as they were, or drown them. ``draw`` says which weight goes which way, equal ones
     alike.
     """
     copy = model.clone()
@@ -56,8 +49,7 @@ def jittered_weights(model: ir.Model, draw: int) -> ir.Model:
     for value in weights:
         if value.const_value is not None and len(value.const_value.shape) > 1:
             array = np.asarray(value.const_value.numpy(), np.float32)
-            moves = _hash(array, draw + _DRAWS) % np.uint32(_MOVED_SHARE) == 0
-            value.const_value = ir.Tensor(np.where(moves, jittered(array, draw), array), name=value.name)
+            value.const_value = ir.Tensor(jittered(array, draw), name=value.name)
     return copy
 
 

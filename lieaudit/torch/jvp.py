@@ -187,7 +187,7 @@ class TorchDifferentiator:
         if single:
             return np.full_like(sizes[0], pooled), errors
         shares = (
-            float(np.sqrt(np.sum(error**2) / max(np.sum(size[some] ** 2), _TINY)))
+            _share(error, size[some])
             for error, size in ((np.full_like(sizes[0][some], pooled), sizes[0]), (errors, sizes[1]))
         )
         return sizes[0] * next(shares), sizes[1] * next(shares)
@@ -200,7 +200,11 @@ _LIVE = 8
 """How many tensors as large as the largest a row is taken to hold at a time: value and tangent, in and out, and those
 that skip connections keep."""
 
-_TINY = float(np.finfo(np.float64).tiny)
+
+def _share(error: Float64Array, size: Float64Array) -> float:
+    """Give how large errors are for their size; where all of it is 0, exactly on kinks, a unit of rounding."""
+    whole = float(np.sum(size**2))
+    return float(np.sqrt(np.sum(error**2) / whole)) if whole > 0 else float(np.finfo(np.float64).eps)
 
 
 class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]

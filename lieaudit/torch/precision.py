@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from lieaudit.errors import SourceError
+from lieaudit.torch.ties import TIES
 
 _LOWER = {
     torch.float32: (torch.float16, torch.bfloat16),
@@ -48,6 +49,8 @@ class Precision(TorchFunctionMode):
         if func in _CASTS:
             return args[0].to(self.dtype)
         args, kwargs = tree_map(self._raised, args), tree_map(self._raised, kwargs or {})
+        if func in TIES and args and isinstance(args[0], torch.Tensor) and args[0].is_floating_point():
+            return TIES[func](*args, **kwargs)
         try:
             return func(*args, **kwargs)
         except NotImplementedError as problem:
