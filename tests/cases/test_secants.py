@@ -288,3 +288,61 @@ def test_a_step_that_is_none_is_bad_usage(pair: Path, text: str, capfd: pytest.C
     arguments = ["audit", str(pair / "float.onnx"), "--data", str(pair / "x.npz"), "--step", text]
     assert run(arguments) == 2
     assert "like 0.5px" in capfd.readouterr().err
+
+
+def opened(path: Path) -> onnxruntime.InferenceSession:
+    """The shared int8 graph from real-valued pixels to its logits: the image's DequantizeLinear written as x·scale."""
+    model = onnx.load(path)
+    graph = model.graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    first = next(n for n in graph.node if n.op_type == "Transpose" and n.input[0] == graph.input[0].name)
+    real = next(n for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] == first.output[0])
+    scale, zero = (constants[name].astype(np.float32) for name in real.input[1:3])
+    graph.initializer.extend([numpy_helper.from_array(scale, "s_real"), numpy_helper.from_array(zero, "z_real")])
+    at = list(graph.node).index(real)
+    graph.node.remove(real)
+    graph.node.insert(at, helper.make_node("Mul", ["x_moved", "s_real"], list(real.output)))
+    graph.node.insert(at, helper.make_node("Sub", [first.output[0], "z_real"], ["x_moved"]))
+    graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
+    softmax = next(n for n in graph.node if n.op_type == "Softmax")
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info(softmax.input[0], TensorProto.FLOAT, None))
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.real
+def test_a_trained_network_and_its_int8_version_go_through_the_gate(
+    real_dir: Path, service: str, tmp_path: Path
+) -> None:
+    """The ratio is that of secants of the graphs as they were published, float64 in everything but the graphs."""
+    models, data = real_dir / "models", real_dir / "images" / "cifar10_test_1017.npz"
+    policy = tmp_path / "p.yaml"
+    policy.write_text(
+        "version: 1\nsecant_px: 0.5\nimages: {min: 16}\nrules:\n"
+        "  - {id: int8, kind: noninferiority, generators: [rotation, translation_x], margin: 9}\n"
+    )
+    code = run([
+        "gate", str(models / "resnet8_cifar10_int8.onnx"), "--baseline", str(models / "resnet8_cifar10.onnx"),
+        "--data", str(data), "--preprocess", "scale=1,mean=128", "--baseline-preprocess", "none", "--max-images", "32",
+        "--policy", str(policy), "--threads", "1", "--server", service, "--json", str(tmp_path / "d.json"),
+    ])  # fmt: skip
+    decision = json.loads((tmp_path / "d.json").read_text())
+    assert (code, decision["verdict"]) in {(0, "pass"), (3, "inconclusive")}
+    pixels = np.load(data)["x"][:32].astype(np.float64).transpose(0, 3, 1, 2)
+    steps = opened(models / "resnet8_cifar10_int8.onnx")
+    plain = onnxruntime.InferenceSession(models / "resnet8_cifar10.onnx", providers=["CPUExecutionProvider"])
+
+    def log_probabilities(rows: Array) -> Array:  # softmax of the logarithm of probabilities is the probabilities
+        found = plain.run(None, {"input_1": rows.astype(np.float32).transpose(0, 2, 3, 1)})[0]
+        return np.log(np.maximum(found.astype(np.float64), 1e-300))
+
+    def logits(rows: Array) -> Array:
+        return np.asarray(steps.run(None, {"input_1_int8": (rows - 128).astype(np.float32).transpose(0, 2, 3, 1)})[0])
+
+    for rule in decision["rules"]:
+        mine = reference(logits, pixels, rule["generator"], 0.5).mean()
+        theirs = reference(log_probabilities, pixels, rule["generator"], 0.5).mean()
+        # float32 probabilities carry 1e-7 of rounding; a step of int8 may fall on its other side
+        assert rule["baseline_value"] == pytest.approx(theirs, rel=1e-3)
+        assert rule["candidate_value"] == pytest.approx(mine, rel=2e-2)
+        assert rule["interval"][0] < mine / theirs < rule["interval"][1]
