@@ -9,7 +9,7 @@ from lieaudit_server.errors import invalid
 
 ENTRIES = 1000
 """Most entries of a list or map that `MORE_ENTRIES` does not name."""
-MORE_ENTRIES = {"classes": 50_000, "layouts": 10_000}
+MORE_ENTRIES = {"classes": 50_000, "layouts": 5_000}
 """By name of the field: as many classes or tensors as models have."""
 CHARACTERS = 2000
 """Most characters of a string."""

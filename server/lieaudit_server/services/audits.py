@@ -28,6 +28,7 @@ from lieaudit_server.store.audits import Audit, Event
 
 _STATES = (*audits.UNFINISHED, *audits.FINISHED)
 _PROVIDER_NAMES = {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "Tensorrt"}
+_LARGE = 16 * 2**10
 API_VERSION = "lieaudit.v1"
 
 
@@ -39,7 +40,11 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):  # type: ignore[misc]
 
     async def CreateAudit(self, request: audit_pb2.CreateAuditRequest, _context: Any) -> audit_pb2.Audit:  # noqa: N802, D102
         bounds.check(request)
-        spec = await asyncio.to_thread(spec_from_proto, request.spec) if request.HasField("spec") else AuditSpec()
+        spec = AuditSpec()
+        if request.spec.ByteSize() > _LARGE:
+            spec = await self._context.convert(lambda: spec_from_proto(request.spec))
+        elif request.HasField("spec"):
+            spec = spec_from_proto(request.spec)
         if len(request.idempotency_key) > 200:
             raise invalid("idempotency_key", "idempotency_key is longer than 200 characters")
         if not 0 <= request.deadline_seconds < 1e9:
@@ -261,7 +266,12 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):  # type: ignore[misc]
 
     async def _messages(self, found: list[Audit]) -> list[audit_pb2.Audit]:
         events = await self._context.database.run(lambda db: audits.last_events(db, [a.id for a in found]))
-        return await asyncio.to_thread(lambda: [_message(audit, events[audit.id]) for audit in found])
+
+        def convert() -> list[audit_pb2.Audit]:
+            return [_message(audit, events[audit.id]) for audit in found]
+
+        entries = sum(len(v) for audit in found for v in audit.spec.values() if isinstance(v, list | dict))
+        return convert() if entries < _LARGE // 8 else await self._context.convert(convert)
 
 
 def report(context: Context, audit: Audit) -> Iterator[bytes]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from lieaudit_server import identity
+from lieaudit_server.admission import Places
 from lieaudit_server.background import Background
 from lieaudit_server.config import Config
 from lieaudit_server.errors import ServiceError, disk_full, invalid, not_found
@@ -24,6 +25,7 @@ from lieaudit_server.store.folder import Folder
 from lieaudit_server.store.resources import Resource
 
 _HEX = frozenset("0123456789abcdef")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class Context:
     metrics: Metrics
     background: Background
     providers: asyncio.Future[tuple[str, ...]] = field(compare=False)
+    converting: Places = field(default_factory=lambda: Places(1, 1), compare=False)
 
     @property
     def caller(self) -> Identity:
@@ -89,6 +92,14 @@ class Context:
                 for resource in used:
                     await damage.verify(self.database, self.folder, resource.sha256)
             raise
+
+    async def convert(self, function: Callable[[], T]) -> T:
+        """Carry out a long conversion outside the event loop, one at a time: callers take turns.
+
+        Several at once would not be faster, for Python runs one thread at a time, and starve the event loop.
+        """
+        async with self.converting.hold(self.caller.owner):
+            return await asyncio.to_thread(function)
 
     def check_disk(self, size: int) -> None:
         """Raise `ServiceError` RESOURCE_EXHAUSTED where so many bytes more would leave too little room."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from typing import Any
 
@@ -52,7 +51,11 @@ class ModelService(stored.StoredService, model_pb2_grpc.ModelServiceServicer):  
                 subject="sha256",
             )
         bounds.check(request)
-        spec = await asyncio.to_thread(spec_from_proto, request.spec) if request.HasField("spec") else AuditSpec()
+        spec = (
+            await self._context.convert(lambda: spec_from_proto(request.spec))
+            if request.HasField("spec")
+            else AuditSpec()
+        )
         threads = self._context.config.default_threads
         # Checks are not scheduled, so they use no GPU whatever the audit is to run on.
         spec = dataclasses.replace(spec, provider="cpu", threads=threads)
