@@ -26,15 +26,16 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from lieaudit.errors import ModelError
-from lieaudit.graph.forward import rewrite
+from lieaudit.graph.forward import Rewritten, rewrite
 from lieaudit.layerwise.action import Action, emit_action
 from lieaudit.layerwise.buffers import Buffers
 from lieaudit.layerwise.emitter import Emitter
 from lieaudit.layerwise.prepared import Prepared
 from lieaudit.layerwise.rows import Rows
-from lieaudit.layerwise.stages import Stage, boundary_layouts, cut_out, image_bytes, peak_bytes, shape_for, stage_errors
+from lieaudit.layerwise.stages import Stage, boundary_layouts, cut_out, peak_bytes, shape_for, stage_errors
 from lieaudit.layouts.layout import Layout
 from lieaudit.ops import is_op
+from lieaudit.runtime.memory import give_back
 from lieaudit.runtime.providers import find_provider, usable_cores
 from lieaudit.runtime.session import Session
 
@@ -45,14 +46,14 @@ if TYPE_CHECKING:
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 
-_WORKSPACE = 4
-"""Tensors of a stage's widest size that a session holds at once, for each row."""
-
 _PARTS = 4
 """Most parts that rows are cut into for speed: each computes the values again. Further cores work inside sessions."""
 
 _LEAST_ROWS = 2
 """Rows that are worth computing the values again."""
+
+_MANY = 1000
+"""Rows beside which a stage's values no longer count."""
 
 _BLOCK = 4096
 """Squares are summed in float32 within blocks of this size, and between them in float64."""
@@ -68,6 +69,27 @@ class _Live:
     value: Float32Array
     ids: tuple[int, ...]
     buffer: Float32Array
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """What a stage's session takes while it runs, in bytes for one image: its values, and each row beside them."""
+
+    values: int
+    row: int
+
+    @classmethod
+    def of(cls, rewritten: Rewritten) -> Workspace:
+        """Read it off the rewritten graph: a sum of what is alive at once, whose steepest slope bounds every row."""
+        return cls(rewritten.peak_bytes(1, 0), rewritten.peak_bytes(1, _MANY + 1) - rewritten.peak_bytes(1, _MANY))
+
+    def at(self, images: int, rows: int) -> int:
+        """Return the bytes for so many images and rows."""
+        return images * (self.values + rows * self.row)
+
+    def rows_within(self, limit: int, images: int) -> int:
+        """Return how many rows of so many images fit, at least one."""
+        return max(1, (limit // images - self.values) // max(1, self.row))
 
 
 class Chain:
@@ -108,27 +130,32 @@ class Chain:
         self._parts = min(threads, _PARTS) if find_provider(spec.provider).device == "cpu" else 1
         self._workers = ThreadPoolExecutor(self._parts, "lieaudit-rows")
 
-        def session(stage: Stage) -> Session:
+        self._sessions: list[Session] = []
+        self._workspaces: dict[Stage, Workspace] = {}
+        for stage in self.stages:
             with stage_errors(stage):
-                return Session(
-                    stage_graph(prepared.model, stage, layouts, self.action),
-                    provider=spec.provider,
-                    threads=max(1, threads // self._parts),
-                    allow_fallback=spec.allow_fallback,
-                    shared_arena=True,
+                graph, self._workspaces[stage] = stage_graph(prepared.model, stage, layouts, self.action)
+                self._sessions.append(
+                    Session(
+                        graph,
+                        provider=spec.provider,
+                        threads=max(1, threads // self._parts),
+                        allow_fallback=spec.allow_fallback,
+                        shared_arena=True,
+                    )
                 )
-
-        self._sessions = [session(stage) for stage in self.stages]
         self._capacity = _capacities(self.stages)
         self._last_use = {v.name or "": i for i, stage in enumerate(self.stages) for v in stage.inputs}
         self._buffers = Buffers(self._budget // 2)
 
     @property
     def images_at_once(self) -> int:
-        """How many images fit the memory budget, half of which is the sessions' own."""
+        """How many images fit: rows between stages take half of the budget, sessions a quarter."""
         if not self._batchable:
             return 1
-        return max(1, self._budget // 2 // self.peak_bytes(self.stages, len(self.generators)))
+        between = self.peak_bytes(self.stages, len(self.generators))
+        inside = self._parts * max(workspace.at(1, _LEAST_ROWS) for workspace in self._workspaces.values())
+        return max(1, min(self._budget // 2 // between, self._budget // 4 // inside))
 
     @staticmethod
     def peak_bytes(stages: tuple[Stage, ...], generators: int) -> int:
@@ -166,6 +193,7 @@ class Chain:
                 gone = live.pop(name)
                 if name != self._image.name:
                     self._buffers.give(gone.buffer)
+            give_back()
             if progress is not None:
                 progress()
         z = live[self._output.name or ""]
@@ -195,9 +223,8 @@ class Chain:
         return _Live(np.empty(shape, np.float32), ids, buffer)
 
     def _spans(self, stage: Stage, rows: int, n: int) -> list[slice]:
-        """Cut the rows into parts for the cores, so that the sessions' own memory stays within half of the budget."""
-        widest = max(image_bytes(v) for v in (*stage.inputs, *stage.outputs)) * n
-        fitting = max(1, self._budget // 2 // (_WORKSPACE * widest * self._parts))
+        """Cut the rows into parts for the cores, so that the sessions' own memory is a quarter of the budget."""
+        fitting = self._workspaces[stage].rows_within(self._budget // 4 // self._parts, n)
         parts = max(math.ceil(rows / fitting), min(self._parts, rows // _LEAST_ROWS), 1)
         edges = [rows * i // parts for i in range(parts + 1)]
         return [slice(a, b) for a, b in pairwise(edges)]
@@ -293,9 +320,13 @@ def _capacities(stages: tuple[Stage, ...]) -> dict[str, int]:
     return wanted
 
 
-def stage_graph(model: ir.Model, stage: Stage, layouts: Mapping[ir.Value, Layout], action: Action) -> ir.Model:
-    """Give the graph of one stage: values and rows in; values, rows and X h of its grid tensors out."""
-    made = rewrite(cut_out(model, stage)).model
+def stage_graph(
+    model: ir.Model, stage: Stage, layouts: Mapping[ir.Value, Layout], action: Action
+) -> tuple[ir.Model, Workspace]:
+    """Return the graph of one stage, and what it takes: values and rows in; values, rows and X h of its grids out."""
+    rewritten = rewrite(cut_out(model, stage))
+    workspace = Workspace.of(rewritten)
+    made = rewritten.model
     emit = Emitter(made.graph, opset=made.graph.opset_imports[""])
     by_name = {value.name: value for value in made.graph.outputs}
     for value in stage.outputs:
@@ -315,7 +346,7 @@ def stage_graph(model: ir.Model, stage: Stage, layouts: Mapping[ir.Value, Layout
             reason="STAGE_INVALID",
             subject=stage.outputs[0].name or "",
         ) from problem
-    return made
+    return made, workspace
 
 
 def _drop_copies(graph: ir.Graph) -> None:

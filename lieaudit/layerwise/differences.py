@@ -27,9 +27,18 @@ from lieaudit.layerwise.action import Action, emit_action
 from lieaudit.layerwise.emitter import Emitter
 from lieaudit.layerwise.prepared import Prepared
 from lieaudit.layerwise.rows import Float32Array, Float64Array, Rows
-from lieaudit.layerwise.stages import Stage, boundary_layouts, check_shape, cut_out, peak_bytes, stage_errors
+from lieaudit.layerwise.stages import (
+    Stage,
+    boundary_layouts,
+    check_shape,
+    cut_out,
+    image_bytes,
+    peak_bytes,
+    stage_errors,
+)
 from lieaudit.layouts.layout import Layout
 from lieaudit.layouts.tracker import BATCH, measured_sizes
+from lieaudit.runtime.memory import give_back
 from lieaudit.runtime.session import Session
 
 if TYPE_CHECKING:
@@ -83,9 +92,13 @@ class DifferenceChain:
             )
 
         self._sessions = []
+        self._widest: dict[Stage, int] = {}
         for stage in self.stages:
             with stage_errors(stage):
-                self._sessions.append(session(cut_out(prepared.model, stage)))
+                graph = cut_out(prepared.model, stage)
+                inside = [value for node in graph.graph for value in node.outputs]
+                self._widest[stage] = max(image_bytes(value) for value in (*graph.graph.inputs, *inside))
+                self._sessions.append(session(graph))
         layouts = boundary_layouts(
             prepared.model, prepared.tracker, self.stages, spatial=model.head.spatial and not gain
         )
@@ -180,6 +193,7 @@ class DifferenceChain:
             for gone in [n for n in live if self._last_use.get(n, -1) <= index and n != self._output.name]:
                 del live[gone]
                 acted.pop(gone, None)
+            give_back()
             if progress is not None:
                 progress()
         z = live[self._output.name or ""]
@@ -238,8 +252,7 @@ class DifferenceChain:
         in_axes = [self._batch_axes[v] for v in stage.inputs]
         out_axes = [self._batch_axes[v] for v in stage.outputs]
         stackable = self._batchable and None not in in_axes and None not in out_axes
-        widest = max(feed[0].nbytes for feed in feeds)
-        block = max(1, self._budget // 4 // (_WORKSPACE * widest)) if stackable else 1
+        block = max(1, self._budget // 4 // (_WORKSPACE * images * self._widest[stage])) if stackable else 1
         names = [v.name or "" for v in stage.inputs]
         out_names = [v.name or "" for v in stage.outputs]
         parts: list[list[Float32Array]] = []

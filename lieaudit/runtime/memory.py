@@ -1,14 +1,31 @@
-"""How much memory one row of a graph takes, from shape inference and liveness."""
+"""How much memory one row of a graph takes, from shape inference and liveness; and giving memory back."""
 
 from __future__ import annotations
 
+import ctypes
 import math
+from collections.abc import Callable
+from functools import cache
 
 import onnx_ir as ir
 
 _DEFAULT_BYTES = 4
 # onnxruntime's arena rounds up, pads channels for its blocked layout and holds one convolution's workspace
 _OVERHEAD = 1.5
+
+
+def give_back() -> None:
+    """Return freed memory to the operating system, where the C library can: it would keep what arenas have freed."""
+    _trim()(0)
+
+
+@cache
+def _trim() -> Callable[[int], object]:
+    try:
+        trim: Callable[[int], object] = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # another C library than glibc
+        return lambda _pad: None
+    return trim
 
 
 def row_bytes(model: ir.Model) -> int:

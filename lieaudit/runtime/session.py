@@ -59,6 +59,7 @@ class Session:
     ) -> None:
         self.provider: Provider = find_provider(provider)
         self.threads = threads or usable_cores()
+        self._options = _shrinking() if shared_arena else None
         self._session = _create(model, self.provider, self.threads, shared_arena=shared_arena)
         self.input_names: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
         self.output_names: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
@@ -99,7 +100,7 @@ class Session:
         for name in outputs or self.output_names:
             binding.bind_output(name, self.provider.device, self.provider.device_id)
         try:
-            self._session.run_with_iobinding(binding)
+            self._session.run_with_iobinding(binding, self._options)
             return list(binding.copy_outputs_to_cpu())
         except Exception as problem:
             raise _run_error(problem) from problem
@@ -124,7 +125,7 @@ class Session:
             alive.append(self.put(array))
             binding.bind_ortvalue_output(name, alive[-1])
         try:
-            self._session.run_with_iobinding(binding)
+            self._session.run_with_iobinding(binding, self._options)
         except Exception as problem:
             raise _run_error(problem) from problem
 
@@ -196,6 +197,16 @@ def _pads_first(node: ir.Node) -> bool:
     return source is not None and (
         source.op_type == "Pad" or (source.op_type in {"Identity", "Dropout"} and _pads_first(source))
     )
+
+
+@cache
+def _shrinking() -> Any:
+    """Options of a run after which the arena gives back what it does not use: sessions of many shapes share it."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 @cache
