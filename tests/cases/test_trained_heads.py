@@ -92,8 +92,8 @@ def test_the_head_of_a_trained_model(real_dir, name):
     path = real_dir / "models" / f"{model}.onnx"
     spec = AuditSpec(preprocessing=row.preprocessing, output=output or None, threads=1)
     dataset = open_dataset(real_dir / "images" / row.images)
-    loaded = load_model(path, spec, image_size=dataset.size_after(spec.preprocessing))
-    images = Images(dataset, loaded, spec)
+    loaded = load_model(path, spec, data=dataset)
+    images = Images(dataset, loaded, spec, loaded.further)
     settled = settle(loaded, spec, images)
     checked = check(path, settled, replace(images, target=settled.model))
     fidelity = checked.checks.fidelity
