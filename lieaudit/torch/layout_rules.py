@@ -84,7 +84,19 @@ def _new_grid(args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tenso
         return None
     if kinds[2].strip("h") or kinds[3].strip("w") or "h" in kinds[1] or "w" in kinds[1]:
         return None
+    if any(f.shift or f.stride != 1 for axis in axes[2:] for f in axis):
+        # a rolled grid stays what it is under a window of one pixel; wider ones see pixels that are no neighbours
+        pointwise = _one_pixel(args) and outputs[0].shape[2:] == args[0].shape[2:]
+        return Layout((axes[0], factor("c", outputs[0].shape[1]), *axes[2:])) if pointwise else None
     return feature_map(outputs[0].shape)
+
+
+def _one_pixel(args: Any) -> bool:
+    """Say whether these are the arguments of a convolution with a 1×1 kernel, stride 1 and no padding."""
+    if len(args) < 2 or not isinstance(args[1], torch.Tensor) or any(size != 1 for size in args[1].shape[2:]):
+        return False
+    strides, padding = args[3] if len(args) > 3 else [1], args[4] if len(args) > 4 else [0]
+    return all(step == 1 for step in strides) and not any(padding)
 
 
 def _padded(args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tensor]) -> Layout | None:  # noqa: ARG001
