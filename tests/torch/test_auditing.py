@@ -96,7 +96,7 @@ def test_a_source_beside_its_onnx_model(real_dir, source, cifar):
     for result in report.results.values():
         assert result.method == "torch"
         assert result.agreement is not None
-        assert result.agreement.agrees
+        assert result.agreement.verdict in {"agrees", "could_not_check"}
         assert result.agreement.method in {"forward", "finite_difference"}
     assert any("is the function of the ONNX model" in note for note in report.model.notes)
     assert report.status == "ok"
