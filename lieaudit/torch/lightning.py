@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lieaudit.torch.monitor import EquivarianceMonitor
 
 
-class LogEquivariance(Callback):  # type: ignore[misc]
+class LogEquivariance(Callback):
     """Logs ``lee/GENERATOR`` with ``lee_low/…`` and ``lee_high/…``, its 95 % interval, after validation epochs.
 
     >>> trainer = Trainer(callbacks=[LogEquivariance(monitor)])  # doctest: +SKIP
