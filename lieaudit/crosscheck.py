@@ -32,6 +32,10 @@ STAGES = (4, 8, 16, 32)
 SEEN = 0.05
 """Largest allowed deviation, relative to the derivative, at which agreement means something."""
 
+MANY = 16
+"""Images whose median deviation is allowed half of what their error bars allow: for a wrong rule to stay within it,
+half of so many images would have to err by half of their bars and more, each in the direction that hides the rule."""
+
 UNCHECKED = "UNCHECKED"
 """What the reason of a report begins with in which no generator could be checked."""
 
@@ -118,9 +122,10 @@ def judge(found: Sequence[_Compared], method: str, *, last: bool) -> Agreement |
     """Give the verdict of images compared so far, or None where more of them may settle it."""
     sharpest = sorted(found, key=lambda one: one.allowed)[: max((len(found) + 1) // 2, min(3, len(found)))]
     deviation = _median([one.deviation for one in sharpest])
-    allowed = _median([one.allowed for one in sharpest])
-    if deviation <= allowed:
-        verdict = AGREES if allowed <= SEEN else COULD_NOT_CHECK
+    explained = _median([one.allowed for one in sharpest])
+    allowed = explained / 2 if len(sharpest) >= MANY else explained
+    if deviation <= explained:
+        verdict = AGREES if deviation <= allowed <= SEEN else COULD_NOT_CHECK
     elif len(found) >= SURE:
         verdict = DISAGREES
     else:

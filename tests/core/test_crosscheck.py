@@ -56,9 +56,24 @@ def compared(deviation, allowed, count):
     ],
 )
 def test_agreement_needs_that_a_disagreement_would_have_been_seen(deviation, allowed, verdict):
-    made = judge(compared(deviation, allowed, 32), "finite_difference", last=True)
+    made = judge(compared(deviation, allowed, 16), "finite_difference", last=True)
     assert made.verdict == verdict
     assert made.agrees == (verdict == AGREES)
+
+
+@pytest.mark.parametrize(
+    ("deviation", "explained", "verdict"),
+    [
+        (0.001, 2 * SEEN, AGREES),
+        (0.001, 2.02 * SEEN, COULD_NOT_CHECK),
+        (0.07, 1.9 * SEEN, COULD_NOT_CHECK),  # within the bars, and not within half of them
+        (0.10, 1.9 * SEEN, DISAGREES),
+    ],
+)
+def test_many_images_see_twice_as_sharply(deviation, explained, verdict):
+    made = judge(compared(deviation, explained, 32), "finite_difference", last=True)
+    assert made.verdict == verdict
+    assert made.allowed == explained / 2
 
 
 def test_one_images_kinks_do_not_decide():
