@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lieaudit.measure import Images
     from lieaudit.progress import ProgressCallback
 
-STAGES = (4, 8, 16, 32)
+STAGES = (4, 8, 16, 32, 64)
 """Images that a generator is checked on: the first so many, and more while it is in doubt."""
 
 SEEN = 0.05
@@ -120,7 +120,8 @@ def _compare(
 
 def judge(found: Sequence[_Compared], method: str, *, last: bool) -> Agreement | None:
     """Give the verdict of images compared so far, or None where more of them may settle it."""
-    sharpest = sorted(found, key=lambda one: one.allowed)[: max((len(found) + 1) // 2, min(3, len(found)))]
+    judged = min(max((len(found) + 1) // 2, min(3, len(found))), MANY)
+    sharpest = sorted(found, key=lambda one: one.allowed)[:judged]
     deviation = _median([one.deviation for one in sharpest])
     explained = _median([one.allowed for one in sharpest])
     allowed = explained / 2 if len(sharpest) >= MANY else explained
