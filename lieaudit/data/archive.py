@@ -1,7 +1,7 @@
 """The files of a folder, .tar or .zip, read where they lie: nothing is ever extracted to disk.
 
-A hostile archive is refused from its headers: names that leave it, links, devices, encryption, more files or
-bytes than `Limits` allow, members packed too well to be true, a tar that stops early.
+A hostile archive is refused from its headers: names that leave it or come twice, links, devices, encryption, more files
+or bytes than `Limits` allow, members packed too well to be true, a tar that stops early.
 """
 
 from __future__ import annotations
@@ -117,6 +117,7 @@ class TarFiles:
             if file.read(_BLOCK) != bytes(_BLOCK):  # a complete tar ends in blocks of zeros
                 raise _truncated(path)
         check_sizes(path.name, [(name, length, length) for name, _, length in members], limits)
+        _check_distinct(path.name, [name for name, _, _ in members])
         members = _visible(members)
         self.folders = tuple(name for name, _, _ in _visible(folders))
         self.names = tuple(name for name, _, _ in members)
@@ -184,6 +185,7 @@ def checked_zip_members(subject: str, archive: zipfile.ZipFile, limits: Limits) 
                 hint="store it deflated or uncompressed",
             )
     check_sizes(subject, [(m.filename, m.compress_size, m.file_size) for m in members], limits)
+    _check_distinct(subject, [member.filename for member in members])
     return members
 
 
@@ -234,6 +236,15 @@ def _check_name(subject: str, name: str) -> None:
     parts = PurePosixPath(name.replace("\\", "/")).parts
     if not parts or "\0" in name or ".." in parts or parts[0] == "/" or parts[0].endswith(":"):
         raise _unsafe(subject, name, "has a name that leaves the archive")
+
+
+def _check_distinct(subject: str, names: list[str]) -> None:
+    """Refuse a name that comes twice: which of its contents is meant, every reader decides in its own way."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise _unsafe(subject, name, "comes twice")
+        seen.add(name)
 
 
 def _visible(members: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:

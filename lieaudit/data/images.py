@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from lieaudit.data.limits import Limits, too_large
 from lieaudit.errors import DataError
@@ -164,8 +164,11 @@ def _orientation(image: Image.Image, name: str) -> int:
 
 
 def _bad(name: str, error: BaseException) -> DataError:
+    what = f"{type(error).__name__}: {error!s:.200}"
+    if isinstance(error, UnidentifiedImageError):  # its text names the buffer in memory that was read
+        what = f"its content is none of {', '.join(_FORMATS)}"
     return DataError(
-        f"{name} cannot be decoded: {type(error).__name__}: {error!s:.200}",
+        f"{name} cannot be decoded: {what}",
         reason="BAD_IMAGE",
         subject=name,
         hint="replace or remove it",

@@ -8,7 +8,7 @@ UNKNOWN_FORMAT           neither .npz, .tar, .zip nor a folder
 EMPTY_FILE               0 bytes
 DAMAGED_ARCHIVE          not an archive of the format it claims to be, or bytes in it are wrong
 TRUNCATED                the file ends before its content does
-UNSAFE_ARCHIVE           a member is a link or device, is encrypted, or its name leaves the archive
+UNSAFE_ARCHIVE           a member is a link or device, is encrypted, comes twice, or its name leaves the archive
 TOO_LARGE                a limit of `Limits` is exceeded
 NO_IMAGES                an empty folder or archive, or an ``x`` of length 0
 MISSING_ARRAY            the .npz holds no ``x``

@@ -12,6 +12,7 @@ No torch is needed for reading, so that a server can check an upload before it h
 from __future__ import annotations
 
 import json
+import math
 import pickletools
 import re
 import zipfile
@@ -40,6 +41,16 @@ _HARMLESS = re.compile(
 _SAVED = re.compile(
     r"data\.pkl|data/\d+|version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id"
 )
+_BITS = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E5M2FNUZ", "F8_E4M3FNUZ"), 8),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
+    **dict.fromkeys(("U32", "I32", "F32"), 32),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+}
+"""Bits of an element, by the names of dtypes in safetensors headers."""
 _EXECUTABLE = {"INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
 
 
@@ -86,9 +97,10 @@ def _opened(source: str | Path | bytes, *, payloads: bool) -> Pt2Archive:
 
 
 def check_safetensors(source: str | Path | bytes) -> None:
-    """Check that a file is safetensors: a JSON header of bounded size that describes all of the bytes after it.
+    """Check that a file is safetensors: a JSON header of bounded size that describes every byte after it once.
 
-    Raises `SourceError` where it is not, in particular for a pickle or a zip archive under that name.
+    Raises `SourceError` where it is not, in particular for a pickle or a zip archive under that name, and where tensors
+    overlap, leave gaps, or have other lengths than their dtypes and shapes say.
     """
     data = source if isinstance(source, bytes) else b""
     if not isinstance(source, bytes):
@@ -106,18 +118,46 @@ def check_safetensors(source: str | Path | bytes) -> None:
             "not a safetensors file: its first bytes do not give a header length", "weights", reason="NOT_SAFETENSORS"
         )
     try:
-        header = json.loads(data[8 : 8 + length])
-        ends = [int(v["data_offsets"][1]) for k, v in header.items() if k != "__metadata__"]
+        header = json.loads(data[8 : 8 + length], object_pairs_hook=_distinct)
+        spans = sorted(_span(name, entry) for name, entry in header.items() if name != "__metadata__")
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as problem:
         raise _refused(
             f"not a safetensors file: its header is not JSON of tensors ({type(problem).__name__})",
             "weights",
             reason="NOT_SAFETENSORS",
         ) from problem
-    if max(ends, default=0) != size - 8 - length:
+    end = 0
+    for start, stop, name in spans:
+        if start != end:
+            what = "overlaps the tensor before it" if start < end else "leaves a gap before it"
+            raise _refused(f"the safetensors header lies: {name!r:.80} {what}", name[:80], reason="NOT_SAFETENSORS")
+        end = stop
+    if end != size - 8 - length:
         raise _refused(
             "the safetensors header does not describe the bytes after it", "weights", reason="NOT_SAFETENSORS"
         )
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name comes twice")
+    return found
+
+
+def _span(name: str, entry: Mapping[str, Any]) -> tuple[int, int, str]:
+    """Return (first byte, byte after the last, name) of a tensor. Raises `SourceError` where they are not its own."""
+    start, stop = entry["data_offsets"]
+    shape, bits = entry["shape"], _BITS[entry["dtype"]]
+    if not all(type(number) is int and number >= 0 for number in (start, stop, *shape)):
+        raise TypeError("not a size")
+    if 8 * (stop - start) != bits * math.prod(shape):
+        raise _refused(
+            f"the safetensors header lies: {name!r:.80} is {entry['dtype']} {shape!r:.80} in {stop - start} bytes",
+            name[:80],
+            reason="NOT_SAFETENSORS",
+        )
+    return start, stop, name
 
 
 def pickle_imports(data: bytes) -> list[str]:

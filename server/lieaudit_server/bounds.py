@@ -1,6 +1,8 @@
-"""Bounds on the repeated and map fields and the strings of a request, before anything converts it."""
+"""Bounds on the repeated and map fields, the strings and the numbers of a request, before anything converts it."""
 
 from __future__ import annotations
+
+import math
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -18,7 +20,11 @@ BYTES = 4 * 2**20
 
 
 def check(message: Message, path: str = "") -> None:
-    """Raise `ServiceError` INVALID_ARGUMENT where a list, map or string of a message is longer than any real one."""
+    """Check a request before it is used.
+
+    Raises `ServiceError` INVALID_ARGUMENT where a list, map or string of a message is longer than any real one, or a
+    number is NaN or infinite.
+    """
     if not path and message.ByteSize() > BYTES:
         raise invalid("request", f"the request has {message.ByteSize()} bytes, at most {BYTES} are taken")
     for field, value in message.ListFields():
@@ -42,5 +48,8 @@ def check(message: Message, path: str = "") -> None:
 def _check_value(field: FieldDescriptor, value: object, name: str) -> None:
     if isinstance(value, str) and len(value) > CHARACTERS:
         raise invalid(name, f"{name} has a text of {len(value)} characters, at most {CHARACTERS} are taken")
+    if isinstance(value, float) and not math.isfinite(value):
+        reason = "INVALID_SPEC" if name.startswith("spec.") else "INVALID_REQUEST"
+        raise invalid(name, f"{name}: {value} is not a finite number", reason=reason)
     if isinstance(value, Message) and field.message_type is not None:
         check(value, f"{name}.")

@@ -15,6 +15,11 @@ from typing import Annotated, Any
 from lieaudit_server.errors import ConfigError
 
 _ENVIRONMENT_PREFIX = "LIEAUDIT_"
+WORKER_MIB = 256
+"""MiB that a worker needs for itself (libraries, threads, a small graph) before activations and rows."""
+_LEAST_BUDGET_MIB = 16
+_LAST_PORT = 65535
+_LONGEST_SOCKET = 107  # of sun_path, without its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,13 @@ class Config:
             raise ConfigError(f"log_level: {self.log_level!r} is not debug, info, warning or error")
         if self.log_format not in {"json", "text"}:
             raise ConfigError(f"log_format: {self.log_format!r} is neither json nor text")
+        for name in ("memory_mib", "gpu_memory_mib", "probe_memory_mib"):
+            least = WORKER_MIB + _LEAST_BUDGET_MIB
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}: {getattr(self, name)} MiB are too few; a worker needs at least {least}")
+        check_address("listen", self.listen)
+        if self.metrics_listen:
+            check_address("metrics_listen", self.metrics_listen)
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("tls_cert and tls_key belong together: give both or neither")
         if self.tls_client_ca is not None and self.tls_cert is None:
@@ -149,6 +161,20 @@ def is_loopback(listen: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def check_address(name: str, listen: str) -> None:
+    """Raise `ConfigError` where the setting ``name`` is neither ``HOST:PORT`` nor, for ``listen``, ``unix:PATH``."""
+    if name == "listen" and listen.startswith("unix:") and listen != "unix:":
+        if len(os.fsencode(listen.removeprefix("unix:"))) > _LONGEST_SOCKET:
+            raise ConfigError(f"listen: the path of a unix socket has at most {_LONGEST_SOCKET} bytes: {listen!r:.200}")
+        return
+    host, colon, port = listen.rpartition(":")
+    if not colon or listen == "unix:" or (":" in host and not (host.startswith("[") and host.endswith("]"))):
+        form = "HOST:PORT or unix:/path" if name == "listen" else "HOST:PORT"
+        raise ConfigError(f"{name}: {listen!r} is not of the form {form}")
+    if not (port.isascii() and port.isdigit() and int(port) <= _LAST_PORT):
+        raise ConfigError(f"{name}: the port of {listen!r} is not a number from 0 to {_LAST_PORT}")
 
 
 def factories(entries: Sequence[str]) -> dict[str, str]:

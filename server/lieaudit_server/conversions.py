@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from lieaudit_api.v1 import report_pb2, spec_pb2
 from lieaudit.errors import DataError
 from lieaudit.report import Report
 from lieaudit.spec import AuditSpec
+from lieaudit_server.config import WORKER_MIB
 
 M = TypeVar("M", bound=Message)
 
@@ -20,6 +22,11 @@ M = TypeVar("M", bound=Message)
 def spec_from_proto(message: spec_pb2.AuditSpec) -> AuditSpec:
     """Read a spec; absent fields take the defaults. Raises `SpecError`."""
     return AuditSpec.from_dict(json_format.MessageToDict(message, preserving_proto_field_name=True))
+
+
+def within_memory(spec: AuditSpec, memory_mib: int) -> AuditSpec:
+    """Cut a budget that nobody asked for to what a worker of so much memory can give to activations and rows."""
+    return dataclasses.replace(spec, budget_mib=min(spec.budget_mib, memory_mib - WORKER_MIB))
 
 
 def spec_to_proto(spec: AuditSpec) -> spec_pb2.AuditSpec:

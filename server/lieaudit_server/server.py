@@ -22,7 +22,7 @@ from lieaudit.errors import LieauditError
 from lieaudit_server import __version__
 from lieaudit_server.admission import MAX_MESSAGE, Admission
 from lieaudit_server.background import Background
-from lieaudit_server.config import Config
+from lieaudit_server.config import Config, factories
 from lieaudit_server.errors import ConfigError, DamagedFolderError, ServiceError
 from lieaudit_server.identity import Authority
 from lieaudit_server.interceptor import Interceptor
@@ -134,11 +134,36 @@ class Server:
         )
         await self._maintenance.start()
         self._provider_task = asyncio.create_task(_ask_providers(probes, providers))
-        if config.require_sandbox:
+        try:
+            await self._check_workers(confinement, probes)
+            self._serve_calls(authority, context, server_credentials)
+        except ConfigError:
+            await self._fork_server.stop()
+            raise
+        await self._grpc.start()
+        await self._scheduler.start()
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        _log.info("serving lieaudit.v1 %s on %s", __version__, self.target)
+
+    async def _check_workers(self, confinement: Confinement, probes: Probes) -> None:
+        """Raise `ConfigError` where workers cannot do what the settings say; they are asked only where they say it."""
+        if self._config.require_sandbox:
             await self._provider_task
             if confinement.missing:
-                await self._fork_server.stop()
                 raise ConfigError(f"require_sandbox: this machine lacks {'; '.join(confinement.missing)}")
+        if self._config.torch_factories:
+            try:
+                answer = await probes.run(
+                    "check_factories", {"torch_factories": factories(self._config.torch_factories)}
+                )
+            except (LieauditError, ServiceError) as problem:
+                raise ConfigError(f"torch_factories: they cannot be imported: {problem}") from problem
+            if answer["problems"]:
+                raise ConfigError(f"torch_factories: {'; '.join(answer['problems'])}")
+
+    def _serve_calls(self, authority: Authority, context: Context, server_credentials: object) -> None:
+        """Make the gRPC server and take the address. Raises `ConfigError`."""
+        config = self._config
         interceptor = Interceptor(authority, Admission(config), self.metrics, self._tracer, self._folder.root)
         connections = ("grpc.max_allowed_incoming_connections", min(config.max_connections, _raise_descriptors()))
         self._grpc = grpc.aio.server(interceptors=[interceptor], options=(*_OPTIONS, connections))
@@ -153,10 +178,6 @@ class Server:
         self.port = self._bind(server_credentials)
         if config.metrics_listen:
             self.metrics.serve(config.metrics_listen)
-        await self._grpc.start()
-        await self._scheduler.start()
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
-        _log.info("serving lieaudit.v1 %s on %s", __version__, self.target)
 
     @property
     def target(self) -> str:

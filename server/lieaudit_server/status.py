@@ -1,7 +1,7 @@
 """The one place that turns exceptions into what a client sees.
 
-A client gets google.rpc.Status with ErrorInfo (and BadRequest, RetryInfo where they apply), under 4 KB, without paths
-and traces of this machine; the trace stays in the log under the request id that ErrorInfo carries.
+A client gets google.rpc.Status with ErrorInfo (and BadRequest, RetryInfo where they apply), under 4 KB, without paths,
+addresses and traces of this machine; the trace stays in the log under the request id that ErrorInfo carries.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ class _Scrubber:
         package = Path(__file__).resolve().parent.parent
         roots = {Path(sys.prefix), Path(sys.base_prefix), Path("/tmp"), package, *hidden}  # noqa: S108
         names = sorted({str(r) for r in roots if len(r.parts) > 1}, key=len, reverse=True)
+        self._address = re.compile(r" at 0x[0-9a-fA-F]+\b")  # of an object in this process's memory
         self._pattern = re.compile("(?:" + "|".join(map(re.escape, names)) + r")(?:/[^\s'\":;,)\]]*)?")
 
     def __call__(self, text: str) -> str:
-        return self._pattern.sub(lambda m: m.group().rstrip("/").rpartition("/")[2], text)
+        return self._pattern.sub(lambda m: m.group().rstrip("/").rpartition("/")[2], self._address.sub("", text))

@@ -10,6 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from lieaudit_api.v1 import audit_pb2, gate_pb2, model_pb2, report_pb2
+from lieaudit_server.config import WORKER_MIB
 from lieaudit_server.conversions import parse_report
 
 import lieaudit
@@ -123,6 +124,8 @@ def test_a_model_deleted_while_its_audit_waits_is_audited_all_the_same(service, 
     assert service.finish(audit.id).state == "succeeded"
 
 
+NAN = float("nan")
+
 BAD_REQUESTS = {
     "unknown generator": ({"generators": ["wiggle"]}, {}, "INVALID_ARGUMENT", "INVALID_SPEC"),
     "unknown method": ({"method": "magic"}, {}, "INVALID_ARGUMENT", "INVALID_SPEC"),
@@ -132,6 +135,12 @@ BAD_REQUESTS = {
     "too much memory": ({"budget_mib": 1_000_000}, {}, "INVALID_ARGUMENT", "INVALID_SPEC"),
     "unknown factory": ({"torch_factory": "os:system"}, {}, "INVALID_ARGUMENT", "UNKNOWN_FACTORY"),
     "unknown torch source": ({"torch_source": "0" * 64}, {}, "NOT_FOUND", "MODEL_NOT_FOUND"),
+    "NaN step": ({"step": NAN}, {}, "INVALID_ARGUMENT", "INVALID_SPEC"),
+    "infinite step": ({"step": -float("inf")}, {}, "INVALID_ARGUMENT", "INVALID_SPEC"),
+    "NaN secant": ({"secant_px": NAN}, {}, "INVALID_ARGUMENT", "INVALID_SPEC"),
+    "NaN scale": ({"preprocessing": {"scale": NAN}}, {}, "INVALID_ARGUMENT", "INVALID_SPEC"),
+    "NaN in mean": ({"preprocessing": {"scale": 255, "mean": [0, NAN]}}, {}, "INVALID_ARGUMENT", "INVALID_SPEC"),
+    "infinite std": ({"preprocessing": {"scale": 255, "std": [float("inf")]}}, {}, "INVALID_ARGUMENT", "INVALID_SPEC"),
     "NaN deadline": ({}, {"deadline_seconds": float("nan")}, "INVALID_ARGUMENT", "INVALID_REQUEST"),
     "long key": ({}, {"idempotency_key": "k" * 1000}, "INVALID_ARGUMENT", "INVALID_REQUEST"),
 }
@@ -141,6 +150,23 @@ BAD_REQUESTS = {
 def test_bad_requests_are_refused_before_any_work(service, kit, blobs, case):
     spec, fields, code, reason = BAD_REQUESTS[case]
     refused(kit, lambda: service.create(*blobs, spec, **fields), code, reason)
+
+
+@pytest.mark.parametrize("field", ["step", "secant_px"])
+def test_nan_is_refused_by_inspect_too(service, kit, blobs, field):
+    request = model_pb2.InspectModelRequest(sha256=blobs[0], spec={field: NAN})
+    refused(kit, lambda: service.models.InspectModel(request), "INVALID_ARGUMENT", "INVALID_SPEC")
+
+
+def test_a_budget_that_nobody_asked_for_is_cut_to_the_server_s_memory(start, kit):
+    server = start(memory_mib="1024", probe_memory_mib="1024")
+    blobs = server.upload_model(kit.tiny_model()).sha256, server.upload_dataset(kit.tiny_dataset()).sha256
+    audit = server.create(*blobs, kit.FAST)
+    assert audit.spec.budget_mib == 1024 - WORKER_MIB  # the default is more
+    assert server.finish(audit.id).state == "succeeded"
+    assert server.create(*blobs, {**kit.FAST, "budget_mib": 900}).spec.budget_mib == 900
+    refused(kit, lambda: server.create(*blobs, {"budget_mib": 1025}), "INVALID_ARGUMENT", "INVALID_SPEC")
+    assert server.models.InspectModel(model_pb2.InspectModelRequest(sha256=blobs[0])).node_count
 
 
 def test_unknown_things_are_not_found(service, kit, blobs):

@@ -17,7 +17,7 @@ from lieaudit.errors import SpecError
 from lieaudit.spec import AuditSpec
 from lieaudit_server import __version__, bounds
 from lieaudit_server.config import factories
-from lieaudit_server.conversions import into, spec_from_proto, timestamp
+from lieaudit_server.conversions import into, spec_from_proto, timestamp, within_memory
 from lieaudit_server.errors import ServiceError, invalid, not_found
 from lieaudit_server.scheduling import jobs
 from lieaudit_server.services import paging
@@ -45,6 +45,8 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):  # type: ignore[misc]
             spec = await self._context.convert(lambda: spec_from_proto(request.spec))
         elif request.HasField("spec"):
             spec = spec_from_proto(request.spec)
+        if not request.spec.HasField("budget_mib"):
+            spec = within_memory(spec, self._memory(spec))
         if len(request.idempotency_key) > 200:
             raise invalid("idempotency_key", "idempotency_key is longer than 200 characters")
         if not 0 <= request.deadline_seconds < 1e9:
@@ -204,6 +206,11 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):  # type: ignore[misc]
             )
         return spec.threads or config.default_threads
 
+    def _memory(self, spec: AuditSpec) -> int:
+        """Return the MiB that the worker of an audit may have."""
+        config = self._context.config
+        return config.memory_mib if spec.provider == "cpu" else config.gpu_memory_mib
+
     async def _device(self, spec: AuditSpec) -> int | None:
         name, _, index = spec.provider.partition(":")
         if name not in _PROVIDER_NAMES or (index and not (index.isascii() and index.isdigit() and len(index) < 4)):
@@ -212,12 +219,13 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):  # type: ignore[misc]
                 reason="INVALID_SPEC",
                 subject="provider",
             )
-        memory = self._context.config.memory_mib if name == "cpu" else self._context.config.gpu_memory_mib
+        memory = self._memory(spec)
         if name == "cpu" and spec.budget_mib > memory:
             raise SpecError(
                 f"budget_mib: {spec.budget_mib} exceeds this server's limit of {memory} MiB",
                 reason="INVALID_SPEC",
                 subject="budget_mib",
+                hint="leave it out, or ask for less",
             )
         if name == "cpu":
             return None

@@ -9,7 +9,7 @@ from lieaudit_api.v1 import model_pb2, model_pb2_grpc
 
 from lieaudit.spec import AuditSpec
 from lieaudit_server import bounds
-from lieaudit_server.conversions import into, spec_from_proto
+from lieaudit_server.conversions import into, spec_from_proto, within_memory
 from lieaudit_server.errors import ServiceError
 from lieaudit_server.services import stored
 from lieaudit_server.services.uploads import Requests
@@ -59,6 +59,7 @@ class ModelService(stored.StoredService, model_pb2_grpc.ModelServiceServicer):  
         threads = self._context.config.default_threads
         # Checks are not scheduled, so they use no GPU whatever the audit is to run on.
         spec = dataclasses.replace(spec, provider="cpu", threads=threads)
+        spec = within_memory(spec, self._context.config.probe_memory_mib)
         parts: dict[str, Any] = {
             "model": await self._context.blob(model),
             "spec": spec.to_dict(),

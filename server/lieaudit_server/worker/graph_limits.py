@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -13,6 +14,11 @@ from google.protobuf.message import DecodeError
 from lieaudit.errors import ModelError
 
 _CALLS = 100
+_ENTRIES, _ENTRIES_ALWAYS = 20, 100_000
+"""Messages and texts of a file (names, attributes, shapes) for each node that it may have; and allowed to any file."""
+_DEEP = 32
+"""Levels of messages, below which nothing is counted: gRPC's and protobuf's parsers stop at 100."""
+_Fields = dict[int, Any]  # by number: the descriptor of the message, None for a text
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +32,12 @@ class GraphLimits:
 
 def check(path: Path, limits: GraphLimits) -> None:
     """Parse the file and count. Raises `ModelError` where it exceeds a limit."""
+    content = path.read_bytes()
+    most = max(_ENTRIES * limits.nodes, _ENTRIES_ALWAYS)
+    _compare("entries", entries(content, most), most)
     model = onnx.ModelProto()
     try:
-        model.ParseFromString(path.read_bytes())
+        model.ParseFromString(content)
     except DecodeError:
         return  # whoever reads it next says precisely what is wrong with it
     counted = _Counted(model, limits)
@@ -39,6 +48,72 @@ def check(path: Path, limits: GraphLimits) -> None:
     except RecursionError:
         _compare("levels of functions and subgraphs", sys.getrecursionlimit(), 0)
     _compare("bytes of weights", counted.weights, limits.initializer_bytes)
+
+
+def entries(content: bytes, most: int) -> int:
+    """Count the messages and texts of an ONNX file from its wire format, up to a little over ``most``.
+
+    Two bytes of a file are an empty node, which takes a hundred once it is parsed: this comes first. Where the bytes
+    are no messages, what was counted until there; the parser says what is wrong with them.
+    """
+    known: dict[str, _Fields] = {}
+
+    def fields(descriptor: Any) -> _Fields:
+        if descriptor.full_name not in known:
+            known[descriptor.full_name] = {
+                field.number: field.message_type
+                for field in descriptor.fields
+                if field.type in {field.TYPE_MESSAGE, field.TYPE_STRING}
+                or (field.type == field.TYPE_BYTES and field.is_repeated)
+            }
+        return known[descriptor.full_name]
+
+    waiting: list[tuple[int, int, Any, int]] = [(0, len(content), onnx.ModelProto.DESCRIPTOR, 0)]
+    total = 0
+    while waiting and total <= most:
+        position, end, descriptor, depth = waiting.pop()
+        kinds = fields(descriptor)
+        try:
+            while position < end and total <= most:
+                key, position = _varint(content, position)
+                wire = key & 7
+                if wire == 0:
+                    _, position = _varint(content, position)
+                elif wire in _FIXED:
+                    position += _FIXED[wire]
+                elif wire == 2:
+                    length, position = _varint(content, position)
+                    if key >> 3 in kinds:
+                        total += 1
+                        inner = kinds[key >> 3]
+                        if inner is not None and length and depth < _DEEP:
+                            waiting.append((position, min(position + length, end), inner, depth + 1))
+                    position += length
+                else:
+                    break
+        except IndexError:
+            continue
+    return total
+
+
+_FIXED = {1: 8, 5: 4}
+"""Bytes of a value by its wire type."""
+
+
+def _varint(content: bytes, position: int) -> tuple[int, int]:
+    """Return a number and where it ends. Raises `IndexError` at the end of the bytes."""
+    value = content[position]
+    position += 1
+    if value < 0x80:
+        return value, position
+    value &= 0x7F
+    for shift in range(7, 70, 7):
+        byte = content[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise IndexError
 
 
 class _Counted:

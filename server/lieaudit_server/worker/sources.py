@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -109,6 +110,13 @@ def unpack(archive: Path, target: Path, max_bytes: int, max_members: int) -> Non
         raise _archive_error("NOT_AN_ARCHIVE", "not an uncompressed tar archive", "archive") from problem
     except (FileExistsError, IsADirectoryError, NotADirectoryError) as problem:
         raise _archive_error("ARCHIVE_UNSAFE", "the tar names a file twice", "archive") from problem
+    except OSError as problem:
+        if problem.errno != errno.ENAMETOOLONG:
+            raise
+        name = PurePosixPath(str(problem.filename)).name
+        raise _archive_error(
+            "ARCHIVE_NAME_TOO_LONG", f"a name in the tar is too long for a file system: {name[:80]}…", name
+        ) from problem
 
 
 def _copy(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:

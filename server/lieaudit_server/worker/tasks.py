@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,21 @@ def providers(job: Job, _channel: Channel) -> dict[str, Any]:
         Path(str(module.__file__)).read_bytes()
     (Path(job["scratch"]) / "here").touch()
     return {"providers": list(onnxruntime.get_available_providers()), "missing": job["missing"]}
+
+
+def check_factories(job: Job, _channel: Channel) -> dict[str, Any]:
+    """Import every registered factory, where audits will, and say which cannot be had; none of them is called."""
+    problems = []
+    for name, target in job["torch_factories"].items():
+        home, _, function = target.partition(":")
+        try:
+            found = getattr(importlib.import_module(home), function)
+        except Exception as problem:  # noqa: BLE001 - an import runs the operator's code, which may raise anything
+            problems.append(f"{name}={target} cannot be imported: {type(problem).__name__}: {problem!s:.300}")
+        else:
+            if not callable(found):
+                problems.append(f"{name}={target} is no function")
+    return {"problems": problems}
 
 
 def check_model(job: Job, _channel: Channel) -> dict[str, Any]:
@@ -175,6 +191,7 @@ def check_policy(job: Job, _channel: Channel) -> dict[str, Any]:
 
 TASKS: dict[str, Callable[[Job, Channel], dict[str, Any]]] = {
     "providers": providers,
+    "check_factories": check_factories,
     "check_model": check_model,
     "check_dataset": check_dataset,
     "inspect": inspect,
