@@ -12,6 +12,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
 from lieaudit.errors import LieauditError, ModelError
+from lieaudit.graph.forward.pixel_sizes import decided_by_pixels
 from lieaudit.graph.inference import infer_shapes
 from lieaudit.graph.names import PREFIX
 from lieaudit.graph.rows_first import one_first, rows_first
@@ -128,6 +129,8 @@ def _checked(
 
 
 def _candidates(model: ir.Model, declared: int | None) -> Iterable[ir.Model]:
+    if decided_by_pixels(model) is not None:
+        return  # noise need not show that the images of a batch decide together
     if declared is None:
         yield _with_batch(model, "N")
     relaxed = _with_batch(model, "N")

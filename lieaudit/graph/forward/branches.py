@@ -1,7 +1,7 @@
 """Branches taken where every image goes the same way.
 
 The condition of an If is a constant, or follows from sizes that are the same for every image and batch: exporters of
-torch write ``squeeze(1)`` as the question whether that axis has size 1.
+torch write ``squeeze(1)`` as the question whether that axis has size 1. A size that follows the pixels is no such size.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from lieaudit.graph.forward.folding import fold_constants
 from lieaudit.graph.forward.graphs import inline_body, new_constant
+from lieaudit.graph.forward.pixel_sizes import followers
 from lieaudit.graph.forward.shapes import MEASURED, measure_shapes
 from lieaudit.graph.nodes import constant
 from lieaudit.ops import is_op
@@ -23,7 +24,7 @@ def take_branches(model: ir.Model) -> bool:
         return False
     if not _take(graph):
         measure_shapes(model)
-        if not _settle_sizes(graph):
+        if not _settle_sizes(model):
             return False
         fold_constants(model)
         return _take(graph)
@@ -48,11 +49,16 @@ def _take(graph: ir.Graph) -> bool:
     return taken
 
 
-def _settle_sizes(graph: ir.Graph) -> bool:
-    """Make constants of the measured sizes that a graph asks for, in place; say whether there were any."""
+def _settle_sizes(model: ir.Model) -> bool:
+    """Make constants of the measured sizes that a graph asks for, in place; say whether there were any.
+
+    Sizes that follow the pixels stay: they were measured on noise, and are others on the next image.
+    """
+    graph = model.graph
+    by_pixels = followers(model).values
     settled = False
     for node in list(graph):
-        sizes = _asked(node)
+        sizes = _asked(node) if by_pixels.isdisjoint(node.outputs) else None
         output = node.outputs[0] if node.outputs else None
         if sizes is None or output is None or output.is_graph_output() or not output.uses():
             continue

@@ -1,7 +1,8 @@
 """Loops and scans unrolled where every image takes the same number of rounds.
 
-A Loop does where its condition is a function of counters and sizes only: the number of rounds that the graph took when
-its shapes were measured is then the number it always takes. A Scan takes as many as its input is long.
+A Loop does where its condition is a function of counters and of sizes that do not follow the pixels: the number of
+rounds that the graph took when its shapes were measured is then the number it always takes. A Scan takes as many as its
+input is long, if that does not follow the pixels.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import numpy as np
 import onnx_ir as ir
 
 from lieaudit.graph.forward.graphs import inline_body, new_constant
+from lieaudit.graph.forward.pixel_sizes import Followers, followers, inside
 from lieaudit.graph.forward.shapes import MEASURED, measure_shapes
-from lieaudit.graph.nodes import constant, reads
-from lieaudit.ops import is_op, lookup
+from lieaudit.graph.nodes import constant
+from lieaudit.ops import is_op
 
 _MOST_NODES = 20_000
 """Nodes of one unrolled loop at most: larger graphs take onnxruntime minutes to load."""
@@ -27,10 +29,11 @@ def unroll_loops(model: ir.Model) -> bool:
     if not loops:
         return False
     measure_shapes(model)
+    found = followers(model)
     unrolled = False
     for node in loops:
         body = node.attributes["body"].as_graph()
-        rounds = _rounds_of_loop(graph, node, body) if node.op_type == "Loop" else _rounds_of_scan(node)
+        rounds = _rounds_of_loop(node, body, found) if node.op_type == "Loop" else _rounds_of_scan(node, found)
         if rounds is not None and 0 < rounds * body.num_nodes() <= _MOST_NODES:
             _unroll(graph, node, body, rounds)
             graph.meta.pop(MEASURED, None)
@@ -38,15 +41,17 @@ def unroll_loops(model: ir.Model) -> bool:
     return unrolled
 
 
-def _rounds_of_scan(node: ir.Node) -> int | None:
+def _rounds_of_scan(node: ir.Node, found: Followers) -> int | None:
     count = node.attributes["num_scan_inputs"].as_int()
     x = node.inputs[-count]
+    if x in found.sizes:
+        return None
     axis = node.attributes.get_ints("scan_input_axes", [0] * count)[0]
     size = x.shape[axis] if x is not None and x.shape is not None else None
     return size if isinstance(size, int) else None
 
 
-def _rounds_of_loop(graph: ir.Graph, node: ir.Node, body: ir.Graph) -> int | None:
+def _rounds_of_loop(node: ir.Node, body: ir.Graph, found: Followers) -> int | None:
     limit, start = (constant(value) for value in node.inputs[:2])
     if node.inputs[1] is not None and (start is None or not bool(start.reshape(-1)[0])):
         return None
@@ -57,34 +62,12 @@ def _rounds_of_loop(graph: ir.Graph, node: ir.Node, body: ir.Graph) -> int | Non
     always = constant(condition)
     if condition is body.inputs[1] or (always is not None and bool(always.reshape(-1)[0])):
         return None if limit is None else int(limit.reshape(-1)[0])
-    if body.outputs[0] in _moving(graph, node, body):
+    if body.outputs[0] in inside(node, body, found).values:
         return None
     states = len(node.inputs) - 2
     gathered = [value for value in node.outputs[states:] if value.shape is not None]
     rounds = gathered[0].shape[0] if gathered and gathered[0].shape is not None else None
     return rounds if isinstance(rounds, int) else None
-
-
-def _moving(graph: ir.Graph, node: ir.Node, body: ir.Graph) -> set[ir.Value]:
-    """Give the values of a loop's body that depend on the graph's inputs by more than their sizes."""
-    outside = {value for value in graph.inputs if not value.is_initializer()}
-    for before in graph:
-        if not _only_sizes(before) and not outside.isdisjoint(reads(before)):
-            outside.update(before.outputs)
-    moving = set(outside)
-    carried = list(zip(node.inputs[2:], body.inputs[2:], body.outputs[1:], strict=False))
-    moving |= {inner for start, inner, _ in carried if start in outside}
-    for _ in range(len(carried) + 1):  # each pass taints at least one further state, or none
-        for inner in body:
-            if not _only_sizes(inner) and not moving.isdisjoint(reads(inner)):
-                moving.update(inner.outputs)
-        moving |= {inner for _, inner, after in carried if after in moving}
-    return moving
-
-
-def _only_sizes(node: ir.Node) -> bool:
-    op = lookup(node)
-    return op is not None and op.shape_only
 
 
 def _unroll(graph: ir.Graph, node: ir.Node, body: ir.Graph, rounds: int) -> None:

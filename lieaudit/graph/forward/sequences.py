@@ -14,6 +14,7 @@ import onnx_ir.passes.common as passes
 
 from lieaudit.graph.forward.folding import fold_constants
 from lieaudit.graph.forward.graphs import new_constant
+from lieaudit.graph.forward.pixel_sizes import followers
 from lieaudit.graph.inference import infer_shapes
 from lieaudit.graph.nodes import constant
 
@@ -38,7 +39,7 @@ def resolve_sequences(model: ir.Model) -> bool:
         return False
     resolved = False
     _settle(model)
-    while _Reader(model.graph).read():
+    while _Reader(model).read():
         _settle(model)  # lengths and places may follow from what was resolved
         resolved = True
     return resolved
@@ -54,8 +55,9 @@ def _settle(model: ir.Model) -> None:
 class _Reader:
     """One reading of a graph from its first node to its last."""
 
-    def __init__(self, graph: ir.Graph) -> None:
-        self.graph = graph
+    def __init__(self, model: ir.Model) -> None:
+        self.graph = model.graph
+        self.pixel_sized = followers(model).sizes
         self.held: dict[ir.Value, Held] = {}
         self.changed = False
 
@@ -85,7 +87,7 @@ class _Reader:
         if x is None or not node.outputs[0].uses():
             return
         axis = node.attributes.get_int("axis", 0)
-        sizes = _sizes(node, x, axis)
+        sizes = _sizes(node, x, axis, fixed=x not in self.pixel_sized)
         if sizes is None:
             return
         if (len(node.inputs) > 1 and node.inputs[1] is not None) or node.attributes.get_int("keepdims", default=True):
@@ -214,8 +216,8 @@ class _Reader:
         self.changed = True
 
 
-def _sizes(node: ir.Node, x: ir.Value, axis: int) -> list[int] | None:
-    """Give the sizes of the parts of a SplitToSequence, where they are known."""
+def _sizes(node: ir.Node, x: ir.Value, axis: int, *, fixed: bool) -> list[int] | None:
+    """Give the sizes of the parts of a SplitToSequence where they are known; ``fixed``: x's own is."""
     given = node.inputs[1] if len(node.inputs) > 1 else None
     stated = constant(given)
     if given is not None and stated is None:
@@ -223,7 +225,7 @@ def _sizes(node: ir.Node, x: ir.Value, axis: int) -> list[int] | None:
     if stated is not None and stated.ndim == 1:
         return [int(size) for size in stated]
     total = x.shape[axis] if x.shape is not None else None
-    if not isinstance(total, int):
+    if not fixed or not isinstance(total, int):
         return None
     size = 1 if stated is None else int(stated)
     return [min(size, total - start) for start in range(0, total, size)] if size > 0 else None

@@ -16,7 +16,8 @@ import onnx_ir as ir
 import onnxruntime
 
 from lieaudit.errors import ModelError
-from lieaudit.graph.inference import MAKES_SEQUENCE
+from lieaudit.graph.forward.pixel_sizes import followers
+from lieaudit.graph.inference import MAKES_SEQUENCE, infer_shapes
 from lieaudit.graph.names import SAMPLES
 from lieaudit.runtime.serialised import serialised
 
@@ -70,6 +71,8 @@ def measure_shapes(
     graph = model.graph
     if graph.meta.get(MEASURED):
         return
+    if any(value.shape is None for value in followers(model).sizes):
+        infer_shapes(model)  # what the graph alone decides of them
     probe, names = _probe(model)
     options = options or onnxruntime.SessionOptions()
     level, options.graph_optimization_level = (
@@ -101,12 +104,25 @@ def measure_shapes(
     types = {output.name: output.type for output in session.get_outputs()}
     values = {value.name: value for node in graph for value in node.outputs}
     values.update({value.name: value for value in graph.inputs})
+    known = {value: value.shape for value in values.values()}
     for index, name in enumerate(names):
         value = values[name]
         value.shape = ir.Shape([_size(*(int(run[index][axis]) for run in runs)) for axis in range(len(runs[0][index]))])
         if name in types and types[name] in _ONNXRUNTIME_TYPES:
             value.type = ir.TensorType(_ONNXRUNTIME_TYPES[types[name]])
+    for value in followers(model).sizes:
+        if value.shape is not None:
+            value.shape = _inferred(value, value.shape, known.get(value))
     graph.meta[MEASURED] = True
+
+
+def _inferred(value: ir.Value, measured: ir.Shape, known: ir.Shape | None) -> ir.Shape:
+    """Keep of the sizes of a tensor that follows the pixels those that the graph alone decides; the others are open.
+
+    onnxruntime would fold a Shape of it to what was measured on noise, and a rule would count on it.
+    """
+    holds = known if known is not None and len(known) == len(measured) else [None] * len(measured)
+    return ir.Shape([size if size == holds[axis] else f"{value.name}.{axis}" for axis, size in enumerate(measured)])
 
 
 def _size(*sizes: int) -> int | str:
