@@ -37,6 +37,9 @@ ALLOWED_TOP1 = 0.1
 _LEVELS = 3.0
 """onnxruntime's own optimisation levels may differ by a third of what is allowed."""
 
+CEILING = 1e-2
+"""Never more is allowed because onnxruntime's own optimisation levels differ: a check that allows anything is none."""
+
 Array = npt.NDArray[Any]
 
 
@@ -63,7 +66,7 @@ def compare(source: str | Path | bytes | onnx.ModelProto, settled: Settled, imag
     if settled.model.tail.logarithm:
         theirs = np.exp(theirs)  # of probabilities that underflow in float32 the logarithm is infinite
     finite = np.isfinite(theirs)
-    scale = float(np.max(np.abs(theirs), where=finite, initial=0.0)) or 1.0
+    scale = _scale(settled, np.abs(theirs), finite)
     step = settled.model.tail.scale
     if steps_of(settled.model.model).rounding and ours.ndim == 2 and ours.shape[1] > 1:
         differs = float(np.mean(_other_top1(ours, theirs, step)))
@@ -72,7 +75,7 @@ def compare(source: str | Path | bytes | onnx.ModelProto, settled: Settled, imag
     deviation = float(np.max(np.abs(ours - theirs), where=finite, initial=0.0)) / scale if finite.all() else 1.0
     allowed = _allowed(settled, step / scale)
     if deviation > allowed and finite.all():
-        allowed = max(allowed, _LEVELS * original.levels_differ(list(settled.indices)) / scale)
+        allowed = max(allowed, min(CEILING, _LEVELS * original.levels_differ(list(settled.indices)) / scale))
     return Fidelity(deviation, allowed, len(ours), deviation <= allowed)
 
 
@@ -205,6 +208,16 @@ def _other_top1(ours: Array, theirs: Array, step: float) -> npt.NDArray[np.bool_
     at = np.argmax(ours, axis=1)
     chosen = theirs[np.arange(len(theirs)), at]
     return np.asarray(chosen < theirs.max(axis=1) - 1.001 * step)
+
+
+def _scale(settled: Settled, sizes: Array, finite: npt.NDArray[np.bool_]) -> float:
+    """Give what differences are relative to: the largest output, but 1 for scores, which may all be near 0.
+
+    The largest of the probabilities of a softmax over K classes is 1/K at the least, and their error is relative to it.
+    """
+    if settled.model.tail.function == "sigmoid":
+        return 1.0
+    return float(np.max(sizes, where=finite, initial=0.0)) or 1.0
 
 
 def _allowed(settled: Settled, step: float) -> float:

@@ -14,6 +14,7 @@ from lieaudit import AuditSpec
 from lieaudit.errors import LieauditError
 from lieaudit.heads.choice import Facts, choose
 from lieaudit.heads.evidence import CLASSES, ClassLabels
+from lieaudit.heads.fidelity import CEILING
 from lieaudit.inspection import inspect
 from lieaudit.symmetries import tangents
 
@@ -627,6 +628,50 @@ def test_a_quantiser_that_saturates_is_more_than_its_last_rounding(method):
     for result in report.results.values():
         assert result.status == "inconclusive"
         assert result.reasons[0].startswith("FIDELITY: the audited function has outputs that differ from the model's")
+
+
+def test_scores_near_zero_are_compared_on_the_scale_of_scores():
+    """onnxruntime makes sigmoids of float32 to 1e-7, however small they are: here a thirtieth of the scores."""
+    nodes = [*LOGITS, ("Sub", ["raw", "offset"], ["low"], {}), ("Sigmoid", ["low"], ["scores"], {})]
+    proto = graph(nodes, "scores", ["N", CLASSES_HERE], more=(("offset", np.float32(22)),))
+    fidelity = audited(proto)[0].checks.fidelity
+    assert (fidelity.ok, fidelity.allowed) == (True, 1e-4)
+    assert fidelity.deviation < 2e-7
+
+
+def test_what_optimisation_makes_of_rounding_allows_a_hundredth_at_most():
+    """Features on an offset of 1e7 that the normalisation takes off: fused, the offset's rounding is gone.
+
+    The quantiser saturates, which that difference must not excuse.
+    """
+    nodes = [
+        ("Conv", ["image", "w1", "offset"], ["c"], {"pads": [1, 1, 1, 1]}),
+        ("BatchNormalization", ["c", "ones", "zeros", "offset", "ones"], ["n"], {}),
+        ("ReduceMean", ["n"], ["top"], {"axes": [2, 3], "keepdims": 0}),
+        ("QuantizeLinear", ["top", "scale", "zero"], ["logits"], {}),
+    ]
+    more = [(name, np.full(6, value, np.float32)) for name, value in (("ones", 1), ("zeros", 0), ("offset", 1e7))]
+    more += [("scale", np.float32(0.001)), ("zero", np.uint8(128))]
+    report, _ = audited(graph(nodes, "logits", ["N", 6], kind=TensorProto.UINT8, more=more), head="identity")
+    fidelity = report.checks.fidelity
+    assert (fidelity.ok, fidelity.allowed) == (False, CEILING)
+    assert all(result.reasons[0].startswith("FIDELITY") for result in report.results.values())
+
+
+@pytest.mark.parametrize("opset", [9, 17])
+def test_a_normalisation_in_training_mode_is_refused(opset):
+    """onnxruntime overwrites the running statistics of its own session: every run has another answer."""
+    training = {"training_mode": 1} if opset > 9 else {}
+    outputs = ["n", "mean", "var", *([] if opset > 9 else ["m", "v"])]
+    nodes = [
+        *FEATURES[:1],
+        ("BatchNormalization", ["c1", "ones", "zeros", "zeros", "ones"], outputs, training),
+        ("ReduceMean", ["n"], ["logits"], {"axes": [2, 3], "keepdims": 0}),
+    ]
+    more = tuple((name, np.full(6, value, np.float32)) for name, value in (("ones", 1), ("zeros", 0)))
+    with pytest.raises(LieauditError) as caught:
+        audited(graph(nodes, "logits", ["N", 6], opset=opset, more=more))
+    assert caught.value.reason == "NONDETERMINISTIC"
 
 
 def test_a_graph_in_float16_is_compared_to_a_hundredth():
