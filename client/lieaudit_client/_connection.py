@@ -18,6 +18,8 @@ _COMMON_ARGUMENTS: tuple[tuple[str, int], ...] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 2000),
+)
+_NETWORK_ARGUMENTS: tuple[tuple[str, int], ...] = (
     # A watch may be silent for long; without pings a connection that died on the way is never noticed.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -148,8 +150,10 @@ class Connection:
         found: list[tuple[str, int | str]] = [*_COMMON_ARGUMENTS]
         if self.local:
             found.append(("grpc.enable_http_proxy", 0))
-        if self.target.startswith("unix:"):
+        if self.target.startswith("unix:"):  # it has no way on which a connection could die unnoticed: no pings
             found.append(("grpc.default_authority", "localhost"))
+        else:
+            found += _NETWORK_ARGUMENTS
         if self.tls_name:
             found.append(("grpc.ssl_target_name_override", self.tls_name))
         return found

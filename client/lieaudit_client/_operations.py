@@ -18,6 +18,7 @@ from lieaudit_client import _requests as requests
 from lieaudit_client._channel import HEALTH_SERVING
 from lieaudit_client._requests import Listing, Unary
 from lieaudit_client._steps import Attempts, Call, Emit, Next, Open, Operation, Own, Retry, Run, Send, remaining, until
+from lieaudit_client._tls import speaks_tls
 from lieaudit_client.exceptions import (
     AuditCancelledError,
     AuditFailedError,
@@ -25,6 +26,7 @@ from lieaudit_client.exceptions import (
     CallTimeoutError,
     ClientError,
     IncompatibleVersionError,
+    InvalidInputError,
     NotFoundError,
     RefusedError,
     UnreachableError,
@@ -38,6 +40,8 @@ API_VERSION = "lieaudit.v1"
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
 _REPORT_SECONDS = 300.0
 _ABANDON_SECONDS = 5.0
+_HASHED_UNASKED = 16 * 2**20
+"""Bytes that are hashed in less time than it takes to ask whether the service would take them."""
 _RESUMABLE = frozenset({"UPLOAD_IDLE", "UPLOAD_INCOMPLETE", "UPLOAD_IN_PROGRESS", "UPLOAD_OFFSET", "UPLOAD_SUPERSEDED"})
 """Reasons for which an upload asks again where to go on: the stream broke off, or another one sends the same bytes."""
 
@@ -45,10 +49,14 @@ R = TypeVar("R")
 
 
 class Operations:
-    """The operations on one service; `check` is done before the first of them."""
+    """The operations on one service; `check` is done before the first of them.
 
-    def __init__(self, target: str, retry: Retry, timeout: float, *, check_version: bool) -> None:
+    ``plain`` says that the connection is without TLS.
+    """
+
+    def __init__(self, target: str, retry: Retry, timeout: float, *, check_version: bool, plain: bool = False) -> None:
         self.target = target
+        self._plain = plain
         self._retry = retry
         self._timeout = timeout
         self._unchecked = check_version
@@ -65,6 +73,9 @@ class Operations:
             answer = yield Call("Health", "Check", wrappers_pb2.StringValue(value=service), timeout)
         except NotFoundError:
             return False
+        except UnreachableError as error:
+            yield from self._refuse_plain_text(error)
+            raise
         return bool(answer.value == HEALTH_SERVING)
 
     def check(self) -> Operation[None]:
@@ -118,8 +129,10 @@ class Operations:
 
     def _upload(self, source: Source, service: str, method: str, get: Callable[[str], Unary[R]]) -> Operation[R]:
         yield from self.check()
-        sha256: str = yield Run(source.sha256)
         size = source.size
+        if size > _HASHED_UNASKED:
+            yield from self._check_size(source, "model_bytes" if service == "ModelService" else "dataset_bytes")
+        sha256: str = yield Run(source.sha256)
 
         def show(sent: int) -> Progress:
             return Progress("upload", sent, size, message=source.name)
@@ -144,6 +157,18 @@ class Operations:
                 yield from attempts.after(_broken_off(error) if error.reason in _RESUMABLE else error)
             else:
                 return found
+
+    def _check_size(self, source: Source, limit: str) -> Operation[None]:
+        """Ask what the service takes before a large file is hashed. Raises `InvalidInputError` where it is less."""
+        info = yield from self.server_info()
+        most = info.limits.get(limit, "")
+        if most.isdigit() and source.size > int(most):
+            raise InvalidInputError(
+                f"{source.name} has {source.size} bytes; the service takes at most {most}",
+                reason="UPLOAD_TOO_LARGE",
+                subject=source.name,
+                hint="ask the operator to raise the limit",
+            )
 
     # Audits
 
@@ -253,6 +278,18 @@ class Operations:
             audit_id = made.id
         yield Call("AuditService", "CancelAudit", audit_pb2.CancelAuditRequest(id=audit_id), _ABANDON_SECONDS)
 
+    def _refuse_plain_text(self, error: ClientError) -> Operation[None]:
+        """Raise a better error than that of a broken connection where plain text was sent to a port of TLS."""
+        if not self._plain or error.reason != "UNAVAILABLE":
+            return
+        if (yield Run(lambda: speaks_tls(self.target))):
+            raise UnreachableError(
+                f"the service at {self.target} speaks TLS, and was spoken to in plain text",
+                reason="TLS_THERE",
+                subject=self.target,
+                hint="give the authority's certificate with --ca-file, and leave --insecure out",
+            ) from error
+
     def _limit(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else timeout
 
@@ -283,6 +320,8 @@ class Operations:
                     return None  # type: ignore[return-value]  # its caller gives nothing
                 raise
             except (UnreachableError, BusyError) as error:
+                if not failed:
+                    yield from self._refuse_plain_text(error)
                 failed = True
                 if waiting is not None and isinstance(error, BusyError):
                     yield Emit(waiting(error))

@@ -95,7 +95,9 @@ class Client:
         )
         self._metadata = connection.metadata()
         self._stubs: Stubs = {name: stub(self._channel) for name, stub in SERVICES.items()}
-        self._operations = Operations(self.target, retry or Retry(), timeout, check_version=check_version)
+        self._operations = Operations(
+            self.target, retry or Retry(), timeout, check_version=check_version, plain=credentials is None
+        )
 
     def close(self) -> None:
         """Close the connection; running audits go on."""

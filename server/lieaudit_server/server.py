@@ -69,6 +69,9 @@ _OPTIONS = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
+# On a unix socket are this machine's own clients, whose pings come in bunches when it is busy. Else a connection with
+# too many pings is closed ("too_many_pings").
+_ANY_PINGS = (("grpc.http2.max_ping_strikes", 0),)
 
 
 class Server:
@@ -166,7 +169,8 @@ class Server:
         config = self._config
         interceptor = Interceptor(authority, Admission(config), self.metrics, self._tracer, self._folder.root)
         connections = ("grpc.max_allowed_incoming_connections", min(config.max_connections, _raise_descriptors()))
-        self._grpc = grpc.aio.server(interceptors=[interceptor], options=(*_OPTIONS, connections))
+        pings = _ANY_PINGS if config.listen.startswith("unix:") else ()
+        self._grpc = grpc.aio.server(interceptors=[interceptor], options=(*_OPTIONS, connections, *pings))
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(context), self._grpc)
         dataset_pb2_grpc.add_DatasetServiceServicer_to_server(DatasetService(context), self._grpc)
         audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditService(context), self._grpc)

@@ -320,6 +320,21 @@ def test_patience_ends(start, files):
         assert time.monotonic() - begun >= 0.3
 
 
+def test_limits_are_asked_before_a_large_file_is_hashed(start, tmp_path):
+    """256 GiB of holes: to read them takes minutes, to ask takes a moment."""
+    server = start(max_dataset_bytes="1000000")
+    for kind, limit in (("npz", 10**6), ("pt2", 2 * 2**30)):
+        path = tmp_path / f"huge.{kind}"
+        with path.open("wb") as file:
+            file.truncate(2**38)
+        with (
+            Client(server.target) as client,
+            pytest.raises(InvalidInputError, match=f" {limit} ") as caught,
+        ):
+            client.upload_dataset(path) if kind == "npz" else client.upload_model(path)
+        assert (caught.value.reason, caught.value.subject) == ("UPLOAD_TOO_LARGE", path.name)
+
+
 def test_a_refused_upload_says_why_however_early_the_refusal(start, big):
     """The service refuses at the header while chunks are on their way: its reason must win over the broken stream."""
     server = start(max_dataset_bytes="1000000")

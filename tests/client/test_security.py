@@ -1,5 +1,6 @@
 """Tokens and TLS against a real server: who may not, is told so in words, and no secret is ever shown."""
 
+import asyncio
 import datetime as dt
 import ipaddress
 import subprocess
@@ -10,7 +11,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from lieaudit_client import Client, InvalidInputError, PermissionDeniedError, UnauthenticatedError, UnreachableError
+from lieaudit_client import (
+    AsyncClient,
+    Client,
+    InvalidInputError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+    UnreachableError,
+)
 from lieaudit_client._connection import Connection
 
 
@@ -126,9 +134,25 @@ def test_tls(tls_server, authority):
     assert caught.value.reason == "CERTIFICATE_OF_ANOTHER"
     with Client(name, ca_file=authority.file, tls_name="audits.example") as client:
         assert client.server_info().slots
-    # plain text to a TLS port
-    with Client(tls_server.target) as client, pytest.raises(UnreachableError, match="does it want TLS"):
-        client.server_info(timeout=3.0)
+
+
+def test_plain_text_to_a_tls_port_is_said(tls_server, authority, start):
+    server, key = authority.issue("mutual", [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    mutual = start(tls_cert=str(server), tls_key=str(key), tls_client_ca=str(authority.file))
+    for target in (tls_server.target, mutual.target):
+        with Client(target) as client:
+            for call in (client.server_info, client.healthy):
+                with pytest.raises(UnreachableError, match="speaks TLS, and was spoken to in plain text") as caught:
+                    call()
+                assert (caught.value.reason, caught.value.subject) == ("TLS_THERE", target)
+
+        async def ask(target=target):
+            async with AsyncClient(target) as client:
+                await client.server_info()
+
+        with pytest.raises(UnreachableError) as caught:
+            asyncio.run(ask())
+        assert caught.value.reason == "TLS_THERE"
 
 
 def test_tls_to_a_plain_port(server, authority):
@@ -193,6 +217,11 @@ def test_contradictions_are_said(values, reason):
     with pytest.raises(InvalidInputError) as caught:
         Client(**values)
     assert caught.value.reason == reason
+
+
+def test_pings_are_for_networks_only():
+    for target, expected in (("unix:/run/lieaudit", False), ("127.0.0.1:50151", True), ("audits.example:443", True)):
+        assert ("grpc.keepalive_time_ms" in dict(Connection(target).arguments())) == expected
 
 
 def test_the_token_is_in_no_representation():

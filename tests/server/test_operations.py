@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from lieaudit_api.v1 import audit_pb2
 from lieaudit_server.conversions import parse_report
-from lieaudit_server.embedded import EmbeddedServer
+from lieaudit_server.embedded import EmbeddedServer, sweep
 from lieaudit_server.errors import ConfigError
 from lieaudit_server.tracing import Tracer
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
@@ -142,6 +143,17 @@ def test_the_embedded_server_lives_as_long_as_its_context(kit):
     assert not Path(socket_file).parent.exists()
 
 
+def test_the_embedded_server_takes_pings_however_often_they_come(kit):
+    """A busy machine delivers them in bunches; a server that minds closes the connection with too_many_pings."""
+    pings = [("grpc.keepalive_time_ms", 50), ("grpc.http2.max_pings_without_data", 0)]
+    with EmbeddedServer() as target, grpc.insecure_channel(target, pings) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=3)
+        assert next(watch).status == 1
+        with pytest.raises(grpc.RpcError) as caught:
+            next(watch)
+        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
 def test_an_embedded_server_that_cannot_start_says_why(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="data_dir"), EmbeddedServer(tmp_path / "file"):
@@ -159,6 +171,40 @@ def test_the_embedded_server_stops_when_its_parent_is_killed(tmp_path, kit):
     parent.wait()
     parent.stdout.close()
     kit.wait_for(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2])
+
+
+def test_what_a_killed_embedded_server_leaves_is_swept_by_the_next(tmp_path, kit):
+    code = (
+        "import sys, time; from lieaudit_server.embedded import EmbeddedServer\n"
+        "server = EmbeddedServer(); server.__enter__(); print(server.pid, flush=True); time.sleep(60)"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    (tmp_path / "lieaudit-of-another-kind").mkdir()
+
+    def folders():
+        return {path.name for path in tmp_path.iterdir()} - {"lieaudit-of-another-kind"}
+
+    def begin():
+        parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
+        return parent, int(parent.stdout.readline())
+
+    killed, server = begin()
+    (left,) = folders()
+    other, others_server = begin()  # it sweeps, too: and leaves what is in use
+    (others,) = folders() - {left}
+    os.kill(killed.pid, signal.SIGKILL)
+    os.kill(server, signal.SIGKILL)
+    killed.wait()
+    killed.stdout.close()
+    assert folders() == {left, others}
+    os.kill(other.pid, signal.SIGSTOP)  # stopped is not dead
+    kit.wait_for(lambda: sweep(tmp_path) or folders() == {others})  # the killed server takes a moment to die
+    for pid in (other.pid, others_server):
+        os.kill(pid, signal.SIGKILL)
+    other.wait()
+    other.stdout.close()
+    kit.wait_for(lambda: sweep(tmp_path) or not folders())
+    assert (tmp_path / "lieaudit-of-another-kind").exists()
 
 
 def test_traces_are_refused_where_the_packages_are_missing(monkeypatch):
