@@ -29,6 +29,7 @@ from bench.load import FAST, Load, images, quantile, resident_mib, tiny_model
 
 SECONDS = float(os.environ.get("LIEAUDIT_ABUSE_SECONDS", "120"))
 MIB = 2**20
+_STOP_SECONDS = 60.0  # 20 s of draining, and what a busy machine adds
 Headers = tuple[tuple[str, str], ...]
 
 
@@ -200,7 +201,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         abusive, other = token(folder / "tokens", "abusive"), token(folder / "tokens", "other")
-        command = [sys.executable, "-m", "lieaudit_server", "serve", "--data-dir", f"{folder}/data", "--listen"]
+        command = [
+            sys.executable,
+            "-X",
+            "faulthandler",
+            "-m",
+            "lieaudit_server",
+            "serve",
+            "--data-dir",
+            f"{folder}/data",
+            "--listen",
+        ]
         command += ["127.0.0.1:0", "--threads-per-audit", "1", "--min-free-bytes", "0", "--tokens-file"]
         with (folder / "log").open("w") as log:
             server = subprocess.Popen([*command, str(folder / "tokens")], stdout=subprocess.PIPE, stderr=log, text=True)
@@ -209,5 +220,15 @@ def main() -> None:
             target = server.stdout.readline().removeprefix("ready ").strip()
             asyncio.run(drive(target, server.pid, abusive, other))
         finally:
-            server.send_signal(signal.SIGTERM)
-            server.wait()
+            end(server, folder / "log")
+
+
+def end(server: subprocess.Popen[str], log: Path) -> None:
+    """Stop the server; where it does not end, print where its threads are and kill it."""
+    server.send_signal(signal.SIGTERM)
+    try:
+        server.wait(timeout=_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        server.send_signal(signal.SIGABRT)
+        server.wait()
+        print(f"the server had not ended {_STOP_SECONDS:g} s after SIGTERM:\n{log.read_text()[-8000:]}")
