@@ -70,7 +70,7 @@ def steps_of(model: ir.Model) -> Steps:
         entry = lookup(node)
         rule = entry.tangent if entry is not None else None
         floats = [value for value in node.outputs if value.dtype is None or value.dtype in FLOATS]
-        if rule is not None and use.active and not rule.moves(use):
+        if rule is not None and use.active and not rule.moves(use) and rule.covers(use):
             if rule.jumps(use):
                 (deciding if rule.differentiable else rounding).setdefault(_name(node))
         elif not floats:

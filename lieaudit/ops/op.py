@@ -132,6 +132,8 @@ class Rule:
         and truth values have none.
     steps
         Operands in which the output is piecewise constant: zero almost everywhere, and the jumps are not seen.
+    nearest
+        Operands in which it is where the op's mode is nearest.
     ignored
         Operands on which the output provably does not depend, or that are integers, such as a shape.
     accepts
@@ -150,6 +152,7 @@ class Rule:
     operands: Container[int] = (0,)
     outputs: Container[int] = (0,)
     steps: Container[int] = ()
+    nearest: Container[int] = ()
     ignored: Container[int] = ()
     accepts: Callable[[Use], str] = every_form
     exact: bool = True
@@ -159,7 +162,8 @@ class Rule:
     def refuses(self, use: Use) -> str:
         """Say why the rule does not cover a node as it is used; empty where it does."""
         for i in sorted(use.active):
-            if i not in self.operands and i not in self.steps and i not in self.ignored:
+            known = i in self.operands or i in self.steps or i in self.ignored
+            if not known and (self.moves(use) or not self._steps(use, i)):
                 return f"its input {_called(use, i, 'inputs')} follows the image"
         for i in sorted(use.used):
             value = use.node.outputs[i]
@@ -169,11 +173,20 @@ class Rule:
 
     def moves(self, use: Use) -> bool:
         """Say whether an operand that the rule differentiates carries a tangent."""
-        return any(i in self.operands for i in use.active)
+        return any(i in self.operands and not self._steps(use, i) for i in use.active)
 
     def jumps(self, use: Use) -> bool:
         """Say whether an operand in which the output is piecewise constant carries a tangent."""
-        return any(i in self.steps for i in use.active)
+        return any(self._steps(use, i) for i in use.active)
+
+    def covers(self, use: Use) -> bool:
+        """Say whether the rule knows of every operand that carries a tangent what the output does in it."""
+        known = (self.operands, self.steps, self.ignored)
+        return all(any(i in group for group in known) or self._steps(use, i) for i in use.active)
+
+    def _steps(self, use: Use, i: int) -> bool:
+        nearest = i in self.nearest and use.node.attributes.get_string("mode", "") == "nearest"
+        return i in self.steps or nearest
 
 
 @dataclass(frozen=True, slots=True)

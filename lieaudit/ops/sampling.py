@@ -193,4 +193,4 @@ def _vector(context: Context, like: ir.Value, values: np.ndarray) -> ir.Value:
     return context.const(np.asarray(values, dtype))
 
 
-OPS = (Op("GridSample", tangent=Rule("sampling", grid_sample, operands=(0, 1)), linear=(0,)),)
+OPS = (Op("GridSample", tangent=Rule("sampling", grid_sample, operands=(0, 1), nearest=(1,)), linear=(0,)),)

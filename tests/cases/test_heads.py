@@ -746,3 +746,47 @@ def test_a_module_is_settled_alike():
     assert (softmaxed.status, softmaxed.checks.head.chosen) == ("ok", "identity")
     declared = lieaudit.torch.audit(Classifier(lambda z: z), PIXELS, spec(head="identity"))
     assert declared.status == "ok"
+
+
+STEPWISE = {
+    "GridSample 'sampler'": [
+        ("Slice", ["raw", "zero", "two", "one"], ["pair"], {}),
+        ("Reshape", ["pair", "point"], ["shift"], {}),
+        ("Tanh", ["shift"], ["bounded"], {}),
+        ("Add", ["bounded", "base"], ["grid"], {}),
+        ("GridSample", ["texture", "grid"], ["made"], {"mode": "nearest", "name": "sampler"}),
+    ],
+    "ArgMax 'best'": [
+        ("ArgMax", ["raw"], ["at"], {"axis": 1, "keepdims": 0, "name": "best"}),
+        ("Gather", ["texture", "at"], ["rows"], {"axis": 2}),
+        ("Transpose", ["rows"], ["made"], {"perm": [2, 1, 0, 3]}),
+    ],
+    "Cast to int64 'count'": [
+        ("ReduceMax", ["raw"], ["top"], {"axes": [1], "keepdims": 1}),
+        ("Abs", ["top"], ["size"], {}),
+        ("Cast", ["size"], ["k"], {"to": TensorProto.INT64, "name": "count"}),
+        ("OneHot", ["k", "depth", "values"], ["hot"], {}),
+        ("Reshape", ["hot", "spread"], ["made"], {}),
+    ],
+}
+
+
+@pytest.mark.parametrize("method", ["forward", "finite_difference"])
+@pytest.mark.parametrize("op", STEPWISE)
+def test_an_operand_that_only_moves_in_steps_is_named(op, method):
+    nodes = [*LOGITS, *STEPWISE[op], ("ReduceMean", ["made"], ["logits"], {"axes": [2, 3], "keepdims": 0})]
+    rng = np.random.default_rng(5)
+    more = (
+        ("zero", np.array([0])), ("one", np.array([1])), ("two", np.array([2])), ("point", np.array([-1, 1, 1, 2])),
+        ("base", rng.uniform(-0.7, 0.7, (1, 6, 6, 2)).astype(np.float32)), ("depth", np.array(30)),
+        ("texture", rng.standard_normal((1, 5, 8, 10)).astype(np.float32)), ("values", np.float32([0, 1])),
+        ("spread", np.array([1, 30, 1, 1])),
+    )  # fmt: skip
+    proto = graph(nodes, "logits", ["N", None], more=more)
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    report, found = audited(proto, method=method, head="identity")
+    assert method == "finite_difference" or not found.any()  # a difference may cross a step
+    for result in report.results.values():
+        assert result.status == "inconclusive"
+        assert result.reasons[0].startswith("PIECEWISE_CONSTANT")
+        assert op in result.reasons[0]
