@@ -156,7 +156,7 @@ class Context:
                 f"the rank of tensor {value.name!r} is not known",
                 reason="UNKNOWN_SHAPE",
                 subject=value.name or "",
-                hint="measure the shapes with lieaudit.graph.forward.shapes.measure_shapes first",
+                hint="use --method finite_difference",
             )
         return tuple(d if isinstance(d, int) else str(d.value) for d in value.shape)
 

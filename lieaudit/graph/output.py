@@ -42,7 +42,7 @@ def choose(graph: ir.Graph, spec: AuditSpec, notes: list[str]) -> ir.Value:
         notes.append(f"{chosen.name!r}, the only float of {len(names)} outputs, is audited")
     elif spec.output is None and len(names) > 1:
         notes.append(f"the first of {len(names)} outputs, {names[0]!r}, is audited; choose another with --output")
-    check_real(chosen)
+    check_real(chosen, graph.outputs)
     refuse_selected(chosen, chosen.name or "output")
     return chosen
 

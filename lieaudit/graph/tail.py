@@ -8,7 +8,7 @@ measured where the graph does not state them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -271,12 +271,18 @@ def _measured(
     return [array.shape for array in found]
 
 
-def check_real(output: ir.Value) -> None:
-    """Raise `ModelError` OUTPUT_NOT_FLOAT where an output holds neither floats nor integers of a stated scale."""
+def check_real(output: ir.Value, others: Iterable[ir.Value] = ()) -> None:
+    """Raise `ModelError` OUTPUT_NOT_FLOAT where an output holds neither floats nor integers of a stated scale.
+
+    Its hint names those of ``others`` that hold floats.
+    """
     if output.dtype is not None and output.dtype not in FLOATS and not is_quantised(output):
+        floats = [f"--output {value.name}" for value in others if value.dtype in FLOATS]
         raise ModelError(
             f"output {output.name!r} is {output.dtype}, not a float",
             reason="OUTPUT_NOT_FLOAT",
             subject=output.name or "output",
-            hint="choose another output with --output",
+            hint=f"audit another output: {' or '.join(floats)}"
+            if floats
+            else "no output is a float; --output also names a tensor inside the graph, such as what this is made of",
         )

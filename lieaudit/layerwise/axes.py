@@ -41,7 +41,7 @@ def track(model: ir.Model, *, integers: Mapping[str, npt.NDArray[Any]], declared
             f"input {image.name!r} is no batch of images of measured size",
             reason="UNKNOWN_SHAPE",
             subject=image.name or "",
-            hint="load the model with lieaudit.graph.load.load_model",
+            hint="export the model with an image input (N, C, H, W) whose sizes are stated",
         )
     batch: tuple[Atom, ...] = (Atom("batch", sizes[0]),) if sizes[0] > 1 else ()
     tracker.axes[image] = (

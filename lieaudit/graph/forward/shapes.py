@@ -8,6 +8,7 @@ multiple of the batch.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,7 @@ MEASURED = "lieaudit.shapes"
 """Key in ``Graph.meta`` of a graph whose shapes were measured."""
 
 _BATCHES = (2, 3)
+_STOPPED = re.compile(r"while running (?P<op>\w+) node\. Name:'(?P<name>[^']*)'(?: Status Message: )?(?P<why>.*)")
 _ONNXRUNTIME_TYPES = {
     "tensor(float)": ir.DataType.FLOAT,
     "tensor(double)": ir.DataType.DOUBLE,
@@ -91,12 +93,7 @@ def measure_shapes(
             for batch in (_BATCHES[:1] if fixed else _BATCHES)
         ]
     except Exception as problem:
-        raise ModelError(
-            f"onnxruntime does not run the graph: {str(problem).splitlines()[0][:300]}",
-            reason="GRAPH_NOT_RUNNABLE",
-            subject=graph.name or "graph",
-            hint="check that the model runs at batch sizes 2 and 3",
-        ) from problem
+        raise _not_runnable(graph, problem) from problem
     finally:
         options.graph_optimization_level = level
         options.log_severity_level = severity
@@ -114,6 +111,22 @@ def measure_shapes(
         if value.shape is not None:
             value.shape = _inferred(value, value.shape, known.get(value))
     graph.meta[MEASURED] = True
+
+
+def _not_runnable(graph: ir.Graph, problem: Exception) -> ModelError:
+    """Say which of the graph's nodes onnxruntime stops at, where it tells."""
+    said = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+    at = _STOPPED.search(said)
+    if at is None:
+        where, subject, why = "the graph", graph.name or "graph", said
+    else:
+        where, subject, why = f"{at['op']} {at['name']!r}", at["name"] or at["op"], at["why"] or said
+    return ModelError(
+        f"onnxruntime does not run {where}: {why[:300]}",
+        reason="GRAPH_NOT_RUNNABLE",
+        subject=subject,
+        hint="check that the model runs at batch sizes 2 and 3",
+    )
 
 
 def _inferred(value: ir.Value, measured: ir.Shape, known: ir.Shape | None) -> ir.Shape:
