@@ -124,12 +124,21 @@ def _open(node: ir.Node, read: list[ir.Value], found: Followers) -> bool:
 
 
 def _kept(node: ir.Node, value: ir.Value, found: Followers) -> bool:
-    """Whether a Loop's output is a state that ends with the size it starts with, and no round's size follows pixels."""
+    """Whether the size of a Loop's output follows no pixels.
+
+    No round's size may; a state must end with the size that it starts with, and what the rounds gather is as long as
+    there are rounds, so that the pixels may not decide of these.
+    """
     body, place = node.attributes["body"].as_graph(), list(node.outputs).index(value)
-    start = node.inputs[place + 2] if place + 2 < len(node.inputs) else None
-    if start is None or start.shape is None or start.shape != value.shape:
+    within = inside(node, body, found)
+    if body.outputs[place + 1] in within.sizes:
         return False
-    return body.outputs[place + 1] not in inside(node, body, found).sizes
+    start = node.inputs[place + 2] if place + 2 < len(node.inputs) else None
+    if start is None:
+        return body.outputs[0] not in within.values and found.values.isdisjoint(
+            v for v in node.inputs[:2] if v is not None
+        )
+    return start.shape is not None and start.shape == value.shape
 
 
 def _single(value: ir.Value) -> bool:
