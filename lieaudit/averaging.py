@@ -129,7 +129,6 @@ def average(
         common_passes.CheckerPass(),
     ):
         tidy(averaged)
-    averaged.graph.name = averaged.graph.name or "averaged"
     return ir.to_proto(averaged)
 
 
