@@ -25,6 +25,7 @@ from lieaudit.graph.inference import infer_shapes
 from lieaudit.graph.precision import round_output, to_float32
 from lieaudit.graph.read import read_model
 from lieaudit.graph.tail import Tail
+from lieaudit.graph.training import refuse_random
 from lieaudit.heads.choice import Facts, choose
 from lieaudit.heads.evidence import consumer, sum_tolerance
 from lieaudit.metrics.head import Head
@@ -166,6 +167,7 @@ def load_model(
     beside = bound.settled(model.graph)
     taken_off = tail.peel(model, audited_output, spec.head, notes, beside.values)
     common_passes.RemoveUnusedNodesPass()(model)
+    refuse_random(model)
     found = _batchable(model, (audited_input.channels, *size), beside, original_input)
     model = found.model
     notes += _of_the_batch(found, round_output(model, found.output_dtype))

@@ -5,7 +5,7 @@ the table: forward mode, layer kinds, layouts, the proofs of commuting, ``lieaud
 """
 
 from lieaudit.ops.op import ALL, FLOATS, MICROSOFT, Kind, Op, OpName, Rule, Use, is_op, name_of
-from lieaudit.ops.table import OPS, lookup, rearranges, replaced_rule
+from lieaudit.ops.table import OPS, is_random, lookup, rearranges, replaced_rule
 
 __all__ = [
     "ALL",
@@ -18,6 +18,7 @@ __all__ = [
     "Rule",
     "Use",
     "is_op",
+    "is_random",
     "lookup",
     "name_of",
     "rearranges",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lieaudit.ops.axes import nary, unary
-from lieaudit.ops.op import ALL, INTEGER_RULE, STEP_NOTE, Op, Rule
+from lieaudit.ops.op import ALL, INTEGER_RULE, STEP_NOTE, Op, Rule, draws
 
 _INTEGERS = Rule(INTEGER_RULE, operands=(), outputs=ALL, steps=ALL)
 _STEPS = Rule("piecewise constant", operands=(), outputs=ALL, steps=ALL, differentiable=False, note=STEP_NOTE)
@@ -18,11 +18,10 @@ OPS = (
     *(Op(name, tangent=_INTEGERS, sized_by=ALL) for name in ("NonMaxSuppression", "NonZero")),
     *(Op(name, tangent=_STEPS, layout=unary) for name in ("Ceil", "Floor", "Hardmax", "Round", "Sign")),
     Op("BitShift", tangent=_STEPS, layout=nary),
-    *(Op(name, tangent=_STEPS) for name in ("Bernoulli", "Multinomial")),
-    *(
-        Op(name, tangent=_SHAPE, shape_only=True)
-        for name in ("EyeLike", "RandomNormalLike", "RandomUniformLike", "Shape", "Size")
-    ),
+    *(Op(name, tangent=_STEPS, random=draws) for name in ("Bernoulli", "Multinomial")),
+    *(Op(name, tangent=_SHAPE, random=draws) for name in ("RandomNormal", "RandomUniform")),
+    *(Op(name, tangent=_SHAPE, shape_only=True, random=draws) for name in ("RandomNormalLike", "RandomUniformLike")),
+    *(Op(name, tangent=_SHAPE, shape_only=True) for name in ("EyeLike", "Shape", "Size")),
     # its operand is a shape: integers
     Op("ConstantOfShape", tangent=_SHAPE, sized_by=(0,)),
 )

@@ -59,6 +59,16 @@ def batch_normalization(context: Context, node: ir.Node) -> Outputs:
     return [context.scaled(tangent, factor, dims), *[None] * (len(node.outputs) - 1)]
 
 
+def _of_the_batch(use: Use) -> str:
+    """Say that a BatchNormalization is in training mode; before opset 14 it is where it names that mode's outputs.
+
+    onnxruntime then writes the running statistics over its own weights, so that runs differ for one image too.
+    """
+    named = any(value.name for value in use.node.outputs[1:])
+    trains = use.node.attributes.get_int("training_mode", 0) if use.opset >= 14 else named
+    return "normalises by the images of a batch" if trains else ""
+
+
 def _fixed_statistics(use: Use) -> str:
     if use.node.attributes.get_int("training_mode", 0):
         return "training_mode normalises by the batch"
@@ -186,7 +196,7 @@ _OVER = Kind.NORMALISATION
 
 OPS = (
     Op("BatchNormalization", tangent=Rule("affine", batch_normalization, accepts=_fixed_statistics), layout=unary,
-       geometric=on_one_grid(_per_channel), kind=_OVER),
+       geometric=on_one_grid(_per_channel), kind=_OVER, random=_of_the_batch),
     Op("LayerNormalization", tangent=_LAST_AXES, layout=unary, kind=_OVER),
     Op("RMSNormalization", tangent=_LAST_AXES, layout=unary, kind=_OVER),
     Op("InstanceNormalization", tangent=Rule("normalisation", instance_normalization), layout=unary, kind=_OVER),

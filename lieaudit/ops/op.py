@@ -107,6 +107,11 @@ def every_form(_use: Use) -> str:
     return ""
 
 
+def draws(_use: Use) -> str:
+    """Say that an op draws random numbers in every form."""
+    return "draws random numbers"
+
+
 def _called(use: Use, index: int, side: str) -> str:
     """Return what the ONNX standard calls an operand or output."""
     domain, name = name_of(use.node)
@@ -221,6 +226,9 @@ class Op:
         Operands whose sizes do.
     linear
         Operands in which it is linear while the others are held: those a reverse mode transposes.
+    random
+        Says how a node's output is no function of one image: it draws numbers, or looks at the whole batch. Empty
+        where it is one.
     """
 
     name: str
@@ -238,6 +246,7 @@ class Op:
     sized_by: Container[int] = ()
     shaped_by: Container[int] = ALL
     linear: Container[int] = ()
+    random: Callable[[Use], str] = every_form
 
     @property
     def key(self) -> OpName:

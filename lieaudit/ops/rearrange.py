@@ -114,10 +114,17 @@ def expand(context: Context, node: ir.Node) -> Outputs:
 
 
 def _inference(use: Use) -> str:
-    if not has_input(use.node, 2):
+    return "it may be in training mode" if _drops(use) else ""
+
+
+def _drops(use: Use) -> str:
+    """Say that a Dropout is in training mode, or may be; one of nothing passes all on."""
+    mode = use.node.inputs[2] if has_input(use.node, 2) else None
+    ratio = constant(use.node.inputs[1]) if has_input(use.node, 1) else None
+    trains = constant(mode)
+    if mode is None or (trains is not None and not trains.any()) or (ratio is not None and not ratio.any()):
         return ""
-    array = constant(use.node.inputs[2])
-    return "it may be in training mode" if array is None or bool(array.reshape(-1)[0]) else ""
+    return "drops at random" if trains is not None else f"drops at random where {mode.name!r} says so"
 
 
 # ---- axes ---------------------------------------------------------------------------------------------------------
@@ -234,7 +241,7 @@ OPS = (
     _same("Unsqueeze", Rule(_LAYOUT, squeeze, ignored=(1,)), _unsqueeze_axes),
     _same("Transpose", Rule(_LAYOUT, transpose), _transpose_axes, view=False),
     Op("Dropout", tangent=Rule("identity", identity, ignored=(1, 2), accepts=_inference), layout=unary,
-       geometric=_INFERENCE, homogeneous=_INFERENCE, kind=Kind.REARRANGEMENT, linear=(0,)),
+       geometric=_INFERENCE, homogeneous=_INFERENCE, kind=Kind.REARRANGEMENT, linear=(0,), random=_drops),
     Op("Cast", tangent=Rule("cast", cast), layout=unary, geometric=_FLOATING, homogeneous=_FLOATING,
        kind=Kind.REARRANGEMENT, linear=(0,)),
     Op("CastLike", tangent=Rule("cast", cast, ignored=(1,)), layout=unary, geometric=_FLOATING,

@@ -28,7 +28,7 @@ from lieaudit.ops import (
     selection,
     softmax,
 )
-from lieaudit.ops.op import Kind, Op, OpName, Rule, name_of
+from lieaudit.ops.op import Kind, Op, OpName, Rule, Use, name_of
 
 _FAMILIES = (
     arithmetic, attention, convolution, discrete, linear_models, matmul, normalization, pointwise, pooling,
@@ -57,6 +57,12 @@ def rearranges(node: ir.Node) -> bool:
     """Say whether a node only renames, moves or recasts the elements of its first operand, each once."""
     op = lookup(node)
     return op is not None and op.kind == Kind.REARRANGEMENT
+
+
+def is_random(node: ir.Node, opset: int) -> str:
+    """Say how a node's output is no function of one image (`Op.random`); empty where it is one."""
+    op = lookup(node)
+    return op.random(Use.of(node, opset, ())) if op is not None else ""
 
 
 @contextmanager

@@ -10,10 +10,8 @@ import onnx_ir.passes.common as passes
 import onnxruntime
 
 from lieaudit.graph.forward.graphs import new_constant
-from lieaudit.ops import is_op
+from lieaudit.ops import is_random
 from lieaudit.runtime.serialised import serialised
-
-_RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
 
 _FOLD_LIMIT = 1 << 24
 """Largest folded constant, in elements: more would trade memory for nothing."""
@@ -21,12 +19,12 @@ _FOLD_LIMIT = 1 << 24
 
 def fold_constants(model: ir.Model) -> None:
     """Replace what depends on initializers only by initializers, computed by onnxruntime."""
-    graph = model.graph
+    graph, opset = model.graph, model.opset_imports.get("", 0)
     known = {value for value in graph.initializers.values() if not value.is_graph_input()}
     foldable = []
     for node in graph:
         if (
-            not is_op(node, *_RANDOM)
+            not is_random(node, opset)
             and all(value is None or value in known for value in node.inputs)
             and not any(a.type in {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS} for a in node.attributes.values())
             and all(_small(value) for value in node.outputs)
