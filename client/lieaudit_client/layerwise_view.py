@@ -7,13 +7,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from lieaudit_api.v1 import model_pb2, report_pb2
-from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from lieaudit_client.formats.columns import Column, Fitted, brief
+from lieaudit_client.formats.matrix import Cell, Matrix
 from lieaudit_client.formats.numbers import number, percent
 
+TOP = 8
+"""How many of the largest segments are shown where nobody says it."""
 _BAR = 12
 """Characters of the bar on each side of zero."""
 _QUIET = 0.005
@@ -21,8 +23,23 @@ _QUIET = 0.005
 _KINDS_SHOWN = 6
 _PAIRS_SHOWN = 3
 _MERGED_SHOWN = 3
+_KINDS_SUMMED = 2
 _DEEPEST = 50
-_NAME_WIDTH = 60
+_TREE = (
+    Column("segment", wraps=True),
+    Column("kind", 3, wraps=True, bare=True),
+    Column("share", right=True),
+    Column("", 4, drawn=True),
+    Column("LEE", 1, right=True),
+    Column("error bar", 2, right=True),
+)
+_MODULES = (
+    Column("module", wraps=True),
+    Column("kind", wraps=True),
+    Column("ops", 3, wraps=True),
+    Column("layout", 1, wraps=True),
+    Column("ends at", 2, wraps=True),
+)
 
 
 @dataclass(slots=True)
@@ -55,53 +72,109 @@ class _Node:
         return node
 
 
+def layers_view(
+    layers: Sequence[tuple[str, report_pb2.Layerwise]], *, top: int = TOP, trees: bool = False
+) -> Iterable[RenderableType]:
+    """Give the decomposition of all generators: the largest segments side by side, then how each adds up.
+
+    ``top`` is how many segments are shown; ``trees`` adds the tree of every generator. Tensors that could not be cut at
+    are the graph's, not a generator's: each is named once.
+    """
+    if not layers:
+        return
+    yield Text("\nlayers: each segment's share of the error; shares add up to 100 %, a negative one undoes others'")
+    yield _largest(layers, top)
+    yield Fitted(_SUMMARY, [_summary(name, found) for name, found in layers])
+    if trees:
+        for name, found in layers:
+            yield from layerwise_view(name, found)
+    else:
+        yield Text(" --trees shows every segment of every generator, --top K more of the largest.", style="dim")
+    yield from _merged(layers)
+
+
+def _largest(layers: Sequence[tuple[str, report_pb2.Layerwise]], top: int) -> Matrix:
+    """Give the segments with the largest share anywhere, in the order of the network."""
+    order = list(dict.fromkeys(segment.name for _, found in layers for segment in found.segments))
+    shares = [_shares(found) for _, found in layers]
+    loud = sorted(order, key=lambda name: -max(abs(own.get(name, 0.0)) for own in shares))[:top]
+    rows: list[tuple[Cell, list[Cell]]] = [
+        ((brief(name),), [(percent(own[name]) if name in own else "–",) for own in shares])
+        for name in order
+        if name in loud
+    ]
+    if len(order) > len(loud):
+        rest = [percent(sum(v for n, v in own.items() if n not in loud)) for own in shares]
+        rows.append(((f"{len(order) - len(loud)} more",), [(said,) for said in rest]))
+    return Matrix("segment", [name.replace("_", " ") for name, _ in layers], rows)
+
+
+def _shares(found: report_pb2.Layerwise) -> dict[str, float]:
+    shares: dict[str, float] = {}
+    for segment in found.segments:  # two segments of one name are one row here
+        shares[segment.name] = shares.get(segment.name, 0.0) + segment.share
+    return shares
+
+
+_SUMMARY = (
+    Column("by layer", wraps=True),
+    Column("segments", 3, right=True),
+    Column("largest kinds", 1, wraps=True, bare=True),
+    Column("completeness", 2, right=True),
+    Column("method", 4, wraps=True),
+    Column("status"),
+)
+
+
+def _summary(name: str, found: report_pb2.Layerwise) -> list[Text]:
+    kinds = sorted((t for t in found.by_kind if t.lee > 0), key=lambda t: -abs(t.share))[:_KINDS_SUMMED]
+    return [
+        Text(name),
+        Text(str(len(found.segments))),
+        Text(", ".join(f"{t.kind} {percent(t.share)}" for t in kinds)),
+        Text(number(found.completeness)),
+        Text(found.method.replace("_", " ")),
+        Text(found.status, style="" if found.status == "ok" else "bold yellow"),
+    ]
+
+
+def _merged(layers: Sequence[tuple[str, report_pb2.Layerwise]]) -> Iterator[Text]:
+    entries = list(dict.fromkeys((entry.what, entry.why) for _, found in layers for entry in found.merged))
+    for what, why in entries[:_MERGED_SHOWN]:
+        yield Text(f"not cut at {brief(what)}: {why}")
+    if len(entries) > _MERGED_SHOWN:
+        yield Text(f"… and {len(entries) - _MERGED_SHOWN} more tensors that were not cut at")
+
+
 def layerwise_view(generator: str, found: report_pb2.Layerwise) -> Iterable[RenderableType]:
-    """Give the tree of one generator with bars, the totals by kind, the largest cancellations and what was merged."""
+    """Give the tree of one generator with bars, the totals by kind, and the largest cancellations."""
     root = _Node("")
     for segment in found.segments:
         root.child(_path(segment.name)).segments.append(segment)
     total = sum(segment.norm for segment in found.segments)
     widest = max((abs(segment.share) for segment in found.segments), default=0.0)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("segment", no_wrap=True, max_width=_NAME_WIDTH)
-    table.add_column("kind")
-    table.add_column("share", justify="right")
-    table.add_column("", no_wrap=True)
-    for name in ("LEE", "error bar"):
-        table.add_column(name, justify="right")
-    for row in _rows(root, "", total, widest):
-        table.add_row(*row)
     yield Text(f"\n{generator} by layer, {found.method.replace('_', ' ')}: {len(found.segments)} segments")
-    yield table
+    yield Fitted(_TREE, list(_rows(root, "", total, widest)))
     yield Text(_kinds(found))
     for pair in found.cancellations[:_PAIRS_SHOWN]:
-        yield Text(f"against each other: {pair.first} and {pair.second} ({percent(pair.inner)})")
-    for entry in found.merged[:_MERGED_SHOWN]:
-        yield Text(f"not cut at {entry.what}: {entry.why}")
-    if len(found.merged) > _MERGED_SHOWN:
-        yield Text(f"… and {len(found.merged) - _MERGED_SHOWN} more tensors that were not cut at")
+        yield Text(f"against each other: {brief(pair.first)} and {brief(pair.second)} ({percent(pair.inner)})")
     caption = f"completeness {number(found.completeness)} (0: the contributions add up to the whole); {found.status}"
     yield Text("; ".join([caption, *found.reasons]))
 
 
-def layer_tree(layers: Iterable[model_pb2.LayerInfo]) -> Table:
+def layer_tree(layers: Iterable[model_pb2.LayerInfo]) -> Fitted:
     """Give the module tree of an inspection with each segment's layout."""
     root = _Node("")
     for layer in layers:
         root.child(_path(layer.name)).layers.append(layer)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("module", no_wrap=True, max_width=_NAME_WIDTH)
-    for name in ("kind", "ops", "layout", "ends at"):
-        table.add_column(name)
+    rows: list[list[str]] = []
     for guide, node in _walk(root, ""):
         if not node.layers:
-            table.add_row(Text(guide + node.name), "", "", "", "")
+            rows.append([guide + brief(node.name), "", "", "", ""])
         for layer in node.layers:
             ops = ", ".join(layer.ops[:6]) + (", …" if len(layer.ops) > 6 else "")
-            table.add_row(
-                Text(guide + node.name), Text(layer.kind), Text(ops), Text(layer.layout), Text(layer.boundary)
-            )
-    return table
+            rows.append([guide + brief(node.name), layer.kind, ops, layer.layout, layer.boundary])
+    return Fitted(_MODULES, rows)
 
 
 def _path(name: str) -> list[str]:
@@ -118,7 +191,7 @@ def _walk(node: _Node, indent: str) -> Iterator[tuple[str, _Node]]:
         yield from _walk(child, indent + ("  " if last else "│ "))
 
 
-def _rows(node: _Node, indent: str, total: float, widest: float) -> Iterator[tuple[RenderableType, ...]]:
+def _rows(node: _Node, indent: str, total: float, widest: float) -> Iterator[tuple[Text | str, ...]]:
     children = [child.folded() for child in node.children.values()]
     children[:0] = [_Node("(itself)" if node.name else segment.name, [segment]) for segment in node.segments]
     loud = [c for c in children if sum(s.norm for s in c.everything()) > _QUIET * total]
@@ -129,7 +202,7 @@ def _rows(node: _Node, indent: str, total: float, widest: float) -> Iterator[tup
         share, lee = sum(s.share for s in own), sum(s.lee for s in own)
         alone = len(own) == 1
         yield (
-            Text(indent + lead + child.name, style="" if alone else "bold"),
+            Text(indent + lead + brief(child.name), style="" if alone else "bold"),
             Text(own[0].kind if alone else ""),
             percent(share),
             _bar(share, widest) if alone else Text(""),

@@ -352,10 +352,11 @@ def test_a_hostile_report_is_shown_too(report, capfd, tmp_path):
     report.skipped.add(what="x" * 100_000, why="\x1b]0;title\x07")
     path = tmp_path / "r.json"
     path.write_text(json.dumps(report_to_json(report)))
-    assert run(["report", str(path)]) == 3
+    assert run(["report", str(path), "--trees"]) == 3
     out, err = capfd.readouterr()
     assert err == ""
     assert "\x1b" not in out
+    assert out.count("a.a.") < 60_000, "a name is shown to a length that can be read"
     assert "[bold]" in out
 
 
@@ -384,7 +385,7 @@ def test_layers_follow_the_generators(report, capfd):
         layers = report.layerwise[generator]
         layers.segments.add(name=f"{generator}.conv", kind="convolution", share=share, norm=1.0, lee=0.5)
         layers.completeness, layers.status = 1e-5, "ok"
-    printing.show(tables.report_view(report), to_stderr=False)
+    printing.show(tables.report_view(report, trees=True), to_stderr=False)
     out = capfd.readouterr().out
     assert out.index("rotation by layer") < out.index("scale by layer")  # as they were asked for
     rows = [line for line in out.splitlines() if "convolution" in line and ".conv" in line]

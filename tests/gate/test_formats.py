@@ -197,7 +197,7 @@ def test_comparison_of_many(outcome: Outcome) -> None:
     console = Console(file=io.StringIO(), width=200, highlight=False)
     console.print(comparison.table([("v8", outcome.candidate), ("v7", outcome.baseline)]))
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert re.search(r"scale +[\d.]+ \[[\d.]+, [\d.]+\] +not measured", text)
+    assert re.search(r"scale per radians² +[\d.]+ \[[\d.]+, [\d.]+\] +not measured", text)
 
 
 def test_pages_are_self_contained_valid_and_hold_what_was_decided(outcome: Outcome) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 from lieaudit_api.v1 import model_pb2, report_pb2
-from lieaudit_client.layerwise_view import layer_tree, layerwise_view
+from lieaudit_client.layerwise_view import layer_tree, layers_view, layerwise_view
 from rich.console import Console
 
 
@@ -63,8 +63,22 @@ def test_bars_grow_to_both_sides():
 
 def test_what_is_said_below_the_tree():
     shown = text(layerwise_view("rotation", FOUND))
-    for part in ("by kind: convolution 110.0 % (3)", "stem and block.0:Relu", "not cut at t7", "completeness 3.00e-07"):
+    for part in ("by kind: convolution 110.0 % (3)", "stem and block.0:Relu", "completeness 3.00e-07"):
         assert part in shown
+
+
+def test_several_generators_begin_with_a_summary():
+    """The largest segments side by side, the sum of the others, what is merged once; trees on demand."""
+    shown = text(layers_view([("rotation", FOUND), ("scale", FOUND)], top=2))
+    assert [line.split()[:4] for line in shown.splitlines() if line.startswith((" stem", " block.1", " 3 more"))] == [
+        ["stem", "50.0", "%", "50.0"],
+        ["block.1.conv", "60.0", "%", "60.0"],
+        ["3", "more", "-10.0", "%"],
+    ]
+    assert shown.count("not cut at t7") == 1
+    assert "by layer, forward" not in shown
+    assert text(layers_view([("rotation", FOUND), ("scale", FOUND)], trees=True)).count("by layer, forward") == 2
+    assert text(layers_view([])) == ""
 
 
 def test_nothing_attributed_is_no_error():

@@ -8,7 +8,7 @@ import click
 
 from lieaudit_client.command import exits, service, tables
 from lieaudit_client.command.display import Display
-from lieaudit_client.command.options import check_writable, server_options, spec_from, spec_options
+from lieaudit_client.command.options import check_writable, layer_options, server_options, spec_from, spec_options
 from lieaudit_client.command.printing import show
 from lieaudit_client.formats import html as page
 from lieaudit_client.report_json import dump_report
@@ -24,9 +24,12 @@ from lieaudit_client.report_json import dump_report
 @click.option(
     "--deadline", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give up after so long."
 )
+@layer_options
 @click.option("--json", "json_file", metavar="FILE", help="Write the report; - for standard output.")
 @click.option("--html", "html_file", metavar="FILE", help="Write a page.")
-def audit(model: str, data: str, json_file: str | None, html_file: str | None, **options: Any) -> int:
+def audit(
+    model: str, data: str, json_file: str | None, html_file: str | None, *, top: int, trees: bool, **options: Any
+) -> int:
     """Measure how far MODEL is from equivariant under each symmetry, on the images of DATA.
 
     Without --server the service is started embedded, for this one audit.
@@ -38,5 +41,5 @@ def audit(model: str, data: str, json_file: str | None, html_file: str | None, *
     service.save(json_file, dump_report(report))
     if html_file is not None:
         service.save(html_file, page.render(report))
-    show(tables.report_view(report), to_stderr="-" in {json_file, html_file})
+    show(tables.report_view(report, top=top, trees=trees), to_stderr="-" in {json_file, html_file})
     return exits.OK if report.status == "ok" else exits.INCOMPLETE

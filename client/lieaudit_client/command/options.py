@@ -13,6 +13,7 @@ from lieaudit_api.v1 import spec_pb2
 
 from lieaudit_client.exceptions import InvalidInputError
 from lieaudit_client.feeds import parse_feed
+from lieaudit_client.layerwise_view import TOP
 from lieaudit_client.preprocessing import PRESETS, parse_preprocessing
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -222,6 +223,20 @@ _PLAIN = (
     "budget",
     "torch_factory",
 )
+
+
+_LAYERS = (
+    click.option(
+        "--top", default=TOP, type=click.IntRange(1), metavar="K", show_default=True,
+        help="How many of the largest segments to show.",
+    ),
+    click.option("--trees", is_flag=True, help="Also show the module tree of every generator."),
+)  # fmt: skip
+
+
+def layer_options(function: F) -> F:
+    """Add the options that say how much of a layerwise decomposition is shown."""
+    return _add(function, _LAYERS)
 
 
 def server_options(function: F) -> F:

@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 
 from lieaudit_client.command import streams
 
-_FILE_WIDTH = 160
+_FILE_WIDTH = 200
 """Without a terminal nothing says how wide lines may be; a table row must not wrap."""
 
 

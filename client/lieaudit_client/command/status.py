@@ -8,9 +8,7 @@ from typing import Any
 
 import click
 from lieaudit_api.v1 import audit_pb2
-from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from lieaudit_client.client import Client
@@ -18,7 +16,18 @@ from lieaudit_client.command import exits, service
 from lieaudit_client.command.health import DEFAULT_SERVER
 from lieaudit_client.command.options import server_options
 from lieaudit_client.command.printing import show
+from lieaudit_client.formats.columns import Column, Fitted
 from lieaudit_client.printable import printable_copy
+
+_COLUMNS = (
+    Column("audit"),
+    Column("state"),
+    Column("stage", 1, wraps=True, bare=True),
+    Column("created", 2),
+    Column("model", 4),
+    Column("images", 5),
+    Column("owner", 3, wraps=True),
+)
 
 
 @click.command()
@@ -39,21 +48,21 @@ def _view(server: str, info: audit_pb2.ServerInfo, audits: list[audit_pb2.Audit]
     yield Text(f"lieaudit {info.version} at {server}, interface {info.api_version}")
     yield Text(f"providers {', '.join(info.providers) or 'none'}")
     yield Text(f"{info.running} running, {info.queued} queued, {info.slots} slots")
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("audit", "state", "stage", "model", "images", "created", "owner"):
-        table.add_column(name)
-    for audit in map(printable_copy, audits):
-        step = audit.progress
-        amount = f"{step.stage} {step.done}/{step.total}" if step.total else step.stage
-        said = f"{audit.failure.reason}: {audit.failure.message}" if audit.state == "failed" else amount
-        table.add_row(
-            Text(audit.id),
-            Text(audit.state),
-            Text(said),
-            Text(audit.model_sha256[:12]),
-            Text(audit.dataset_sha256[:12]),
-            audit.created.ToDatetime().isoformat(" ", "seconds"),
-            Text(audit.owner),
-        )
     if audits:
-        yield table
+        yield Text("")
+        yield Fitted(_COLUMNS, [_cells(audit) for audit in map(printable_copy, audits)])
+
+
+def _cells(audit: audit_pb2.Audit) -> list[str]:
+    step = audit.progress
+    amount = f"{step.stage} {step.done}/{step.total}" if step.total else step.stage
+    said = f"{audit.failure.reason}: {audit.failure.message}" if audit.state == "failed" else amount
+    return [
+        audit.id,
+        audit.state,
+        said,
+        audit.created.ToDatetime().isoformat(" ", "seconds"),
+        audit.model_sha256[:12],
+        audit.dataset_sha256[:12],
+        audit.owner,
+    ]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lieaudit_api.v1 import model_pb2, report_pb2
-from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lieaudit_client.formats.columns import Column, Fitted, brief
+from lieaudit_client.formats.legend import legend
 from lieaudit_client.formats.numbers import (
     FEW_IMAGES,
     feed_line,
@@ -17,12 +18,13 @@ from lieaudit_client.formats.numbers import (
     interval,
     lead,
     number,
+    per_unit,
     percent,
     relative,
     short,
     verdict_of,
 )
-from lieaudit_client.layerwise_view import layer_tree, layerwise_view
+from lieaudit_client.layerwise_view import TOP, layer_tree, layers_view
 from lieaudit_client.printable import printable_copy
 
 _PATHS_SHOWN = 3
@@ -35,13 +37,15 @@ VERDICTS = {
 """What is said of a cross-check."""
 
 
-def report_view(report: report_pb2.Report) -> Iterable[RenderableType]:
-    """Give the whole text view of a report."""
+def report_view(report: report_pb2.Report, *, top: int = TOP, trees: bool = False) -> Iterable[RenderableType]:
+    """Give the whole text view of a report; of its layers the ``top`` largest, and every tree where asked for."""
     report = printable_copy(report)
     yield from _head(report)
+    yield Text("")
     yield _generators(report)
-    for generator in _in_order(report, report.layerwise):
-        yield from layerwise_view(generator, report.layerwise[generator])
+    yield from legend(report)
+    order = _in_order(report, report.layerwise)
+    yield from layers_view([(name, report.layerwise[name]) for name in order], top=top, trees=trees)
     missing = _Missing(report)
     if missing.reasons:
         yield _bullets("not measured", missing.lines())
@@ -120,40 +124,53 @@ class _Missing:
         """Give a line for each reason."""
         for place, (why, paths) in enumerate(self.reasons.items(), 1):
             more = f" and {len(paths) - _PATHS_SHOWN} more" if len(paths) > _PATHS_SHOWN else ""
-            yield f"({place}) {', '.join(paths[:_PATHS_SHOWN])}{more}: {why}"
+            yield f"({place}) {', '.join(map(brief, paths[:_PATHS_SHOWN]))}{more}: {why}"
 
 
-def _generators(report: report_pb2.Report) -> Table:
+_MEAN = (Column("LEE", right=True), Column("95 % interval", 2, right=True))
+_TYPICAL = (Column("median", 4, right=True), Column("geometric", 6, right=True))
+
+
+def _generators(report: report_pb2.Report) -> Fitted:
     missing = _Missing(report)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("generator", no_wrap=True, max_width=40)
     few = report.data.count < FEW_IMAGES
-    for name in (*lead(("LEE", "95 % interval"), ("median", "geometric"), few=few), "relative", "error bar"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("method")
-    table.add_column("status")
-    for name in dict.fromkeys([*report.spec.generators, *_in_order(report, report.results)]):
-        path = f"results.{name}"
-        if name not in report.results:
-            table.add_row(Text(name), missing.cell(path))
-            continue
-        result = report.results[name]
-        lacks_interval = any(entry.what == f"{path}.ci95" for entry in report.skipped)
-        mean = (
-            Text(number(result.lee)),
-            Text(missing.cell(f"{path}.ci95") if lacks_interval else interval(result.ci95)),
-        )
-        geometric = number(result.geometric_mean) if result.HasField("geometric_mean") else "–"
-        typical = (Text(number(result.median)), Text(geometric))
-        table.add_row(
-            Text(name),
-            *lead(mean, typical, few=few),
-            Text(relative(result) if result.HasField("relative") else missing.cell(f"{path}.relative")),
-            f"±{number(result.error_bar)}",
-            Text(_method(result)),
-            Text(result.status, style="" if result.status == "ok" else "bold yellow"),
-        )
-    return table
+    columns = (
+        Column("generator", wraps=True),
+        *lead(_MEAN, _TYPICAL, few=few),
+        Column("unit", 5, wraps=True, bare=True),
+        Column("LEE/px²", 7, right=True),
+        Column("relative", 3, right=True),
+        Column("error bar", 1, right=True),
+        Column("method", 8, wraps=True, bare=True),
+        Column("status"),
+    )
+    names = dict.fromkeys([*report.spec.generators, *_in_order(report, report.results)])
+    return Fitted(columns, [_generator(name, report, missing, few=few) for name in names])
+
+
+def _generator(name: str, report: report_pb2.Report, missing: _Missing, *, few: bool) -> list[Text]:
+    path = f"results.{name}"
+    if name not in report.results:
+        absent = Text(missing.cell(path))
+        return [Text(name), *lead((absent, Text("")), (Text(""), Text("")), few=few), *[Text("")] * 6]
+    result = report.results[name]
+    lacks_interval = any(entry.what == f"{path}.ci95" for entry in report.skipped)
+    mean = (
+        Text(number(result.lee)),
+        Text(missing.cell(f"{path}.ci95") if lacks_interval else interval(result.ci95)),
+    )
+    geometric = number(result.geometric_mean) if result.HasField("geometric_mean") else "–"
+    typical = (Text(number(result.median)), Text(geometric))
+    return [
+        Text(name),
+        *lead(mean, typical, few=few),
+        Text(per_unit(result.unit)),
+        Text(number(result.lee_per_px2) if result.HasField("lee_per_px2") else "–"),
+        Text(relative(result) if result.HasField("relative") else missing.cell(f"{path}.relative")),
+        Text(f"±{number(result.error_bar)}"),
+        Text(_method(result)),
+        Text(result.status, style="" if result.status == "ok" else "bold yellow"),
+    ]
 
 
 def _method(result: report_pb2.GeneratorResult) -> str:
@@ -171,22 +188,22 @@ def _in_order(report: report_pb2.Report, names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
-def _coverage(inspection: model_pb2.Inspection) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("op")
-    table.add_column("count", justify="right")
-    table.add_column("rule")
-    table.add_column("exact")
-    table.add_column("note")
-    for op in sorted(inspection.ops, key=lambda entry: (entry.exact, -entry.count, entry.op)):
-        table.add_row(Text(op.op), str(op.count), Text(op.rule), "yes" if op.exact else "no", Text(op.note))
-    return table
+def _coverage(inspection: model_pb2.Inspection) -> Fitted:
+    columns = (
+        Column("op", wraps=True),
+        Column("count", right=True),
+        Column("rule", 2, wraps=True),
+        Column("exact"),
+        Column("note", 3, wraps=True, bare=True),
+    )
+    ops = sorted(inspection.ops, key=lambda entry: (entry.exact, -entry.count, entry.op))
+    return Fitted(columns, [[op.op, str(op.count), op.rule, "yes" if op.exact else "no", op.note] for op in ops])
 
 
 def _facts() -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
-    table.add_column()
+    table.add_column(overflow="fold")
     return table
 
 

@@ -24,6 +24,13 @@ def interval(bounds: Sequence[float]) -> str:
     return f"[{number(bounds[0])}, {number(bounds[1])}]" if len(bounds) == 2 else "–"
 
 
+def per_unit(unit: str) -> str:
+    """Say in which unit of t a LEE is: it goes with the square of t's."""
+    if not unit:
+        return ""
+    return f"per {unit}²" if " " not in unit else f"per ({unit})²"
+
+
 def percent(value: float | None) -> str:
     """Give a fraction as a percentage with one decimal."""
     return "–" if value is None else f"{100 * value:.1f} %"

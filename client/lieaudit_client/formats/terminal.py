@@ -6,18 +6,29 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from lieaudit_api.v1 import gate_pb2
-from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
-from lieaudit_client.formats.numbers import interval, number
+from lieaudit_client.formats.columns import Column, Fitted
+from lieaudit_client.formats.numbers import interval, number, per_unit
 from lieaudit_client.formats.outcome import Outcome, headline
 from lieaudit_client.printable import printable, printable_copy
 
 _STYLE = {"pass": "green", "fail": "bold red", "inconclusive": "bold yellow", "waived": "magenta"}
 _MARK = {"pass": "✓", "fail": "✗", "inconclusive": "?", "waived": "⚑"}
+_COLUMNS = (
+    Column("state"),
+    Column("rule", 2, wraps=True),
+    Column("generator", wraps=True),
+    Column("value", right=True),
+    Column("limit", right=True),
+    Column("interval", 1, right=True),
+    Column("p (Holm)", 3, right=True),
+    Column("candidate", 4, right=True),
+    Column("compared with", 5, right=True),
+    Column("unit", 6, wraps=True, bare=True),
+)
 
 
 def view(outcome: Outcome) -> Iterable[RenderableType]:
@@ -25,15 +36,9 @@ def view(outcome: Outcome) -> Iterable[RenderableType]:
     names = printable(outcome.names())
     decision = printable_copy(outcome.decision)
     outcome = replace(outcome, decision=decision)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("", "rule", "generator"):
-        table.add_column(name, no_wrap=True)
-    for name in ("value", "interval", "limit", "candidate", "compared with", "p (Holm)"):
-        table.add_column(name, justify="right")
-    for rule in outcome.rules():
-        table.add_row(*_cells(rule))
     yield Text(names)
-    yield table
+    yield Text("")
+    yield Fitted(_COLUMNS, [_cells(rule, outcome) for rule in outcome.rules()])
     for rule in outcome.rules():
         if rule.outcome != "pass" or rule.HasField("waiver"):
             said = rule.sentence + (_unneeded(rule) if rule.outcome == "pass" else "")
@@ -42,17 +47,25 @@ def view(outcome: Outcome) -> Iterable[RenderableType]:
     yield Text(f"\n{headline(decision)}", style=_STYLE.get(decision.verdict, ""))
 
 
-def _cells(rule: gate_pb2.RuleOutcome) -> list[Text]:
+def _cells(rule: gate_pb2.RuleOutcome, outcome: Outcome) -> list[Text]:
     state = Text(f"{_MARK.get(rule.outcome, ' ')} {rule.outcome}", style=_STYLE.get(rule.outcome, ""))
     values = [
         number(rule.value) if rule.HasField("value") else "not measured",
-        interval(rule.interval),
         f"≤ {number(rule.limit)}",
+        interval(rule.interval),
+        number(rule.adjusted_p_value) if rule.HasField("adjusted_p_value") else "",
         number(rule.candidate_value) if rule.HasField("candidate_value") else "",
         number(rule.baseline_value) if rule.HasField("baseline_value") else "",
-        number(rule.adjusted_p_value) if rule.HasField("adjusted_p_value") else "",
+        _unit(rule, outcome),
     ]
     return [state, Text(rule.id), Text(rule.generator), *map(Text, values)]
+
+
+def _unit(rule: gate_pb2.RuleOutcome, outcome: Outcome) -> str:
+    """Say what the value's unit is: a LEE's, or none, as that of every ratio and share."""
+    if rule.kind != "limit" or rule.generator not in outcome.candidate.results:
+        return ""
+    return per_unit(outcome.candidate.results[rule.generator].unit)
 
 
 def _unneeded(rule: gate_pb2.RuleOutcome) -> str:
