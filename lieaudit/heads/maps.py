@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lieaudit.errors import ModelError
 from lieaudit.graph.arrangement import Arrangement
 from lieaudit.layerwise.prepared import tracked
-from lieaudit.layouts.atoms import GRID, HEIGHT, WIDTH, Atom, Axis, size_of
+from lieaudit.layouts.axes import GRID, HEIGHT, WIDTH, Atom, Axis, size_of
 from lieaudit.layouts.layout import Layout, layout_of
 
 if TYPE_CHECKING:

@@ -15,9 +15,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from lieaudit.layerwise.emitter import Emitter
-from lieaudit.layouts.atoms import GRID, HEIGHT, WIDTH, Atom, size_of
+from lieaudit.layouts.axes import BATCH, GRID, HEIGHT, WIDTH, Atom, size_of
 from lieaudit.layouts.layout import Layout
-from lieaudit.layouts.tracker import BATCH
 from lieaudit.symmetries import derivative_matrix, get_generator, velocity_field
 
 Float32Array = npt.NDArray[np.float32]

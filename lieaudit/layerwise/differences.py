@@ -36,8 +36,9 @@ from lieaudit.layerwise.stages import (
     peak_bytes,
     stage_errors,
 )
+from lieaudit.layouts.axes import BATCH
 from lieaudit.layouts.layout import Layout
-from lieaudit.layouts.tracker import BATCH, measured_sizes
+from lieaudit.layouts.tracker import measured_sizes
 from lieaudit.runtime.memory import give_back
 from lieaudit.runtime.session import Session
 

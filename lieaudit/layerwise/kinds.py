@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from lieaudit.layouts.atoms import GRID, has_grid
+from lieaudit.layouts.axes import GRID, has_grid
 from lieaudit.layouts.layout import layout_of
 from lieaudit.layouts.tracker import Tracker
 from lieaudit.ops import Kind, is_op, lookup

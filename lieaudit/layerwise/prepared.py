@@ -14,11 +14,11 @@ import onnx_ir.passes.common as passes
 from lieaudit.errors import ModelError
 from lieaudit.graph.forward import inline_control_flow, measure_shapes
 from lieaudit.graph.forward.pixel_sizes import followers
-from lieaudit.layerwise.axes import track
 from lieaudit.layerwise.probe import probe_integers
 from lieaudit.layerwise.segments import Segmentation, segment
 from lieaudit.layerwise.stages import Stage, commuting, plan_stages, settle_shapes, shape_tensors
-from lieaudit.layouts.atoms import Axes
+from lieaudit.layerwise.tracking import track
+from lieaudit.layouts.axes import Axes
 from lieaudit.layouts.layout import parse_layouts
 from lieaudit.layouts.tracker import Tracker, measured_sizes
 from lieaudit.ops import is_op

@@ -20,8 +20,9 @@ from lieaudit.errors import LieauditError, ModelError, UnsupportedOpError
 from lieaudit.graph.forward.shapes import MEASURED
 from lieaudit.graph.nodes import reads
 from lieaudit.layerwise.segments import SegmentPlan
+from lieaudit.layouts.axes import BATCH
 from lieaudit.layouts.layout import Layout, layout_of
-from lieaudit.layouts.tracker import BATCH, Tracker, measured_sizes
+from lieaudit.layouts.tracker import Tracker, measured_sizes
 from lieaudit.ops import is_op
 from lieaudit.symmetries import get_generator
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lieaudit.errors import SpecError
-from lieaudit.layouts.atoms import GRID, HEIGHT, WIDTH, Atom, Axes, Axis, coordinate, has_grid, plain, size_of
-from lieaudit.layouts.tracker import BATCH
+from lieaudit.layouts.axes import BATCH, GRID, HEIGHT, WIDTH, Atom, Axes, Axis, coordinate, has_grid, plain, size_of
 
 GRAMMAR = "NCHW, NHWC, NHW, tokens:HxW, tokens:P+HxW, windows:HxW/M, windows:HxW/M-S, vector or unknown"
 

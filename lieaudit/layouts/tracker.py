@@ -9,10 +9,7 @@ from typing import Any
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lieaudit.layouts.atoms import Axes, plain, size_of, unify
-
-BATCH = 1_000_003
-"""Stands for the symbolic batch size: a prime that no other size has as a factor."""
+from lieaudit.layouts.axes import BATCH, Axes, plain, size_of
 
 
 @dataclass(slots=True)
@@ -101,16 +98,3 @@ def measured_sizes(value: ir.Value) -> tuple[int, ...] | None:
             return None
         sizes.append(int(text[:-1] or "1") * BATCH)
     return tuple(sizes)
-
-
-def broadcast(axes: list[Axes]) -> Axes:
-    """Give the axes of an elementwise combination, aligned from the last axis."""
-    rank = max(map(len, axes))
-    out: Axes = ((),) * rank
-    for operand in axes:
-        padded = ((),) * (rank - len(operand)) + operand
-        out = tuple(
-            unify(a, b) if not a or not b or size_of(a) == size_of(b) else plain("unknown", max(size_of(a), size_of(b)))
-            for a, b in zip(out, padded, strict=True)
-        )
-    return out

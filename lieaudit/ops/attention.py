@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from lieaudit.layouts.atoms import plain
+from lieaudit.layouts.axes import plain
 from lieaudit.layouts.tracker import Tracker
-from lieaudit.ops.axes import Result
+from lieaudit.ops.elementwise_axes import Result
 from lieaudit.ops.op import MICROSOFT, Kind, Op
 
 

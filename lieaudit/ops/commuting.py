@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lieaudit.graph.nodes import has_input, reads
-from lieaudit.layouts.atoms import GRID, Axis, has_grid
+from lieaudit.layouts.axes import GRID, Axis, has_grid
 from lieaudit.layouts.layout import Layout, layout_of
 from lieaudit.layouts.tracker import Tracker
 from lieaudit.ops.op import FLOATS, Proof

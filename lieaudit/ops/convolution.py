@@ -6,10 +6,10 @@ import onnx_ir as ir
 
 from lieaudit.autodiff.context import Context
 from lieaudit.graph.nodes import has_input
-from lieaudit.layouts.atoms import has_grid, plain, size_of
+from lieaudit.layouts.algebra import convolved
 from lieaudit.layouts.tracker import Tracker
-from lieaudit.ops.axes import Result, contracted, window
 from lieaudit.ops.commuting import axis_has_grid, on_one_grid, only_first, spatial
+from lieaudit.ops.elementwise_axes import Result
 from lieaudit.ops.op import MICROSOFT, Kind, Op, Outputs, Rule
 
 
@@ -30,19 +30,12 @@ def deformable(context: Context, node: ir.Node) -> Outputs:
 
 
 def convolution_axes(tracker: Tracker, node: ir.Node) -> Result:
-    """Give the axes of a convolution: a grid of another size, and its channels contracted."""
+    """Return the axes of a convolution."""
     axes, sizes = tracker.of(node.inputs[0]), tracker.sizes(node.outputs[0])
     if axes is None or sizes is None or tracker.varies(node.inputs[1]):
         return [None]
     group = node.attributes["group"].as_int() if "group" in node.attributes else 1
-    pointwise = is_pointwise(tracker, node)
-    space = tuple(axis if pointwise else window(axis, size) for axis, size in zip(axes[2:], sizes[2:], strict=True))
-    if group == 1:
-        return [contracted((axes[0], (), *space), axes[1], at=1, size=sizes[1])]
-    channels = axes[1] if size_of(axes[1]) == sizes[1] == group else plain("channel", sizes[1])
-    if has_grid(axes[1]) and channels is not axes[1]:
-        channels = plain("mixed", sizes[1])
-    return [(axes[0], channels, *space)]
+    return [convolved(axes, sizes, groups=group, pointwise=is_pointwise(tracker, node))]
 
 
 def is_pointwise(tracker: Tracker, node: ir.Node) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lieaudit.ops.axes import nary, unary
+from lieaudit.ops.elementwise_axes import nary, unary
 from lieaudit.ops.op import ALL, INTEGER_RULE, STEP_NOTE, Op, Rule, draws
 
 _INTEGERS = Rule(INTEGER_RULE, operands=(), outputs=ALL, steps=ALL)

@@ -7,10 +7,11 @@ import onnx_ir as ir
 from lieaudit.autodiff.context import Context
 from lieaudit.autodiff.tangent import Tangent
 from lieaudit.graph.nodes import has_input, required
-from lieaudit.layouts.atoms import Axis, has_grid, normalise, unify
-from lieaudit.layouts.tracker import Tracker, broadcast
-from lieaudit.ops.axes import Result, contracted
+from lieaudit.layouts.algebra import contracted, multiplied
+from lieaudit.layouts.axes import Axis, has_grid, normalise, unify
+from lieaudit.layouts.tracker import Tracker
 from lieaudit.ops.commuting import axis_has_grid, on_one_grid, varies_over_grid
+from lieaudit.ops.elementwise_axes import Result
 from lieaudit.ops.op import ALL, MICROSOFT, Kind, Op, Outputs, Rule, Use
 
 
@@ -131,12 +132,7 @@ def _matmul(tracker: Tracker, node: ir.Node) -> Result:
     for name, which in (("transA", 0), ("transB", 1)):
         if name in node.attributes and node.attributes[name].as_int():
             a, b = ((*a[:-2], a[-1], a[-2]), b) if which == 0 else (a, (*b[:-2], b[-1], b[-2]))
-    batch = broadcast([a[:-2], b[:-2]])
-    if not tracker.varies(node.inputs[1]):
-        return [contracted((*batch, a[-2], ()), a[-1], at=len(batch) + 1, size=sizes[-1])]
-    if not tracker.varies(node.inputs[0]):
-        return [contracted((*batch, (), b[-1]), b[-2], at=len(batch), size=sizes[-2])]
-    return [normalise((*batch, a[-2], b[-1]))]
+    return [multiplied(a, b, sizes, varies=(tracker.varies(node.inputs[0]), tracker.varies(node.inputs[1])))]
 
 
 def _gemm(tracker: Tracker, node: ir.Node) -> Result:

@@ -9,8 +9,8 @@ from lieaudit.autodiff.sizes import Dims
 from lieaudit.autodiff.tangent import Tangent
 from lieaudit.graph.nodes import required
 from lieaudit.layouts.tracker import Tracker
-from lieaudit.ops.axes import residual, unary
 from lieaudit.ops.commuting import axis_has_grid, on_one_grid, only_first
+from lieaudit.ops.elementwise_axes import residual, unary
 from lieaudit.ops.op import MICROSOFT, Kind, Op, Outputs, Rule, Use
 
 

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from lieaudit.autodiff.context import Context
 from lieaudit.autodiff.tangent import Tangent
-from lieaudit.layouts.atoms import Axes
+from lieaudit.layouts.axes import Axes
 from lieaudit.layouts.tracker import Tracker
 
 OpName = tuple[str, str]

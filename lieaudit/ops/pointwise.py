@@ -12,8 +12,8 @@ import onnx_ir as ir
 from lieaudit.autodiff.context import Context
 from lieaudit.autodiff.tangent import Tangent
 from lieaudit.graph.nodes import constant, has_input, required
-from lieaudit.ops import axes
 from lieaudit.ops.commuting import always, on_one_grid, spatial
+from lieaudit.ops.elementwise_axes import unary
 from lieaudit.ops.op import MICROSOFT, Kind, Op, Rule
 
 _STEEP = 2.0**100
@@ -353,12 +353,12 @@ _KINKED = {
 
 OPS = (
     *(
-        Op(name, tangent=Rule("pointwise", _pointwise(slope)), layout=axes.unary,
+        Op(name, tangent=Rule("pointwise", _pointwise(slope)), layout=unary,
            geometric=on_one_grid(always) if name == "Neg" else None,
            homogeneous=on_one_grid(always) if name == "Neg" else spatial if name in _HOMOGENEOUS else None,
            kind=None if name in _FUNCTIONS else Kind.NONLINEARITY, kinked=name in _KINKED,
            linear=(0,) if name == "Neg" else ())
         for name, slope in _SLOPES.items()
     ),
-    *(Op(name, MICROSOFT, layout=axes.unary, kind=Kind.NONLINEARITY) for name in ("BiasGelu", "FastGelu", "QuickGelu")),
+    *(Op(name, MICROSOFT, layout=unary, kind=Kind.NONLINEARITY) for name in ("BiasGelu", "FastGelu", "QuickGelu")),
 )  # fmt: skip

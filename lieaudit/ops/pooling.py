@@ -6,10 +6,10 @@ import onnx_ir as ir
 
 from lieaudit.autodiff.context import Context
 from lieaudit.graph.nodes import required
-from lieaudit.layouts.atoms import normalise, plain
+from lieaudit.layouts.algebra import pooled, reduced
 from lieaudit.layouts.tracker import Tracker
-from lieaudit.ops.axes import Result, window
 from lieaudit.ops.commuting import spatial
+from lieaudit.ops.elementwise_axes import Result
 from lieaudit.ops.op import Kind, Op, Outputs, Rule, Use
 
 
@@ -80,14 +80,12 @@ def _whole_windows(use: Use) -> str:
 
 def _pool(tracker: Tracker, node: ir.Node) -> Result:
     axes, sizes = tracker.of(node.inputs[0]), tracker.sizes(node.outputs[0])
-    if axes is None or sizes is None:
-        return [None]
-    return [(*axes[:2], *(window(a, s) if a else plain("free", s) for a, s in zip(axes[2:], sizes[2:], strict=True)))]
+    return [pooled(axes, sizes)] if axes is not None and sizes is not None else [None]
 
 
 def _global_pool(tracker: Tracker, node: ir.Node) -> Result:
     axes = tracker.of(node.inputs[0])
-    return [None] if axes is None else [normalise((*axes[:2], *((),) * (len(axes) - 2)))]
+    return [None] if axes is None else [reduced(axes, range(2, len(axes)), keep=True)]
 
 
 _AVERAGE, _WINNER = Rule("average", average), Rule("winner", max_pool)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lieaudit.ops.axes import unary
 from lieaudit.ops.convolution import convolution_axes
+from lieaudit.ops.elementwise_axes import unary
 from lieaudit.ops.op import ALL, MICROSOFT, QUANTISATION_RULE, Kind, Op, Rule
 
 _NOTE = (

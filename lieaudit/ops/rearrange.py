@@ -9,10 +9,10 @@ import onnx_ir as ir
 from lieaudit.autodiff.context import Context
 from lieaudit.autodiff.rows import reshaped, stacked, zeros
 from lieaudit.graph.nodes import constant, has_input, required
-from lieaudit.layouts.atoms import Axis, concat, has_grid, plain, size_of, unify, without_position
-from lieaudit.layouts.atoms import reshape as reshape_axes
+from lieaudit.layouts.algebra import expanded, joined, permuted, squeezed, unsqueezed
+from lieaudit.layouts.axes import reshape as reshape_axes
+from lieaudit.layouts.axes import size_of
 from lieaudit.layouts.tracker import Tracker
-from lieaudit.ops.axes import Result, unary
 from lieaudit.ops.commuting import (
     always,
     at_inference,
@@ -23,6 +23,7 @@ from lieaudit.ops.commuting import (
     on_one_grid,
     spatial_operands,
 )
+from lieaudit.ops.elementwise_axes import Result, unary
 from lieaudit.ops.op import ALL, FLOATS, Kind, Layout, Op, Outputs, Rule, Use
 
 
@@ -135,7 +136,7 @@ def _transpose_axes(tracker: Tracker, node: ir.Node) -> Result:
     if axes is None:
         return [None]
     perm = tracker.ints(node, "perm") or list(range(len(axes)))[::-1]
-    return [tuple(axes[i] for i in perm)]
+    return [permuted(axes, perm)]
 
 
 def _reshape_axes(tracker: Tracker, node: ir.Node) -> Result:
@@ -151,7 +152,7 @@ def _squeeze_axes(tracker: Tracker, node: ir.Node) -> Result:
     gone = (
         {i % len(axes) for i in dropped} if dropped is not None else {i for i, a in enumerate(axes) if size_of(a) == 1}
     )
-    return [tuple(axis for i, axis in enumerate(axes) if i not in gone)]
+    return [squeezed(axes, gone)]
 
 
 def _unsqueeze_axes(tracker: Tracker, node: ir.Node) -> Result:
@@ -159,26 +160,14 @@ def _unsqueeze_axes(tracker: Tracker, node: ir.Node) -> Result:
     if axes is None or added is None:
         return [None]
     rank = len(axes) + len(added)
-    at = {i % rank for i in added}
-    rest = iter(axes)
-    return [tuple(() if i in at else next(rest) for i in range(rank))]
+    return [unsqueezed(axes, {i % rank for i in added})]
 
 
 def _expand_axes(tracker: Tracker, node: ir.Node) -> Result:
     axes, sizes = tracker.of(node.inputs[0]), tracker.sizes(node.outputs[0])
     if axes is None or sizes is None:
         return [None]
-    padded = ((),) * (len(sizes) - len(axes)) + axes
-    return [tuple(_repeated(axis, size) for axis, size in zip(padded, sizes, strict=True))]
-
-
-def _repeated(axis: Axis, size: int) -> Axis:
-    """Give an axis after its entries were repeated: channels are channels still, positions are not known any more."""
-    if size_of(axis) == size:
-        return axis
-    if size_of(axis) == 1:
-        return plain("free", size)
-    return plain("channel" if without_position(axis) else "unknown", size)
+    return [expanded(axes, sizes)]
 
 
 def _concat_axes(tracker: Tracker, node: ir.Node) -> Result:
@@ -186,17 +175,7 @@ def _concat_axes(tracker: Tracker, node: ir.Node) -> Result:
     if any(o is None for o in operands):
         return [None]
     known = [o for o in operands if o is not None]
-    rank = len(known[0])
-    at = node.attributes["axis"].as_int() % rank
-    rest: list[Axis] = []
-    for i in range(rank):
-        axis = known[0][i]
-        for operand in known[1:]:
-            axis = unify(axis, operand[i]) if i != at else axis
-        rest.append(axis)
-    elsewhere = any(has_grid(axis) for i, axis in enumerate(rest) if i != at)
-    rest[at] = concat([operand[at] for operand in known], grid_elsewhere=elsewhere)
-    return [tuple(rest)]
+    return [joined(known, node.attributes["axis"].as_int() % len(known[0]))]
 
 
 # ---- commuting ----------------------------------------------------------------------------------------------------

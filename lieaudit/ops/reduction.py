@@ -12,10 +12,11 @@ from lieaudit.autodiff.rows import reshaped, stacked
 from lieaudit.autodiff.tangent import Tangent
 from lieaudit.errors import UnsupportedOpError
 from lieaudit.graph.nodes import has_input, ints_input, ints_of, required
-from lieaudit.layouts.atoms import has_grid, normalise
+from lieaudit.layouts.algebra import reduced
+from lieaudit.layouts.axes import has_grid
 from lieaudit.layouts.tracker import Tracker
-from lieaudit.ops.axes import Result, unary
 from lieaudit.ops.commuting import on_one_grid, spatial
+from lieaudit.ops.elementwise_axes import Result, unary
 from lieaudit.ops.op import ALL, INTEGER_RULE, Apply, Kind, Op, Outputs, Rule, Use, is_op
 
 
@@ -149,8 +150,7 @@ def _layout(tracker: Tracker, node: ir.Node) -> Result:
     gone = None if axes is None else reduced_axes(tracker, node, len(axes))
     if axes is None or gone is None:
         return [None]
-    keep = node.attributes.get_int("keepdims", 1)
-    return [normalise(tuple(() if i in gone else axis for i, axis in enumerate(axes) if keep or i not in gone))]
+    return [reduced(axes, gone, keep=bool(node.attributes.get_int("keepdims", 1)))]
 
 
 def reduced_axes(tracker: Tracker, node: ir.Node, rank: int) -> set[int] | None:

@@ -8,10 +8,10 @@ from lieaudit.autodiff.context import Context
 from lieaudit.autodiff.rows import stacked, times
 from lieaudit.autodiff.tangent import Tangent
 from lieaudit.graph.nodes import constant, has_input, ints_input, ints_of, required
-from lieaudit.layouts.atoms import plain, reshape, size_of, without_position
+from lieaudit.layouts.algebra import depth_to_space, padded, resampled, space_to_depth
 from lieaudit.layouts.tracker import Tracker
-from lieaudit.ops.axes import Result, regridded, resized
 from lieaudit.ops.commuting import on_one_grid, only_first, spatial
+from lieaudit.ops.elementwise_axes import Result
 from lieaudit.ops.op import Kind, Op, Outputs, Rule, Use
 
 
@@ -127,14 +127,7 @@ def _pad_axes(tracker: Tracker, node: ir.Node) -> Result:
     if axes is None or sizes is None or not tracker.varies(node.inputs[0]):
         return [None]
     changes = _changes(tracker, node, len(axes))
-    if changes is None:
-        return [tuple(resized(axis, size) for axis, size in zip(axes, sizes, strict=True))]
-    return [
-        tuple(
-            regridded(axis, size) if any(change) else axis
-            for axis, size, change in zip(axes, sizes, changes, strict=True)
-        )
-    ]
+    return [resampled(axes, sizes) if changes is None else padded(axes, sizes, changes)]
 
 
 def _adds_nothing(tracker: Tracker, node: ir.Node) -> bool:
@@ -145,27 +138,18 @@ def _adds_nothing(tracker: Tracker, node: ir.Node) -> bool:
 
 def _resize_axes(tracker: Tracker, node: ir.Node) -> Result:
     axes, sizes = tracker.of(node.inputs[0]), tracker.sizes(node.outputs[0])
-    if axes is None or sizes is None:
-        return [None]
-    return [tuple(resized(axis, size) for axis, size in zip(axes, sizes, strict=True))]
+    return [resampled(axes, sizes)] if axes is not None and sizes is not None else [None]
 
 
 def _depth_to_space_axes(tracker: Tracker, node: ir.Node) -> Result:
-    axes, sizes = tracker.of(node.inputs[0]), tracker.sizes(node.outputs[0])
-    if axes is None or sizes is None or not without_position(axes[1]):
-        return [None]
-    return [(axes[0], plain("channel", sizes[1]), *(resized(a, s) for a, s in zip(axes[2:], sizes[2:], strict=True)))]
+    axes, block = tracker.of(node.inputs[0]), node.attributes["blocksize"].as_int()
+    channels_first = node.attributes.get_string("mode", "DCR") == "CRD"
+    return [None] if axes is None else [depth_to_space(axes, block, channels_first=channels_first)]
 
 
 def _space_to_depth_axes(tracker: Tracker, node: ir.Node) -> Result:
-    axes = tracker.of(node.inputs[0])
-    block = node.attributes["blocksize"].as_int()
-    if axes is None:
-        return [None]
-    n, c, h, w = (size_of(axis) for axis in axes)
-    split = reshape(axes, (n, c, h // block, block, w // block, block))
-    moved = tuple(split[i] for i in (0, 3, 5, 1, 2, 4))
-    return [reshape(moved, (n, c * block * block, h // block, w // block))]
+    axes, block = tracker.of(node.inputs[0]), node.attributes["blocksize"].as_int()
+    return [None] if axes is None else [space_to_depth(axes, block, channels_first=False)]
 
 
 def _linear_resize(tracker: Tracker, node: ir.Node) -> bool:

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from lieaudit.autodiff.context import Context
 from lieaudit.autodiff.rows import repeat_stacked, rows_or_zeros, stacked, to_back
 from lieaudit.graph.nodes import required
-from lieaudit.ops.axes import unary
+from lieaudit.ops.elementwise_axes import unary
 from lieaudit.ops.op import STEP_NOTE, Op, Outputs, Rule, Use
 
 

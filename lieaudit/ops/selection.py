@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
 from lieaudit.autodiff.context import Context
 from lieaudit.autodiff.rows import repeat_stacked, stacked, to_back
 from lieaudit.graph.nodes import has_input, ints_input, ints_of, required
-from lieaudit.layouts.atoms import Axes, Axis, concat, normalise, plain, size_of, slice_axis, without_position
+from lieaudit.layouts.algebra import replaced, sliced, taken
+from lieaudit.layouts.axes import Axes, normalise, plain, size_of, slice_axis, without_position
 from lieaudit.layouts.tracker import Tracker
-from lieaudit.ops.axes import Result, unary
 from lieaudit.ops.commuting import on_one_grid, spatial, subset
+from lieaudit.ops.elementwise_axes import Result, unary
 from lieaudit.ops.op import ALL, Op, Outputs, Rule, Use
 
 
@@ -148,7 +148,7 @@ def _split_axes(tracker: Tracker, node: ir.Node) -> Result:
         sizes = tracker.sizes(value)
         if sizes is None:
             return [None] * len(node.outputs)
-        out.append(normalise((*axes[:at], slice_axis(axes[at], start, 1, sizes[at]), *axes[at + 1 :])))
+        out.append(replaced(axes, at, slice_axis(axes[at], start, 1, sizes[at])))
         start += sizes[at]
     return list(out)
 
@@ -168,11 +168,11 @@ def _slice_axes(tracker: Tracker, node: ir.Node) -> Result:
         size = size_of(axes[axis])
         if sizes[axis] == size and steps[i] == 1:
             continue
-        if starts is None or steps[i] < 1:
+        if starts is None:
             out[axis] = plain("unknown", sizes[axis])
             continue
         start = min(max(starts[i] + size if starts[i] < 0 else starts[i], 0), size)
-        out[axis] = slice_axis(axes[axis], start, steps[i], sizes[axis])
+        out[axis] = sliced(axes[axis], start, steps[i], sizes[axis])
     return [normalise(tuple(out))]
 
 
@@ -185,7 +185,6 @@ def _gather_axes(tracker: Tracker, node: ir.Node) -> Result:
     shape = tracker.sizes(node.inputs[1])
     if shape is None:
         return [None]
-    before, after = axes[:at], axes[at + 1 :]
     size = size_of(axes[at])
     if indices is None:
         picked: Axes = tuple(plain("channel" if without_position(axes[at]) else "unknown", n) for n in shape)
@@ -193,20 +192,8 @@ def _gather_axes(tracker: Tracker, node: ir.Node) -> Result:
         picked = ()
     else:
         flat = indices.reshape(-1) % size
-        picked = (_taken(axes[at], flat),) if indices.ndim == 1 else tuple(plain("unknown", n) for n in shape)
-    return [normalise((*before, *picked, *after))]
-
-
-def _taken(axis: Axis, indices: np.ndarray) -> Axis:
-    """Give the axis after picking these entries: a slice, a cyclic roll, or nothing known."""
-    count, size = len(indices), size_of(axis)
-    if count > 0 and np.array_equal(indices, np.arange(indices[0], indices[0] + count)):
-        return slice_axis(axis, int(indices[0]), 1, count)
-    if count == size and np.array_equal(indices, (np.arange(size) + indices[0]) % size):
-        start = int(indices[0])
-        head, tail = slice_axis(axis, start, 1, size - start), slice_axis(axis, 0, 1, start)
-        return concat([head, tail], grid_elsewhere=True)
-    return plain("channel" if without_position(axis) else "unknown", count)
+        picked = (taken(axes[at], flat.tolist()),) if indices.ndim == 1 else tuple(plain("unknown", n) for n in shape)
+    return [replaced(axes, at, *picked)]
 
 
 def _subset_alike(tracker: Tracker, node: ir.Node) -> bool:

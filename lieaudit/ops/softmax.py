@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from lieaudit.autodiff.context import Context
 from lieaudit.graph.nodes import required
-from lieaudit.ops.axes import unary
+from lieaudit.ops.elementwise_axes import unary
 from lieaudit.ops.op import Kind, Op, Outputs, Rule
 
 

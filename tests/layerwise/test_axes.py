@@ -8,9 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lieaudit.errors import SpecError
-from lieaudit.layouts.atoms import HEIGHT, WIDTH, Atom, concat, coordinate, merge, plain, reshape, size_of, slice_axis
+from lieaudit.layouts.axes import (
+    BATCH,
+    HEIGHT,
+    WIDTH,
+    Atom,
+    concat,
+    coordinate,
+    merge,
+    plain,
+    reshape,
+    size_of,
+    slice_axis,
+)
 from lieaudit.layouts.layout import layout_of, parse_layouts
-from lieaudit.layouts.tracker import BATCH
 
 B, C, H, W = 2, 6, 12, 8
 

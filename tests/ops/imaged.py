@@ -7,7 +7,7 @@ import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
 from lieaudit.graph.forward import measure_shapes
-from lieaudit.layerwise.axes import track
+from lieaudit.layerwise.tracking import track
 
 N, C, H, W = 2, 4, 6, 6
 

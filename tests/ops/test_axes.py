@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from lieaudit.layouts.atoms import GRID, size_of
+from lieaudit.layouts.axes import GRID, size_of
 from lieaudit.ops import OPS
 
 RNG = np.random.default_rng(12)

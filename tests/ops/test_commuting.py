@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from lieaudit.layerwise.commute import Prover
-from lieaudit.layouts.atoms import WIDTH, size_of
+from lieaudit.layouts.axes import WIDTH, size_of
 from lieaudit.layouts.layout import layout_of
 from lieaudit.ops import OPS
 

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from lieaudit.errors import ModelError
 from lieaudit.graph.forward.pixel_sizes import followers
 from lieaudit.graph.nodes import holders
-from lieaudit.layouts.atoms import HEIGHT, WIDTH, Atom, Axes, coordinate, plain, size_of
+from lieaudit.layouts.axes import HEIGHT, WIDTH, Atom, Axes, coordinate, plain, size_of
 from lieaudit.layouts.tracker import Tracker, measured_sizes
 from lieaudit.ops import lookup
 

@@ -14,6 +14,9 @@ from dataclasses import dataclass, replace
 HEIGHT, WIDTH = "height", "width"
 GRID = (HEIGHT, WIDTH)
 
+BATCH = 1_000_003
+"""Stands for the symbolic batch size: a prime that no other size has as a factor."""
+
 
 @dataclass(frozen=True, slots=True)
 class Atom:
