@@ -14,6 +14,7 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /src
 RUN python3 -m venv /opt/lieaudit
 COPY pyproject.toml README.md LICENSE ./
+COPY policy policy
 COPY proto proto
 COPY lieaudit lieaudit
 COPY server server
@@ -21,7 +22,7 @@ RUN case "$ACCELERATOR" in cpu|gpu) ;; *) echo "ACCELERATOR is cpu or gpu, not $
  && if [ "$WITH_TORCH" = 1 ] && [ "$ACCELERATOR" = cpu ]; then \
       /opt/lieaudit/bin/pip install --no-cache-dir --index-url "$TORCH_INDEX" "torch==$TORCH_VERSION"; fi \
  && extras="$ACCELERATOR"; if [ "$WITH_TORCH" = 1 ]; then extras="$extras,torch"; fi \
- && /opt/lieaudit/bin/pip install --no-cache-dir ./proto ".[$extras]" "./server[$ACCELERATOR]" \
+ && /opt/lieaudit/bin/pip install --no-cache-dir ./policy ./proto ".[$extras]" "./server[$ACCELERATOR]" \
  && /opt/lieaudit/bin/pip uninstall --yes pip setuptools >/dev/null 2>&1; \
     find /opt/lieaudit -depth -type d \( -name tests -o -name test \) -path '*/site-packages/*' \
       ! -path '*/torch/*' -exec rm -rf {} + \

@@ -7,11 +7,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-EDITABLE := -e './proto' -e '.[cpu]' -e './server[cpu]' -e './client'
+EDITABLE := -e './policy' -e './proto' -e '.[cpu]' -e './server[cpu]' -e './client'
 
 .PHONY: demo test check torture proto bench clean
 
-$(VENV)/.demo: pyproject.toml proto/pyproject.toml server/pyproject.toml client/pyproject.toml
+$(VENV)/.demo: pyproject.toml policy/pyproject.toml proto/pyproject.toml server/pyproject.toml client/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) $(EDITABLE)
 	@touch $@

@@ -14,12 +14,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from lieaudit_policy import Policy, Rule
+
 from lieaudit.errors import ComparisonError
 from lieaudit.gate import sentences
 from lieaudit.gate.comparable import require_paired, require_same_model, require_size
 from lieaudit.gate.decision import FAIL, INCONCLUSIVE, PASS, WAIVED, Decision, RuleOutcome, RuleWaiver
 from lieaudit.gate.measure import Measured, Unmeasured, measure, negligible
-from lieaudit.gate.policy import Policy, Rule, parse
+from lieaudit.gate.parsing import parse
 from lieaudit.gate.power import POWER, images_needed
 from lieaudit.report import Report
 from lieaudit.statistics import holm, p_at_least, p_at_most

@@ -15,9 +15,9 @@ from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
+from lieaudit_policy import Rule
 
 from lieaudit.errors import DataError
-from lieaudit.gate.policy import Rule
 from lieaudit.report import GeneratorResult, Report
 from lieaudit.statistics import compare, confidence_draws, point_estimate
 from lieaudit.verdicts import NEGLIGIBLE

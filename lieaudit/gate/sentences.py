@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lieaudit_policy import Rule, Waiver
+
 from lieaudit.gate.decision import FAIL, INCONCLUSIVE, PASS, WAIVED, RuleOutcome
 from lieaudit.gate.measure import Measured, Unmeasured
-from lieaudit.gate.policy import Rule, Waiver
 from lieaudit.symmetries.generators import BRIGHTNESS_STEP
 from lieaudit.verdicts import NEGLIGIBLE
 

@@ -94,8 +94,10 @@ def test_sarif_is_what_github_code_scanning_asks_for(outcome: Outcome, npm_folde
         log, found = tmp_path / "gate.sarif", tmp_path / "found.sarif"
         log.write_text(text, encoding="utf-8")
         done = subprocess.run(
-            [validator, "validate", log, "--rule-kind", rules, "--level", levels, "--output", found]
-            + ["--log", "ForceOverwrite"],
+            [
+                *(validator, "validate", log, "--rule-kind", rules, "--level", levels),
+                *("--output", found, "--log", "ForceOverwrite"),
+            ],
             env={"DOTNET_SYSTEM_GLOBALIZATION_INVARIANT": "1", "HOME": str(tmp_path), "PATH": os.environ["PATH"]},
             capture_output=True, text=True, check=False,
         )  # fmt: skip

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
+import lieaudit_policy
 import pytest
 import yaml
+from lieaudit_client import Client
+from lieaudit_client.gate.run import check_here
+from lieaudit_policy import GROUPS, KINDS, ON_INCONCLUSIVE, STATISTICS
 
 from lieaudit.errors import PolicyError
 from lieaudit.gate import check, parse, schema
-from lieaudit.gate.policy import GROUPS, KINDS, ON_INCONCLUSIVE, STATISTICS
 from lieaudit.spec import GENERATORS
 
 RULE = "rules:\n  - {id: r, kind: limit, generators: rotation, max: 1}\n"
@@ -205,3 +211,32 @@ def test_the_written_template_is_valid(repo_root: Path) -> None:
 def _json(text: str) -> object:
     """Read YAML as a JSON Schema validator sees it: dates are text."""
     return json.loads(json.dumps(yaml.safe_load(text), default=str))
+
+
+def test_the_names_of_generators_are_those_that_can_be_measured() -> None:
+    assert lieaudit_policy.GENERATORS == GENERATORS
+
+
+@pytest.mark.parametrize("text", [*VALID.values(), *(case[0] for case in INVALID.values())])
+def test_a_client_reads_a_policy_as_the_service_does(text: str, service: str) -> None:
+    """The same code reads it on both sides, through the wire or not."""
+    with Client(service) as client:
+        assert check_here(text) == client.check_policy(text)
+
+
+def test_reading_a_policy_loads_no_numerics_and_asks_no_service(tmp_path: Path) -> None:
+    path = tmp_path / "lieaudit.yaml"
+    path.write_text(VALID["every kind"])
+    (tmp_path / "second.yaml").write_text(INVALID["typo in a field"][0])
+    code = (
+        "import sys; from lieaudit_client.command import run\n"
+        f"codes = run(['policy', 'check', {str(path)!r}]), run(['policy', 'check', {str(path)!r}, 'second.yaml'])\n"
+        "assert codes == (0, 2), codes\n"
+        "assert not {'numpy', 'onnx', 'onnxruntime', 'lieaudit', 'lieaudit_server'} & set(sys.modules)\n"
+    )
+    environment = {"PATH": os.environ["PATH"], "LIEAUDIT_SERVER": "127.0.0.1:9"}  # where nobody listens
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "second.yaml:2: confidnce: no such field" in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -100,6 +101,77 @@ def test_the_pre_commit_hooks_run_and_block(templates: Path, project: Path, serv
     done = _bash("python -m pre_commit run lieaudit-policy --all-files", project, service, {})
     assert done.returncode == 1
     assert "lieaudit.yaml:3: rules[0].marign: no such field" in done.stdout
+
+
+def test_the_action_gates_a_project_and_leaves_its_outputs(project: Path, service: str, repo_root: Path) -> None:
+    """As a runner does it: the step's environment from the inputs, its outputs and summary into files."""
+    action = _read(repo_root / "action.yml")
+    inputs = {name: value.get("default", "") for name, value in action["inputs"].items()}
+    inputs |= {
+        "model": "models/classifier.onnx", "data": "data/test.npz", "preprocess": PREPROCESS, "server": service,
+        "baseline": "models/baseline.json",
+    }  # fmt: skip
+    assert {n for n, v in action["inputs"].items() if v.get("required")} <= set(inputs)
+    (step,) = (step for step in action["runs"]["steps"] if step.get("id") == "gate")
+    named = {name: re.fullmatch(r"\$\{\{ inputs\.([a-z-]+) \}\}", text)[1] for name, text in step["env"].items()}
+    variables = {name: inputs[given] for name, given in named.items()}
+    variables |= {"GITHUB_OUTPUT": str(project / "outputs"), "GITHUB_STEP_SUMMARY": str(project / "summary")}
+    done = _bash(step["run"], project, service, variables)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert {path.name for path in (project / "lieaudit-gate").iterdir()} == FILES
+    outputs = dict(line.split("=", 1) for line in (project / "outputs").read_text().splitlines())
+    assert outputs == {"sarif": "lieaudit-gate/lieaudit.sarif", "verdict": "pass"}
+    assert set(outputs) == set(action["outputs"])
+    assert (project / "summary").read_text().startswith("## ✅ lieaudit gate: PASS")
+    (project / "lieaudit.yaml").write_text(
+        POLICY.replace("margin: 0.1", "margin: 0.1}\n  - {kind: limit, max: 1e-9, generators: rotation")
+    )
+    done = _bash(step["run"], project, service, variables)
+    assert done.returncode == 1
+    assert (project / "outputs").read_text().splitlines()[-1] == "verdict=fail"
+
+
+def test_the_action_installs_what_it_needs(repo_root: Path) -> None:
+    """Without a service it installs the distributions that stand on each other, in the order that pip needs."""
+    (install,) = (
+        s["run"] for s in _read(repo_root / "action.yml")["runs"]["steps"] if s.get("name") == "Install lieaudit"
+    )
+    folders = re.findall(r'"\$SOURCE(?:/([a-z]+))?(?:\[cpu\])?"', install)
+    assert folders == ["policy", "proto", "client", "", "server"]
+    assert all((repo_root / folder / "pyproject.toml").exists() for folder in folders)
+
+
+def test_zizmor_finds_nothing_in_what_runs_on_github(repo_root: Path, tmp_path: Path) -> None:
+    zizmor = Path(sys.executable).parent / "zizmor"
+    workflow = repo_root / "examples" / "ci" / "github-workflow.yml"
+    check = [zizmor, "--offline", "--persona", "pedantic", "--quiet"]
+    done = subprocess.run([*check, repo_root / "action.yml", workflow], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    loose = tmp_path / "github-workflow.yml"
+    loose.write_text(re.sub(r"@[0-9a-f]{40} # v\S+", "@v5", workflow.read_text()))
+    assert subprocess.run([*check, loose], capture_output=True, check=False).returncode, "it would notice a tag"
+
+
+def test_the_hooks_of_the_repository_run(project: Path, service: str, repo_root: Path) -> None:
+    """pre-commit takes them from a repository: here a clone of what stands in this one."""
+    pytest.importorskip("pre_commit", reason="pre-commit is not installed")
+    hooks = project.parent / f"{project.name}-hooks"
+    hooks.mkdir()
+    shutil.copy(repo_root / ".pre-commit-hooks.yaml", hooks)
+    commit = "git init -q . && git add -A && git -c user.name=a -c user.email=a@example.org commit -qm hooks"
+    assert _bash(commit, hooks, service, {}).returncode == 0
+    revision = _bash("git rev-parse HEAD", hooks, service, {}).stdout.strip()
+    arguments = ["models/classifier.onnx", "--data", "data/test.npz", "--policy", "lieaudit.yaml"]
+    arguments += ["--baseline", "models/baseline.json", "--preprocess", PREPROCESS]
+    chosen = [{"id": "lieaudit-policy"}, {"id": "lieaudit-gate", "args": arguments}]
+    (project / ".pre-commit-config.yaml").write_text(
+        yaml.safe_dump({"repos": [{"repo": str(hooks), "rev": revision, "hooks": chosen}]})
+    )
+    script = "git init -q . && git add -A && python -m pre_commit run --all-files --hook-stage pre-push -v"
+    done = _bash(script, project, service, {})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "PASS: every rule is met" in done.stdout
+    assert "lieaudit.yaml: 1 rules; needs" in done.stdout
 
 
 def _read(path: Path) -> dict:

@@ -35,7 +35,7 @@ def wheels(tmp_path_factory, repo_root):
     folder = tmp_path_factory.mktemp("wheels")
     _run(
         *(sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps"),
-        *("--wheel-dir", folder, repo_root / "proto", repo_root / "client"),
+        *("--wheel-dir", folder, *(repo_root / part for part in ("policy", "proto", "client"))),
     )
     return sorted(folder.glob("*.whl"))
 

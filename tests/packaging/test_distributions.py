@@ -1,4 +1,4 @@
-"""The four distributions as an index would hold them: checked by its own tools, and used outside the checkout."""
+"""The five distributions as an index would hold them: checked by its own tools, and used outside the checkout."""
 
 import email
 import os
@@ -13,7 +13,13 @@ from pathlib import Path
 
 import pytest
 
-PARTS = {"lieaudit_api": "proto", "lieaudit": ".", "lieaudit_server": "server", "lieaudit_client": "client"}
+PARTS = {
+    "lieaudit_policy": "policy",
+    "lieaudit_api": "proto",
+    "lieaudit": ".",
+    "lieaudit_server": "server",
+    "lieaudit_client": "client",
+}
 
 
 def _run(*command, **options):
@@ -30,7 +36,7 @@ def _metadata(wheel):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory, repo_root):
-    """The folder of the four wheels and the four source archives."""
+    """The folder of the wheels and the source archives."""
     folder = tmp_path_factory.mktemp("built")
     for part in PARTS.values():
         _run(sys.executable, "-m", "build", "--outdir", folder, repo_root / part)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 from lieaudit_api.v1 import spec_pb2
+from lieaudit_policy import GENERATORS
 
 from lieaudit_client.exceptions import InvalidInputError
 from lieaudit_client.feeds import parse_feed
@@ -19,18 +20,6 @@ from lieaudit_client.preprocessing import PRESETS, parse_preprocessing
 F = TypeVar("F", bound=Callable[..., Any])
 
 # The service checks them too; here they make the help and the early refusal.
-GENERATORS = (
-    "translation_x",
-    "translation_y",
-    "rotation",
-    "scale",
-    "shear_x",
-    "shear_y",
-    "stretch_x",
-    "stretch_y",
-    "hyperbolic_rotation",
-    "brightness",
-)
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "method": ("auto", "forward", "finite_difference", "torch", "secant"),
     "head": ("auto", "softmax", "identity", "sigmoid", "spatial"),

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from lieaudit_policy import GENERATORS
 
 from lieaudit_client.command import exits, streams
-from lieaudit_client.command.options import GENERATORS, check_writable, server_options, spec_from, spec_options
+from lieaudit_client.command.options import check_writable, server_options, spec_from, spec_options
 from lieaudit_client.exceptions import InvalidInputError
 from lieaudit_client.formats.numbers import number
 from lieaudit_client.formats.outcome import Outcome

@@ -26,13 +26,14 @@ _KINDS = {
     ),
     "noninferiority": (
         "The local equivariance error is no worse than the baseline's, up to a margin",
-        "Compare the layers of the two versions (`lieaudit compare`), and see what changed in data, augmentation or "
-        "architecture between them.",
+        "Compare the layers of the two versions, and see what changed in their data, augmentation and architecture.",
     ),
     "relative": (
         "The model answers less to its symmetry than to an equally large other change",
-        "The output moves as much along the symmetry as along any other change of that size: training with that "
-        "transform, or LieLoss, lowers it.",
+        (
+            "The output moves as much along the symmetry as along any other change of that size: training with that "
+            "transform, or LieLoss, lowers it."
+        ),
     ),
     "kind_share": (
         "Layers of one kind cause no more than a share of the error",
@@ -89,7 +90,9 @@ def render(outcome: Outcome) -> str:
 
 def _descriptor(rule: gate_pb2.RuleOutcome) -> dict[str, Any]:
     short, advice = _KINDS.get(rule.kind, (rule.kind, "See the report."))
-    full = f"{short}. Rule {rule.id!r} of the policy, of kind {rule.kind}; the gate decides it on images, by statistics."
+    full = (
+        f"{short}. Rule {rule.id!r} of the policy, of kind {rule.kind}; the gate decides it on images, by statistics."
+    )
     return {
         "id": rule.id,
         "name": "".join(word.capitalize() for word in rule.kind.split("_")),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from lieaudit_api.v1 import report_pb2, spec_pb2
+from lieaudit_api.v1 import gate_pb2, report_pb2, spec_pb2
 
 from lieaudit_client.client import Client
 from lieaudit_client.command import exits, service, streams
@@ -23,7 +23,7 @@ from lieaudit_client.formats import html as page
 from lieaudit_client.formats.outcome import Outcome
 from lieaudit_client.gate import record
 from lieaudit_client.gate.mlflow import Registry, is_mlflow
-from lieaudit_client.gate.run import Request, Result, problem_lines, read_policy, run
+from lieaudit_client.gate.run import Request, Result, check_here, problem_lines, read_policy, run
 from lieaudit_client.gate.sources import Resolver
 from lieaudit_client.preprocessing import parse_preprocessing
 from lieaudit_client.printable import printable, printable_copy
@@ -225,17 +225,31 @@ def policy_init(file: str, *, force: bool) -> int:
 
 
 @policy.command("check")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
 @server_options
-def policy_check(file: str, **options: Any) -> int:
-    """Check the policy in FILE: every problem with its line, or what it needs."""
-    text = read_policy(file)
-    with service.connect(options) as client:
-        check = printable_copy(client.check_policy(text))
-    if check.problems:
+def policy_check(files: tuple[str, ...], **options: Any) -> int:
+    """Check the policy in each FILE: every problem with its line, or what it needs.
+
+    It is read here, without a service, unless --server names the one to ask.
+    """
+    texts = {file: read_policy(file) for file in files}
+    named = click.get_current_context().get_parameter_source("server")
+    if named is not click.core.ParameterSource.COMMANDLINE:  # LIEAUDIT_SERVER is where audits run, and this is none
+        checks = {file: check_here(text) for file, text in texts.items()}
+    else:
+        with service.connect(options) as client:
+            checks = {file: client.check_policy(text) for file, text in texts.items()}
+    code = exits.OK
+    for file, check in ((file, printable_copy(check)) for file, check in checks.items()):
         for line in problem_lines(check, file):
             _say(line)
-        return exits.USAGE
+            code = exits.USAGE
+        if not check.problems:
+            streams.out("\n".join(_summary(file, check)) + "\n")
+    return code
+
+
+def _summary(file: str, check: gate_pb2.PolicyCheck) -> list[str]:
     needs = [f"measures {', '.join(check.generators)}", f"at least {check.min_images} images"]
     needs += [f"secants of {check.secant_px:g} px"] if check.HasField("secant_px") else []
     needs += ["a baseline"] if check.needs_baseline else []
@@ -245,5 +259,4 @@ def policy_check(file: str, **options: Any) -> int:
     for waiver in check.waivers:
         state = "EXPIRED" if waiver.expired else "until"
         lines.append(f"  waiver {state} {waiver.expires} by {waiver.owner}: {waiver.reason}")
-    streams.out("\n".join(lines) + "\n")
-    return exits.OK
+    return lines

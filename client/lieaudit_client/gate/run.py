@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import lieaudit_policy
 from lieaudit_api.v1 import gate_pb2, report_pb2, spec_pb2
 
 from lieaudit_client.client import Client
@@ -56,6 +58,14 @@ def read_policy(path: str) -> str:
         ) from problem
     except UnicodeDecodeError as problem:
         raise InvalidInputError(f"{path} is not UTF-8 text", reason="INVALID_POLICY", subject=path) from problem
+
+
+def check_here(policy_yaml: str) -> gate_pb2.PolicyCheck:
+    """Read a policy without a service: the same answer as `Client.check_policy`, from the same code."""
+    policy, problems = lieaudit_policy.check(policy_yaml)
+    if policy is None:
+        return gate_pb2.PolicyCheck(problems=[gate_pb2.PolicyProblem(**asdict(problem)) for problem in problems])
+    return gate_pb2.PolicyCheck(**lieaudit_policy.needs(policy, dt.datetime.now(dt.UTC).date()))
 
 
 def problem_lines(check: gate_pb2.PolicyCheck, path: str) -> list[str]:

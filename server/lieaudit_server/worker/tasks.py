@@ -162,31 +162,13 @@ def check_policy(job: Job, _channel: Channel) -> dict[str, Any]:
     """Read a policy: its problems, or what it needs measured."""
     import datetime as dt
 
-    from lieaudit.gate import check as read_policy
+    from lieaudit_policy import check as read_policy
+    from lieaudit_policy import needs
 
     policy, problems = read_policy(job["policy_yaml"])
     if policy is None:
         return {"check": {"problems": [dataclasses.asdict(problem) for problem in problems]}}
-    today = dt.datetime.now(dt.UTC).date()
-    waivers = [
-        {"owner": w.owner, "reason": w.reason, "expires": w.expires.isoformat(), "expired": w.expired(today)}
-        for w in policy.waivers
-    ]
-    return {
-        "check": {
-            "generators": policy.generators,
-            "layerwise": policy.layerwise,
-            "relative": policy.relative,
-            "needs_baseline": policy.needs_baseline,
-            "datasets": policy.datasets,
-            "min_images": policy.min_images,
-            "max_images": policy.max_images or 0,
-            "on_inconclusive": policy.on_inconclusive,
-            "rules": len(policy.rules),
-            **({"secant_px": policy.secant_px} if policy.secant_px is not None else {}),
-            "waivers": waivers,
-        }
-    }
+    return {"check": needs(policy, dt.datetime.now(dt.UTC).date())}
 
 
 TASKS: dict[str, Callable[[Job, Channel], dict[str, Any]]] = {

@@ -14,24 +14,14 @@ from importlib import resources
 
 import yaml
 
-from lieaudit.errors import PolicyError
-from lieaudit.gate.yaml_reader import Fields, Problem, Unreadable, compose, line_of, suggestion
-from lieaudit.spec import GENERATORS
+from lieaudit_policy.vocabulary import GENERATORS, GROUPS
+from lieaudit_policy.yaml_reader import Fields, Problem, Unreadable, compose, line_of, suggestion
 
 STATISTICS = ("mean", "median", "geometric_mean")
 KINDS = ("limit", "noninferiority", "relative", "kind_share", "gap")
 DIRECTIONS = ("both", "data_no_worse", "dataset_no_worse")
 """What a gap rule accepts: no gap either way, or none by which the named side is worse."""
 ON_INCONCLUSIVE = ("block", "fail", "warn", "more_images")
-
-GROUPS: dict[str, tuple[str, ...]] = {
-    "*": GENERATORS,
-    "translation": ("translation_x", "translation_y"),
-    "shear": ("shear_x", "shear_y"),
-    "stretch": ("stretch_x", "stretch_y"),
-    "geometric": tuple(g for g in GENERATORS if g != "brightness"),
-}
-"""Names that stand for several generators in a rule."""
 
 _FIELDS_OF_KIND: dict[str, tuple[str, ...]] = {
     "limit": ("max", "statistic"),
@@ -143,20 +133,6 @@ def check(text: str) -> tuple[Policy | None, tuple[Problem, ...]]:
     problems: list[Problem] = []
     policy = _policy(root, problems, hashlib.sha256(text.encode()).hexdigest())
     return (None, tuple(sorted(problems, key=lambda p: p.line))) if problems else (policy, ())
-
-
-def parse(text: str) -> Policy:
-    """Read a policy. Raises `PolicyError` that lists every problem with its line."""
-    policy, problems = check(text)
-    if policy is None:
-        shown = "; ".join(map(str, problems[:8])) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        raise PolicyError(
-            f"the policy is not valid: {shown}",
-            reason="INVALID_POLICY",
-            subject=problems[0].field or "policy",
-            hint="`lieaudit policy check FILE` lists every problem",
-        )
-    return policy
 
 
 def schema() -> str:
