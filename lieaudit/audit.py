@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from lieaudit.metrics.secant import Secants
 from lieaudit.pictures import worst_pictures
 from lieaudit.progress import StageProgress
 from lieaudit.report import GeneratorResult, Layerwise, Report, ReportData, ReportModel, Skipped, Timing
+from lieaudit.runtime.failures import cleaned
 from lieaudit.runtime.session import Session
 from lieaudit.shards import audit_shards
 from lieaudit.spec import AuditSpec
@@ -250,6 +252,10 @@ def _attributed(
         return {}, (Skipped("layerwise", str(problem)),)
     except MemoryError:
         return {}, (Skipped("layerwise", "not enough memory (lower --budget, or cut less finely with --depth)"),)
+    except Exception as problem:
+        logging.getLogger(__name__).exception("layerwise attribution failed")
+        what = f"{type(problem).__name__}: {cleaned(str(problem))}"
+        return {}, (Skipped("layerwise", f"an error of lieaudit's own ({what}); please report the model"),)
 
 
 def as_dataset(images: ImagesLike, labels: npt.NDArray[Any] | None) -> Dataset:

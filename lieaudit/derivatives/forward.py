@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from lieaudit.autodiff.context import TANGENT_NODES
 from lieaudit.derivatives.base import NOTHING, Derivatives, Float32Array, Float64Array, FurtherRows, rows_of
 from lieaudit.derivatives.redraw import combined, jittered, jittered_weights
 from lieaudit.derivatives.rounding import COVERAGE, patterns
@@ -275,25 +274,12 @@ class ForwardDifferentiator:
         except ModelError as problem:
             if problem.reason not in {"MODEL_REFUSED", "UNKNOWN_OP"}:
                 raise
-            node = _blamed(rewritten.model.graph, problem.message)
-            where = f"the tangent of {node.op_type} {node.name!r}" if node is not None else "the graph of tangents"
             raise UnsupportedOpError(
-                f"onnxruntime refuses {where}: {problem.message}",
+                f"forward mode's graph does not load: {problem.message}",
                 reason=REWRITE_REFUSED,
-                subject=node.name or node.op_type if node is not None else "graph",
+                subject=problem.subject,
                 hint="use --method finite_difference",
             ) from problem
-
-
-def _blamed(graph: ir.Graph, message: str) -> ir.Node | None:
-    """Give the user's node behind which the node stands that a message names."""
-    last = None
-    for node in graph:
-        if not (node.name or "").startswith(TANGENT_NODES):
-            last = node
-        elif f"({node.name})" in message or f"'{node.name}'" in message or f":{node.name} " in message:
-            return last
-    return None
 
 
 def _scales(directions: Float32Array, tangent: Float64Array) -> Float64Array:

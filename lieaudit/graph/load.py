@@ -131,9 +131,7 @@ def load_model(
     model = read.model
     notes: list[str] = [*read.notes]
     original_ir_version, original_opset = model.ir_version, model.opset_imports.get("", 0)
-    # functions are inlined for good; initializers that are also inputs become plain initializers
-    common_passes.RemoveInitializersFromInputsPass()(model)
-    common_passes.InlinePass()(model)
+    _inline(model)
     if note := versions.settle(model):
         notes.append(note)
     nodes = model.graph.num_nodes()
@@ -209,6 +207,13 @@ def load_model(
         ),
         outputs=original_outputs,
     )
+
+
+def _inline(model: ir.Model) -> None:
+    """Inline functions for good, and make plain initializers of those that are also inputs."""
+    common_passes.RemoveInitializersFromInputsPass()(model)
+    common_passes.InlinePass()(model)
+    names.record_origins(model)
 
 
 def _drop_other_outputs(model: ir.Model, kept: ir.Value) -> None:

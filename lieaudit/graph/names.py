@@ -16,12 +16,42 @@ PREFIX = "lieaudit_"
 SAMPLES = "lieaudit.samples"
 """Key in ``Value.meta`` of an input: values (n, …) that it takes, for runs that ask for shapes only."""
 
+ORIGIN = "lieaudit.origin"
+"""Key in ``Node.meta``: what the user calls the node, or the one that it was made of."""
+
+_USERS = re.compile(r"^user:(.*):\d+$", re.DOTALL)
 _OWN = re.compile(rf"^({PREFIX}|tangent/|action/|shape/)")
 _DERIVED = re.compile(
     r"^(.*)\.(tangent|action|settled|frozen|folded|replaced|scales|zero_point|centred|scaled|batch|parts|place)$",
     re.DOTALL,
 )
 """A name made of a tensor's or a node's; it is lieaudit's only where that one is in the graph."""
+
+
+def record_origins(model: ir.Model) -> None:
+    """Note of every node what the user calls it: later steps rename, move and replace."""
+    for node in model.graph.all_nodes():
+        node.meta[ORIGIN] = called(node)
+
+
+def called(node: ir.Node) -> str:
+    """Return a node as messages name it: its op, and its name or else its output's, as the user wrote them."""
+    known = node.meta.get(ORIGIN)
+    if known is not None:
+        return str(known)
+    name = node.name or (node.outputs[0].name if node.outputs else "") or ""
+    return f"{node.op_type} {plain(name)!r}" if name else node.op_type
+
+
+def plain(name: str) -> str:
+    """Return a name as the user wrote it, where `set_apart` changed it."""
+    users = _USERS.match(name)
+    return users[1] if users is not None else name
+
+
+def is_own(name: str) -> bool:
+    """Say whether a name is of what lieaudit adds to graphs."""
+    return _OWN.match(name) is not None
 
 
 def set_apart(model: ir.Model) -> None:

@@ -13,6 +13,7 @@ from lieaudit.errors import ModelError
 from lieaudit.heads.steps import steps_of
 from lieaudit.metrics.head import Head
 from lieaudit.report import Fidelity, Skipped
+from lieaudit.runtime.failures import Stop
 from lieaudit.runtime.providers import find_provider, usable_cores
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ class _Original:
             )
         except Exception as problem:
             raise _NotRunnableError(
-                f"onnxruntime does not load the graph as it was given: {_line(problem)}"
+                f"onnxruntime does not load the graph as it was given: {_why(problem)}"
             ) from problem
         name = self._settled.model.info.output.name
         if name not in [value.name for value in session.get_outputs()]:
@@ -168,9 +169,7 @@ class _Original:
             feeds = {given.name: image.astype(model.info.input.dtype), **self._beside(session, index)}
             value = session.run([model.info.output.name], feeds)[0]
         except Exception as problem:
-            raise _NotRunnableError(
-                f"onnxruntime does not run the graph as it was given: {_line(problem)}"
-            ) from problem
+            raise _NotRunnableError(f"onnxruntime does not run the graph as it was given: {_why(problem)}") from problem
         value = np.asarray(value)
         if value.dtype.kind in "iu":
             value = model.tail.scale * (value.astype(np.float64) - model.tail.zero_point)
@@ -229,5 +228,6 @@ def _allowed(settled: Settled, step: float) -> float:
     return max(least, 1.001 * step)
 
 
-def _line(problem: Exception) -> str:
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0][:200]
+def _why(problem: Exception) -> str:
+    stop = Stop.of(problem, {})
+    return f"{stop.where}: {stop.why}" if stop.where else stop.why

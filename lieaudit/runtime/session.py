@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cache
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +16,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from lieaudit.errors import BudgetError, LieauditError, ModelError, ProviderError, UnsupportedOpError
+from lieaudit.runtime.failures import DERIVATIVE, Origin, Stop, origins
 from lieaudit.runtime.providers import Provider, find_provider, usable_cores
 from lieaudit.runtime.serialised import serialised
 
@@ -60,7 +62,8 @@ class Session:
         self.provider: Provider = find_provider(provider)
         self.threads = threads or usable_cores()
         self._options = _shrinking() if shared_arena else None
-        self._session = _create(model, self.provider, self.threads, shared_arena=shared_arena)
+        self._nodes = origins(model) if isinstance(model, ir.Model) else {}
+        self._session = _create(model, self.provider, self.threads, self._nodes, shared_arena=shared_arena)
         self.input_names: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
         self.output_names: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
         self.fallback_ops: dict[str, int] = self._fallback(model) if self.provider.device != "cpu" else {}
@@ -93,17 +96,17 @@ class Session:
         """
         binding = self._session.io_binding()
         alive = []
-        for name, value in feeds.items():
-            device_value = self.put(value) if isinstance(value, np.ndarray | np.generic) else value
-            alive.append(device_value)
-            binding.bind_ortvalue_input(name, device_value)
-        for name in outputs or self.output_names:
-            binding.bind_output(name, self.provider.device, self.provider.device_id)
         try:
+            for name, value in feeds.items():
+                device_value = self.put(value) if isinstance(value, np.ndarray | np.generic) else value
+                alive.append(device_value)
+                binding.bind_ortvalue_input(name, device_value)
+            for name in outputs or self.output_names:
+                binding.bind_output(name, self.provider.device, self.provider.device_id)
             self._session.run_with_iobinding(binding, self._options)
             return list(binding.copy_outputs_to_cpu())
         except Exception as problem:
-            raise _run_error(problem) from problem
+            raise _run_error(problem, self._nodes) from problem
 
     def run_into(self, feeds: Feeds, targets: Mapping[str, npt.NDArray[Any]]) -> None:
         """Run and write outputs into given C-contiguous arrays of the right shape, without a copy on CPU.
@@ -119,15 +122,15 @@ class Session:
             return
         binding = self._session.io_binding()
         alive = [self.put(value) if isinstance(value, np.ndarray) else value for value in feeds.values()]
-        for name, value in zip(feeds, alive, strict=True):
-            binding.bind_ortvalue_input(name, value)
-        for name, array in targets.items():
-            alive.append(self.put(array))
-            binding.bind_ortvalue_output(name, alive[-1])
         try:
+            for name, value in zip(feeds, alive, strict=True):
+                binding.bind_ortvalue_input(name, value)
+            for name, array in targets.items():
+                alive.append(self.put(array))
+                binding.bind_ortvalue_output(name, alive[-1])
             self._session.run_with_iobinding(binding, self._options)
         except Exception as problem:
-            raise _run_error(problem) from problem
+            raise _run_error(problem, self._nodes) from problem
 
     def close(self) -> None:
         """Free the session's memory now."""
@@ -151,7 +154,9 @@ class Session:
         return dict(counts)
 
 
-def _create(model: ir.Model | bytes, provider: Provider, threads: int, *, shared_arena: bool) -> Any:
+def _create(
+    model: ir.Model | bytes, provider: Provider, threads: int, nodes: Mapping[str, Origin], *, shared_arena: bool
+) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -174,7 +179,7 @@ def _create(model: ir.Model | bytes, provider: Provider, threads: int, *, shared
                 source, options, providers=provider.chain(), disabled_optimizers=disabled
             )
     except Exception as problem:
-        raise _load_error(problem) from problem
+        raise _load_error(problem, model, nodes) from problem
 
 
 def _wrong_optimizers(model: ir.Model | bytes) -> list[str]:
@@ -229,34 +234,66 @@ def _integer_nodes(model: ir.Model) -> set[str]:
     }
 
 
-def _message(problem: Exception) -> str:
-    """Cut an onnxruntime message to its first line, without code, signature and source location."""
-    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(problem)).split("\n")[0]
-    text = re.sub(r"(/[\w.+-]+)+\.(cc|h|cpp|cu)(:\d+)?\s*", "", text)
-    return re.sub(r"^(\w+ )?onnxruntime::[\w:~]+\([^)]*\)( const)? ", "", text)[:500]
-
-
-def _load_error(problem: Exception) -> LieauditError:
-    text = _message(problem)
+def _load_error(problem: Exception, model: ir.Model | bytes, nodes: Mapping[str, Origin]) -> LieauditError:
+    stop = Stop.of(problem, nodes)
     unknown = re.search(
         r"[Nn]o [Oo]p registered for (\S+)|(\S+) is not a registered function/op|kernel.*?for.*? (\w+)\(\d+\)",
-        text,
+        str(problem),
     )
     if unknown is not None:
         op = re.sub(r"\(-?\d+\)$", "", next(group for group in unknown.groups() if group)).replace(":", "::", 1)
         return UnsupportedOpError(
-            f"onnxruntime does not know op {op}",
+            f"onnxruntime does not know op {op}" + (f", of {stop.where}" if stop.subject not in {"", op} else ""),
             reason="UNKNOWN_OP",
             subject=op,
             hint="export the model without it, in ops of the ONNX standard",
         )
-    return ModelError(f"onnxruntime refuses the graph: {text}", reason="MODEL_REFUSED", subject="model")
+    if not stop.where and isinstance(model, ir.Model):
+        stop = _alone(model, stop, nodes)
+    return ModelError(
+        f"onnxruntime refuses {stop.where or 'the graph'}: {stop.why}",
+        reason="MODEL_REFUSED",
+        subject=stop.subject or "model",
+        hint="export the model again, or audit a tensor ahead of it with --output NAME",
+    )
 
 
-def _run_error(problem: Exception) -> LieauditError:
-    text = _message(problem)
-    if re.search(r"[Ff]ailed to allocate|out of memory|bad_alloc|BFCArena", text):
+def _alone(model: ir.Model, stop: Stop, nodes: Mapping[str, Origin]) -> Stop:
+    """Find the node that onnxruntime refuses alone as it refuses the graph, where it names none."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    for node in model.graph:
+        given = [value.name or "" for value in node.inputs if value is not None and not value.is_initializer()]
+        made = [value.name or "" for value in node.outputs if value.name]
+        try:
+            part = ir.convenience.extract(model.graph, list(dict.fromkeys(given)), made)
+            with serialised(ir.Model(part, ir_version=model.ir_version)) as source:
+                onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as problem:  # noqa: BLE001 - onnxruntime raises many types
+            origin = nodes.get(node.name or "") or nodes.get(made[0] if made else "")
+            if origin is not None and Stop.of(problem, {}).why == stop.why:
+                return replace(stop, where=origin.text, subject=origin.subject)
+    return stop
+
+
+def _run_error(problem: Exception, nodes: Mapping[str, Origin]) -> LieauditError:
+    stop = Stop.of(problem, nodes)
+    if re.search(r"[Ff]ailed to allocate|out of memory|bad_alloc|BFCArena", str(problem)):
+        at = f" at {stop.where}" if stop.where else ""
         return BudgetError(
-            f"not enough memory: {text}", reason="OUT_OF_MEMORY", subject="budget_mib", hint="lower --budget"
+            f"not enough memory{at}: {stop.why}",
+            reason="OUT_OF_MEMORY",
+            subject="budget_mib",
+            hint="lower --budget",
         )
-    return ModelError(f"the graph failed on these inputs: {text}", reason="RUN_FAILED", subject="model")
+    return ModelError(
+        f"{stop.where or 'the graph'} fails on these inputs: {stop.why}",
+        reason="RUN_FAILED",
+        subject=stop.subject or "model",
+        hint="use --method finite_difference"
+        if stop.where.startswith(DERIVATIVE)
+        else "check --preprocess and the size of the images, or audit a tensor ahead of it with --output NAME",
+    )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import sys
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -10,6 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 import lieaudit
 from lieaudit.errors import ModelError
 from lieaudit.graph.forward import measure_shapes
+from lieaudit.graph.names import record_origins
+from lieaudit.runtime.failures import Stop, origins
 
 
 def _info(name, shape, kind=TensorProto.FLOAT):
@@ -33,9 +38,102 @@ def test_a_graph_that_does_not_run_names_the_node_it_stops_at():
 
 def test_a_graph_that_does_not_load_is_named():
     proto = _model([helper.make_node("Nonsense", ["image"], ["y"], name="odd")], [_info("y", None)])
-    with pytest.raises(ModelError, match=r"^onnxruntime does not run the graph: .*Nonsense") as caught:
+    with pytest.raises(ModelError, match=r"^onnxruntime does not run Nonsense 'odd': No Op registered") as caught:
         measure_shapes(ir.from_proto(proto))
-    assert (caught.value.reason, caught.value.subject) == ("GRAPH_NOT_RUNNABLE", "net")
+    assert (caught.value.reason, caught.value.subject) == ("GRAPH_NOT_RUNNABLE", "odd")
+
+
+F = np.float32
+OPEN = ("N", 3, "H", "W")
+STOPS = {
+    "reshape": ([("Reshape", ["image", "s"], {})], [("s", np.array([7, -1]))], OPEN, "Dimension could not be inferred"),
+    "conv": ([("Conv", ["image", "s"], {})], [("s", np.ones((2, 3, 9, 9), F))], OPEN, "Invalid input shape"),
+    "broadcast": ([("Add", ["image", "s"], {})], [("s", np.ones(5, F))], OPEN, "Incompatible dimensions"),
+    "matmul": (
+        [("MatMul", ["image", "s"], {})],
+        [("s", np.ones((5, 5), F))],
+        OPEN,
+        "Incompatible dimensions for matrix",
+    ),
+    "gather": ([("Gather", ["image", "s"], {"axis": 1})], [("s", np.array(9))], OPEN, "out of data bounds"),
+    "squeeze": ([("Squeeze", ["image", "s"], {})], [("s", np.array([2]))], OPEN, "Dimension of input 2 must be 1"),
+    "split": ([("Split", ["image"], {"axis": 1})], [], OPEN, "not evenly splittable"),
+    "slice": ([("Gather", ["image", "s"], {"axis": 9})], [("s", np.array(0))], OPEN, "axis must be in"),
+    "by-pixels": (
+        [
+            ("ReduceMax", ["image"], {"keepdims": 0}),
+            ("Cast", ["h0"], {"to": 7}),
+            ("Gather", ["image", "h1"], {"axis": 1}),
+        ],
+        [],
+        ("N", 3, 4, 4),
+        "indices element out of data bounds, idx=9 must be within the inclusive range",
+    ),
+    # onnxruntime names no node of these
+    "scales": (
+        [("Relu", ["image"], {}), ("Resize", ["h0", "", "s"], {"mode": "linear"})],
+        [("s", np.array([1, 1, -2, 2], F))],
+        OPEN,
+        "Scale value should be greater than 0",
+    ),
+}
+INSIDE = re.compile(r"onnxruntime::|/onnxruntime_src|\.h:|\.cc:|was false|ONNXRuntimeError|lieaudit_|tangent/|user:|\n")
+
+
+def _stopping(key, *, named):
+    nodes, weights, shape, _ = STOPS[key]
+    made, value = [], "image"
+    for i, (op, inputs, attributes) in enumerate(nodes):
+        outputs = [f"h{i}", "rest"] if op == "Split" else [f"h{i}"]
+        made.append(helper.make_node(op, inputs, outputs, name=f"block/{op}_{i}" if named else "", **attributes))
+        value = outputs[0]
+    flat = [helper.make_node("Flatten", [value], ["f"]), helper.make_node("ReduceMax", ["f"], ["y"], axes=[1])]
+    return _model([*made, *flat], [_info("y", None)], weights, shape)
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("key", STOPS)
+def test_what_onnxruntime_stops_at_is_named_and_its_own_insides_are_not(key, named):
+    nodes, _, _, cause = STOPS[key]
+    last = len(nodes) - 1
+    with pytest.raises(ModelError) as caught:
+        lieaudit.audit(_stopping(key, named=named), np.full((2, 3, 4, 4), 9, F), lieaudit.AuditSpec(head="identity"))
+    error = caught.value
+    assert error.reason in {"RUN_FAILED", "MODEL_REFUSED", "INVALID_MODEL"}
+    op = nodes[last][0]
+    name = f"block/{op}_{last}" if named else f"h{last}"
+    assert f"{op} {name!r}" in error.message
+    assert cause in error.message
+    assert not INSIDE.search(str(error))
+    assert "--" in error.hint
+
+
+def test_a_tangent_that_fails_names_the_node_of_the_user():
+    nodes = [
+        helper.make_node("Identity", ["image"], ["h"], name="first"),
+        helper.make_node("Flatten", ["h"], ["y"], name="flat"),
+    ]
+    model = ir.from_proto(_model(nodes, [_info("y", ["N", 48])]))
+    record_origins(model)
+    own = ir.node("Relu", [model.graph[0].outputs[0]], name="tangent/7/Relu")
+    own.outputs[0].name = "tangent/7/Relu:0"
+    model.graph.insert_after(model.graph[1], own)
+    said = (
+        "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Relu node. Name:'tangent/7/Relu'"
+    )
+    stop = Stop.of(RuntimeError(f"{said} Status Message: no room"), origins(model))
+    assert (stop.where, stop.subject, stop.why) == ("the tangent of Flatten 'flat'", "flat", "no room")
+
+
+def test_layers_that_fail_in_a_way_nobody_foresaw_leave_the_audit(monkeypatch):
+    monkeypatch.setattr(sys.modules["lieaudit.audit"], "attribute_layers", lambda *_, **__: {}["no such layer"])
+    proto = _model(LABEL[:2], [_info("logits", ["N", 3])])
+    images = np.random.default_rng(0).standard_normal((2, 3, 4, 4)).astype(F)
+    found = lieaudit.audit(proto, images, lieaudit.AuditSpec(head="identity", layerwise="op"))
+    assert found.results["rotation"].lee > 0
+    why = next(skip.why for skip in found.skipped if skip.what == "layerwise")
+    assert "KeyError" in why
+    assert "report the model" in why
 
 
 LABEL = [

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lieaudit.errors import ModelError
+from lieaudit.graph.names import ORIGIN, called
 from lieaudit.graph.nodes import constant
 from lieaudit.ops import is_op
 
@@ -115,7 +116,7 @@ def inline_body(
 
 def splice(graph: ir.Graph, node: ir.Node, body: ir.Graph, inputs: Mapping[str, ir.Value]) -> None:
     """Put a body where a node is; its inputs are named in the map, its outputs are ``out0``, ``out1`` and so on."""
-    prefix = node.name or node.outputs[0].name
+    prefix, origin = node.name or node.outputs[0].name, called(node)
     for value in list(body.inputs):
         value.replace_all_uses_with(inputs[value.name or ""])
     for value in list(body.initializers.values()):
@@ -126,6 +127,7 @@ def splice(graph: ir.Graph, node: ir.Node, body: ir.Graph, inputs: Mapping[str, 
     body.remove(inner)
     for index, moved in enumerate(inner):
         moved.name = f"{prefix}.{moved.op_type}_{index}"
+        moved.meta[ORIGIN] = origin
         for value in moved.outputs:
             if value.name:
                 value.name = f"{prefix}.{value.name}"

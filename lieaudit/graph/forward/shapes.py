@@ -8,7 +8,6 @@ multiple of the batch.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,13 +19,13 @@ from lieaudit.errors import ModelError
 from lieaudit.graph.forward.pixel_sizes import followers
 from lieaudit.graph.inference import MAKES_SEQUENCE, infer_shapes
 from lieaudit.graph.names import SAMPLES
+from lieaudit.runtime.failures import Stop, origins
 from lieaudit.runtime.serialised import serialised
 
 MEASURED = "lieaudit.shapes"
 """Key in ``Graph.meta`` of a graph whose shapes were measured."""
 
 _BATCHES = (2, 3)
-_STOPPED = re.compile(r"while running (?P<op>\w+) node\. Name:'(?P<name>[^']*)'(?: Status Message: )?(?P<why>.*)")
 _ONNXRUNTIME_TYPES = {
     "tensor(float)": ir.DataType.FLOAT,
     "tensor(double)": ir.DataType.DOUBLE,
@@ -93,7 +92,7 @@ def measure_shapes(
             for batch in (_BATCHES[:1] if fixed else _BATCHES)
         ]
     except Exception as problem:
-        raise _not_runnable(graph, problem) from problem
+        raise _not_runnable(model, problem) from problem
     finally:
         options.graph_optimization_level = level
         options.log_severity_level = severity
@@ -113,18 +112,13 @@ def measure_shapes(
     graph.meta[MEASURED] = True
 
 
-def _not_runnable(graph: ir.Graph, problem: Exception) -> ModelError:
+def _not_runnable(model: ir.Model, problem: Exception) -> ModelError:
     """Say which of the graph's nodes onnxruntime stops at, where it tells."""
-    said = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-    at = _STOPPED.search(said)
-    if at is None:
-        where, subject, why = "the graph", graph.name or "graph", said
-    else:
-        where, subject, why = f"{at['op']} {at['name']!r}", at["name"] or at["op"], at["why"] or said
+    stop = Stop.of(problem, origins(model))
     return ModelError(
-        f"onnxruntime does not run {where}: {why[:300]}",
+        f"onnxruntime does not run {stop.where or 'the graph'}: {stop.why}",
         reason="GRAPH_NOT_RUNNABLE",
-        subject=subject,
+        subject=stop.subject or model.graph.name or "graph",
         hint="check that the model runs at batch sizes 2 and 3",
     )
 
