@@ -19,7 +19,7 @@ from lieaudit.errors import ModelError
 from lieaudit.feeds import Further
 from lieaudit.graph import batch, further, image_input, names, output, pixels, tail, versions
 from lieaudit.graph.arrangement import Arrangement
-from lieaudit.graph.forward.fused import expand
+from lieaudit.graph.forward.expand import expand
 from lieaudit.graph.forward.sequences import resolve_sequences
 from lieaudit.graph.inference import infer_shapes
 from lieaudit.graph.precision import round_output, to_float32

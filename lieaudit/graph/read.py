@@ -12,8 +12,9 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from lieaudit.errors import ModelError, UnsupportedOpError
-from lieaudit.graph.forward.fused import EXPANSIONS, MICROSOFT, known
+from lieaudit.graph.forward.expand import known
 from lieaudit.graph.repair import outlined, repair
+from lieaudit.ops import MICROSOFT, OPS
 
 _IR_VERSION_TAG = 0x08
 """First byte of nearly every ONNX file: field 1 (ir_version) of ModelProto as a varint."""
@@ -137,7 +138,10 @@ def _set_apart(proto: onnx.ModelProto) -> None:
     apart = [
         node
         for node in proto.graph.node
-        if not node.domain and ("", node.op_type) in EXPANSIONS and not known(node.op_type, opset)
+        if not node.domain
+        and (op := OPS.get(("", node.op_type))) is not None
+        and op.expansion is not None
+        and not known(node.op_type, opset)
     ]
     for node in apart:
         node.domain = MICROSOFT

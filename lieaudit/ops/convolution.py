@@ -10,7 +10,7 @@ from lieaudit.layouts.algebra import convolved
 from lieaudit.layouts.tracker import Tracker
 from lieaudit.ops.commuting import axis_has_grid, on_one_grid, only_first, spatial
 from lieaudit.ops.elementwise_axes import Result
-from lieaudit.ops.op import MICROSOFT, Kind, Op, Outputs, Rule
+from lieaudit.ops.op import Kind, Op, Outputs, Rule
 
 
 def convolution(context: Context, node: ir.Node) -> Outputs:
@@ -72,5 +72,4 @@ OPS = (
        linear=(0, 1)),
     Op("DeformConv", tangent=Rule("convolution", deformable), layout=convolution_axes, kind=Kind.CONVOLUTION,
        linear=(0, 1)),
-    Op("FusedConv", MICROSOFT, layout=convolution_axes, kind=Kind.CONVOLUTION),
 )  # fmt: skip

@@ -53,7 +53,7 @@ def _row(op: Op) -> str:
 def _rule(op: Op) -> str:
     if op.tangent is not None:
         return op.tangent.name
-    return "written out" if op.body is not None or op.domain else "its function body"
+    return "written out" if op.body is not None or op.expansion is not None else "its function body"
 
 
 def _formal(op: Op, side: str) -> list[str]:

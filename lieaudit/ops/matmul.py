@@ -12,7 +12,7 @@ from lieaudit.layouts.axes import Axis, has_grid, normalise, unify
 from lieaudit.layouts.tracker import Tracker
 from lieaudit.ops.commuting import axis_has_grid, on_one_grid, varies_over_grid
 from lieaudit.ops.elementwise_axes import Result
-from lieaudit.ops.op import ALL, MICROSOFT, Kind, Op, Outputs, Rule, Use
+from lieaudit.ops.op import ALL, Kind, Op, Outputs, Rule, Use
 
 
 def matmul(context: Context, node: ir.Node) -> Outputs:
@@ -125,7 +125,8 @@ def einsum(context: Context, node: ir.Node) -> Outputs:
     return result
 
 
-def _matmul(tracker: Tracker, node: ir.Node) -> Result:
+def matmul_axes(tracker: Tracker, node: ir.Node) -> Result:
+    """Return the axes of a matrix product: the contracted one goes, batch axes broadcast."""
     a, b, sizes = tracker.of(node.inputs[0]), tracker.of(node.inputs[1]), tracker.sizes(node.outputs[0])
     if a is None or b is None or sizes is None or len(a) < 2 or len(b) < 2:
         return [None]
@@ -202,7 +203,7 @@ def _without_bias(tracker: Tracker, node: ir.Node) -> bool:
 
 
 OPS = (
-    Op("MatMul", tangent=Rule("matrix product", matmul, operands=(0, 1), accepts=_shown), layout=_matmul,
+    Op("MatMul", tangent=Rule("matrix product", matmul, operands=(0, 1), accepts=_shown), layout=matmul_axes,
        geometric=on_one_grid(_fixed_matrix), homogeneous=on_one_grid(_fixed_matrix), kind=Kind.MATRIX_PRODUCT,
        linear=(0, 1)),
     Op("Gemm", tangent=Rule("matrix product", gemm, operands=(0, 1, 2)), layout=_gemm,
@@ -210,5 +211,4 @@ OPS = (
        linear=(0, 1, 2)),
     Op("Einsum", tangent=Rule("matrix product", einsum, operands=ALL), layout=_einsum, kind=Kind.MATRIX_PRODUCT,
        linear=ALL),
-    Op("FusedMatMul", MICROSOFT, layout=_matmul, kind=Kind.MATRIX_PRODUCT),
 )  # fmt: skip

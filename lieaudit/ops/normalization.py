@@ -10,8 +10,9 @@ from lieaudit.autodiff.tangent import Tangent
 from lieaudit.graph.nodes import required
 from lieaudit.layouts.tracker import Tracker
 from lieaudit.ops.commuting import axis_has_grid, on_one_grid, only_first
-from lieaudit.ops.elementwise_axes import residual, unary
-from lieaudit.ops.op import MICROSOFT, Kind, Op, Outputs, Rule, Use
+from lieaudit.ops.elementwise_axes import unary
+from lieaudit.ops.fused.normalisation import layer_normalization_before
+from lieaudit.ops.op import Kind, Op, Outputs, Rule, Use
 
 
 def _channels(context: Context, value: ir.Value, rank: int) -> ir.Value:
@@ -197,7 +198,7 @@ _OVER = Kind.NORMALISATION
 OPS = (
     Op("BatchNormalization", tangent=Rule("affine", batch_normalization, accepts=_fixed_statistics), layout=unary,
        geometric=on_one_grid(_per_channel), kind=_OVER, random=_of_the_batch),
-    Op("LayerNormalization", tangent=_LAST_AXES, layout=unary, kind=_OVER),
+    Op("LayerNormalization", tangent=_LAST_AXES, layout=unary, kind=_OVER, expansion=layer_normalization_before),
     Op("RMSNormalization", tangent=_LAST_AXES, layout=unary, kind=_OVER),
     Op("InstanceNormalization", tangent=Rule("normalisation", instance_normalization), layout=unary, kind=_OVER),
     Op("GroupNormalization", tangent=Rule("normalisation", group_normalization, accepts=_scaled_groups),
@@ -207,8 +208,4 @@ OPS = (
     Op("LpNormalization", tangent=Rule("normalisation", lp_normalization, accepts=_one_or_two), layout=unary,
        kind=_OVER),
     Op("LRN", tangent=Rule("normalisation", lrn), layout=unary, kind=_OVER),
-    # onnxruntime keeps this one in the default domain, the other two in its own
-    Op("SimplifiedLayerNormalization", layout=unary, kind=_OVER),
-    Op("SkipLayerNormalization", MICROSOFT, layout=residual, kind=_OVER),
-    Op("SkipSimplifiedLayerNormalization", MICROSOFT, layout=residual, kind=_OVER),
 )  # fmt: skip

@@ -19,6 +19,7 @@ from lieaudit.autodiff.context import Context
 from lieaudit.autodiff.tangent import Tangent
 from lieaudit.layouts.axes import Axes
 from lieaudit.layouts.tracker import Tracker
+from lieaudit.ops.body import Expansion
 
 OpName = tuple[str, str]
 """(domain, op type); the default domain is the empty string."""
@@ -206,6 +207,9 @@ class Op:
         How it is differentiated. None: by its body, or else by the generic central difference.
     body
         The op written in other ops, where the ONNX standard has no function body for it.
+    expansion
+        Writes an op that the standard does not have, or not at the graph's opset, in ops that it has. That is done as
+        the model is read, so that heads and layouts meet only those.
     layout
         What it does to axes. None: the axes of its outputs are unknown.
     geometric, homogeneous
@@ -235,6 +239,7 @@ class Op:
     domain: str = ""
     tangent: Rule | None = None
     body: Body | None = None
+    expansion: Expansion | None = None
     layout: Layout | None = None
     geometric: Proof | None = None
     homogeneous: Proof | None = None

@@ -14,7 +14,8 @@ from lieaudit.autodiff.tangent import Tangent
 from lieaudit.graph.nodes import constant, has_input, required
 from lieaudit.ops.commuting import always, on_one_grid, spatial
 from lieaudit.ops.elementwise_axes import unary
-from lieaudit.ops.op import MICROSOFT, Kind, Op, Rule
+from lieaudit.ops.fused.experimental import thresholded_relu
+from lieaudit.ops.op import Kind, Op, Rule
 
 _STEEP = 2.0**100
 
@@ -357,8 +358,8 @@ OPS = (
            geometric=on_one_grid(always) if name == "Neg" else None,
            homogeneous=on_one_grid(always) if name == "Neg" else spatial if name in _HOMOGENEOUS else None,
            kind=None if name in _FUNCTIONS else Kind.NONLINEARITY, kinked=name in _KINKED,
-           linear=(0,) if name == "Neg" else ())
+           linear=(0,) if name == "Neg" else (),
+           expansion=thresholded_relu if name == "ThresholdedRelu" else None)
         for name, slope in _SLOPES.items()
     ),
-    *(Op(name, MICROSOFT, layout=unary, kind=Kind.NONLINEARITY) for name in ("BiasGelu", "FastGelu", "QuickGelu")),
 )  # fmt: skip

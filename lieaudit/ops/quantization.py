@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from lieaudit.ops.convolution import convolution_axes
 from lieaudit.ops.elementwise_axes import unary
+from lieaudit.ops.fused.namesakes import quantiser
 from lieaudit.ops.op import ALL, MICROSOFT, QUANTISATION_RULE, Kind, Op, Rule
 
 _NOTE = (
@@ -27,11 +28,15 @@ _DEQUANTISED = Rule(QUANTISATION_RULE, operands=(), steps=(0, 2), differentiable
 OPS = (
     Op("QuantizeLinear", tangent=_STEPS, layout=unary),
     Op("DequantizeLinear", tangent=_DEQUANTISED, layout=unary),
-    Op("DequantizeLinear", MICROSOFT, tangent=_DEQUANTISED, layout=unary),
+    Op("DequantizeLinear", MICROSOFT, tangent=_DEQUANTISED, layout=unary, expansion=quantiser),
     Op("DynamicQuantizeLinear", tangent=_STEPS),
     Op("QLinearConv", tangent=_STEPS),
     Op("QLinearMatMul", tangent=_STEPS),
     Op("ConvInteger", tangent=_STEPS, layout=convolution_axes, kind=Kind.CONVOLUTION),
     Op("MatMulInteger", tangent=_STEPS),
-    *(Op(name, MICROSOFT, tangent=replace(_STEPS, outputs=ALL)) for name in _FUSED),
+    *(
+        Op(name, MICROSOFT, tangent=replace(_STEPS, outputs=ALL),
+           expansion=quantiser if name == "QuantizeLinear" else None)
+        for name in _FUSED
+    ),
 )  # fmt: skip

@@ -16,6 +16,7 @@ from lieaudit.autodiff.context import Context
 from lieaudit.autodiff.tangent import Tangent
 from lieaudit.errors import UnsupportedOpError
 from lieaudit.graph.nodes import required
+from lieaudit.ops.grids import affine_grid
 from lieaudit.ops.op import Op, Outputs, Rule
 
 _CUBIC = -0.75
@@ -193,4 +194,7 @@ def _vector(context: Context, like: ir.Value, values: np.ndarray) -> ir.Value:
     return context.const(np.asarray(values, dtype))
 
 
-OPS = (Op("GridSample", tangent=Rule("sampling", grid_sample, operands=(0, 1), nearest=(1,)), linear=(0,)),)
+OPS = (
+    Op("AffineGrid", body=affine_grid),
+    Op("GridSample", tangent=Rule("sampling", grid_sample, operands=(0, 1), nearest=(1,)), linear=(0,)),
+)

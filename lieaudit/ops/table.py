@@ -28,11 +28,14 @@ from lieaudit.ops import (
     selection,
     softmax,
 )
+from lieaudit.ops.fused import activations, blocked, experimental, namesakes, normalisation, products
+from lieaudit.ops.fused import attention as fused_attention
 from lieaudit.ops.op import Kind, Op, OpName, Rule, Use, name_of
 
 _FAMILIES = (
     arithmetic, attention, convolution, discrete, linear_models, matmul, normalization, pointwise, pooling,
     quantization, rearrange, recurrent, reduction, resampling, sampling, scatter, selection, softmax,
+    activations, blocked, experimental, fused_attention, namesakes, normalisation, products,
 )  # fmt: skip
 
 

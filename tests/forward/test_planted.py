@@ -12,8 +12,8 @@ from lieaudit.derivatives.forward import ForwardDifferentiator
 from lieaudit.errors import UnsupportedOpError
 from lieaudit.graph.forward import Rule, measure_shapes, replaced_rule, rewrite
 from lieaudit.graph.forward.coverage import coverage, exact_share
-from lieaudit.graph.forward.fused import EXPANSIONS
 from lieaudit.graph.load import load_model
+from lieaudit.ops import OPS
 from lieaudit.spec import AuditSpec
 
 _RANDOM = np.random.default_rng(5)
@@ -86,7 +86,7 @@ def test_form_that_a_rule_refuses_is_differentiated_generically():
 
 
 def test_custom_op_that_onnxruntime_knows_is_named_and_differentiated(monkeypatch):
-    monkeypatch.delitem(EXPANSIONS, ("com.microsoft", "QuickGelu"))
+    monkeypatch.delitem(OPS, ("com.microsoft", "QuickGelu"))
     node = helper.make_node("QuickGelu", ["h"], ["m"], name="custom", domain="com.microsoft", alpha=1.702)
     x, v = _data()
     spec = AuditSpec(threads=1)

@@ -18,10 +18,9 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from lieaudit.graph.forward.branches import take_branches
+from lieaudit.graph.forward.expand import expand
 from lieaudit.graph.forward.folding import fold_constants
-from lieaudit.graph.forward.fused import expand
 from lieaudit.graph.forward.graphs import lift_opset, new_constant, splice
-from lieaudit.graph.forward.grids import affine_grid
 from lieaudit.graph.forward.loops import unroll_loops
 from lieaudit.graph.forward.sequences import resolve_sequences
 from lieaudit.graph.forward.shapes import MEASURED, measure_shapes
@@ -118,7 +117,7 @@ def _write_out(model: ir.Model) -> None:
 
 def _body(node: ir.Node) -> Body | None:
     op = lookup(node)
-    return affine_grid if is_op(node, "AffineGrid") else op.body if op is not None else None
+    return op.body if op is not None else None
 
 
 def _has_body(op_type: str, opset: int) -> bool:

@@ -12,7 +12,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lieaudit.graph.nodes import constant
 
-MICROSOFT = "com.microsoft"
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 
 
@@ -183,19 +182,3 @@ class Body:
 
 Expansion = Callable[[Body], None]
 """Writes the body of a node; raises `NotCovered` for a form of the op that it does not know."""
-
-EXPANSIONS: dict[tuple[str, str], Expansion] = {}
-"""By (domain, op type)."""
-
-
-def expansion(*ops: str, domain: str = MICROSOFT) -> Callable[[Expansion], Expansion]:
-    """Enter a function in the table as the definition of these ops."""
-
-    def enter(write: Expansion) -> Expansion:
-        for op_type in ops:
-            if (domain, op_type) in EXPANSIONS:
-                raise ValueError(f"{domain}::{op_type} has an expansion already")
-            EXPANSIONS[domain, op_type] = write
-        return write
-
-    return enter

@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-from lieaudit.graph.forward.fused.body import Body, NotCovered, expansion
+from lieaudit.ops.body import Body, NotCovered
+from lieaudit.ops.elementwise_axes import residual, unary
+from lieaudit.ops.op import MICROSOFT, Kind, Op
 
 
-@expansion("SkipLayerNormalization")
 def _skip_layer_normalization(b: Body) -> None:
     _normalised(b, _summed(b, bias=4), scale=2, bias=3, simplified=False)
 
 
-@expansion("SkipSimplifiedLayerNormalization")
 def _skip_simplified_layer_normalization(b: Body) -> None:
     _normalised(b, _summed(b, bias=3), scale=2, bias=-1, simplified=True)
 
 
-@expansion("SimplifiedLayerNormalization", domain="")
-@expansion("SimplifiedLayerNormalization")
 def _simplified_layer_normalization(b: Body) -> None:
     _normalised(b, b.input(0), scale=1, bias=-1, simplified=True)
 
 
-@expansion("LayerNormalization", domain="")
-def _layer_normalization(b: Body) -> None:
+def layer_normalization_before(b: Body) -> None:
     """Write the op as it was before the standard had it (opset 17)."""
     _normalised(b, b.input(0), scale=1, bias=2, simplified=False)
 
 
-@expansion("GroupNorm")
 def _group_norm(b: Body) -> None:
     _grouped(b, b.input(0), scale=1, bias=2)
 
 
-@expansion("SkipGroupNorm")
 def _skip_group_norm(b: Body) -> None:
     """Normalise X + skip + bias."""
     if not b.flag("channels_last", default=1) or b.rank(3) != 4:
@@ -104,3 +99,19 @@ def _grouped(b: Body, x: str, *, scale: int, bias: int) -> None:
     if b.attributes["activation"].as_int() == 1:
         y = b.op("Mul", y, b.op("Sigmoid", y))
     b.result(b.op("Transpose", y, perm=[0, 2, 3, 1]) if last else y)
+
+
+_OVER = Kind.NORMALISATION
+
+OPS = (
+    Op("SkipLayerNormalization", MICROSOFT, expansion=_skip_layer_normalization, layout=residual, kind=_OVER),
+    Op("SkipSimplifiedLayerNormalization", MICROSOFT, expansion=_skip_simplified_layer_normalization, layout=residual,
+       kind=_OVER),
+    # onnxruntime keeps this one in the default domain
+    *(
+        Op("SimplifiedLayerNormalization", domain, expansion=_simplified_layer_normalization, layout=unary, kind=_OVER)
+        for domain in ("", MICROSOFT)
+    ),
+    Op("GroupNorm", MICROSOFT, expansion=_group_norm, kind=_OVER),
+    Op("SkipGroupNorm", MICROSOFT, expansion=_skip_group_norm, kind=_OVER),
+)  # fmt: skip

@@ -15,14 +15,14 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-from lieaudit.graph.forward.fused.body import Body, NotCovered, expansion
-from lieaudit.graph.forward.fused.products import convolution, window
+from lieaudit.ops.body import Body, NotCovered
+from lieaudit.ops.fused.products import convolution, window
+from lieaudit.ops.op import Op
 
 BLOCKED = "com.microsoft.nchwc"
 _PROBE_CHANNELS, _PROBE_PIXELS = 64, 2
 
 
-@expansion("ReorderInput", domain=BLOCKED)
 def _reorder_input(b: Body) -> None:
     last = b.flag("channels_last")
     x = b.op("Transpose", b.input(0), perm=[0, 3, 1, 2]) if last else b.input(0)
@@ -36,7 +36,6 @@ def _reorder_input(b: Body) -> None:
         b.result(b.op("Pad", x, pads=pads))
 
 
-@expansion("ReorderOutput", domain=BLOCKED)
 def _reorder_output(b: Body) -> None:
     channels = b.attributes["channels"].as_int()
     if b.opset >= 10:
@@ -46,18 +45,15 @@ def _reorder_output(b: Body) -> None:
     b.result(b.op("Transpose", x, perm=[0, 2, 3, 1]) if b.flag("channels_last") else x)
 
 
-@expansion("Conv", domain=BLOCKED)
 def _conv(b: Body) -> None:
     weight = b.const(in_order(b.array(1), block_size()))
     b.result(convolution(b, b.input(0), weight, b.input(2), b.input(3)))
 
 
-@expansion("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", domain=BLOCKED)
 def _pool(b: Body) -> None:
     b.result(b.op(b.node.op_type, b.input(0), **window(b)))
 
 
-@expansion("Upsample", domain=BLOCKED)
 def _upsample(b: Body) -> None:
     """Resize by whole factors; nearest rounds down."""
     if b.opset < 11:
@@ -113,3 +109,12 @@ def block_size() -> int:
         raise NotCovered("onnxruntime has no blocks on this processor") from problem
     # the first block of the first pixel ends where the second pixel begins
     return int(np.argmax(y.reshape(-1) > 0))
+
+
+OPS = (
+    Op("ReorderInput", BLOCKED, expansion=_reorder_input),
+    Op("ReorderOutput", BLOCKED, expansion=_reorder_output),
+    Op("Conv", BLOCKED, expansion=_conv),
+    *(Op(name, BLOCKED, expansion=_pool) for name in ("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool")),
+    Op("Upsample", BLOCKED, expansion=_upsample),
+)

@@ -7,13 +7,14 @@ import math
 import numpy as np
 import onnx
 
-from lieaudit.graph.forward.fused.body import Body, NotCovered, expansion
+from lieaudit.ops.attention import attention_axes
+from lieaudit.ops.body import Body, NotCovered
+from lieaudit.ops.op import MICROSOFT, Kind, Op
 
 _MASKED = -10000.0
 """What a masked score gets by default."""
 
 
-@expansion("Attention")
 def _attention(b: Body) -> None:
     """Projections inside: (N, S, hidden) times weights (hidden, Q + K + V)."""
     if any(b.has(i) for i in (4, 6)) or b.flag("do_rotary") or b.wants(1):
@@ -32,7 +33,6 @@ def _attention(b: Body) -> None:
     b.result(_attended(b, query, key, value, bias, sizes[0] // heads))
 
 
-@expansion("MultiHeadAttention")
 def _multi_head_attention(b: Body) -> None:
     """Projections outside, each (N, S, hidden); bias holds those of query, key and value one after the other."""
     if any(b.has(i) for i in (6, 7, 8, 9)) or any(b.wants(i) for i in (1, 2, 3)):
@@ -84,3 +84,9 @@ def _attended(b: Body, query: str, key: str, value: str, bias: list[str], size: 
     # before opset 13 a Softmax takes all axes from its axis on: of the last one, the two are the same
     joined = b.op("Transpose", b.op("MatMul", b.op("Softmax", scores, axis=3), value), perm=[0, 2, 1, 3])
     return b.op("Reshape", joined, b.ints(0, 0, -1))
+
+
+OPS = (
+    Op("Attention", MICROSOFT, expansion=_attention, layout=attention_axes, kind=Kind.ATTENTION),
+    Op("MultiHeadAttention", MICROSOFT, expansion=_multi_head_attention, layout=attention_axes, kind=Kind.ATTENTION),
+)

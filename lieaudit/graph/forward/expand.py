@@ -1,4 +1,4 @@
-"""Putting the bodies in their nodes' places."""
+"""Putting what the table writes onnxruntime's own ops as (`Op.expansion`) in their nodes' places."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections import Counter
 import onnx
 import onnx_ir as ir
 
-from lieaudit.graph.forward.fused.body import EXPANSIONS, Body, NotCovered, ShapeNeeded
 from lieaudit.graph.forward.graphs import lift_opset, splice
 from lieaudit.graph.inference import infer_shapes
+from lieaudit.ops import lookup
+from lieaudit.ops.body import Body, Expansion, NotCovered, ShapeNeeded
 
 
 def expand(model: ir.Model) -> Counter[str]:
@@ -35,9 +36,14 @@ def expand(model: ir.Model) -> Counter[str]:
 
 def is_fused(node: ir.Node, graph: ir.Graph) -> bool:
     """Say whether a node has an expansion and is not an op of the standard, at the graph's opset."""
-    if (node.domain, node.op_type) not in EXPANSIONS:
-        return False
-    return bool(node.domain) or not known(node.op_type, graph.opset_imports.get("", 1))
+    return _expansion(node, graph) is not None
+
+
+def _expansion(node: ir.Node, graph: ir.Graph) -> Expansion | None:
+    op = lookup(node)
+    if op is None or op.expansion is None or (not op.domain and known(op.name, graph.opset_imports.get("", 1))):
+        return None
+    return op.expansion
 
 
 def known(op_type: str, opset: int) -> bool:
@@ -50,9 +56,11 @@ def known(op_type: str, opset: int) -> bool:
 
 
 def _write(graph: ir.Graph, node: ir.Node) -> bool:
-    body = Body(node, graph.opset_imports[""])
+    body, expansion = Body(node, graph.opset_imports[""]), _expansion(node, graph)
+    if expansion is None:
+        return False
     try:
-        EXPANSIONS[node.domain, node.op_type](body)
+        expansion(body)
     except NotCovered:
         return False
     inputs = {f"in{i}": value for i, value in enumerate(node.inputs) if value is not None}
@@ -72,8 +80,11 @@ def _learned(model: ir.Model, waiting: list[ir.Node]) -> bool:
 
 
 def _needs_shapes(node: ir.Node, graph: ir.Graph) -> bool:
+    expansion = _expansion(node, graph)
+    if expansion is None:
+        return False
     try:
-        EXPANSIONS[node.domain, node.op_type](Body(node, graph.opset_imports[""]))
+        expansion(Body(node, graph.opset_imports[""]))
     except ShapeNeeded:
         return True
     except NotCovered:

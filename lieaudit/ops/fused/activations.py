@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-from lieaudit.graph.forward.fused.body import Body, NotCovered, expansion
+from lieaudit.ops.body import Body, Expansion, NotCovered
+from lieaudit.ops.elementwise_axes import unary
+from lieaudit.ops.op import MICROSOFT, Kind, Op
 
 _PARAMETERS = {
     "Elu": ("alpha",),
@@ -48,24 +50,20 @@ def gelu_tanh(b: Body, x: str) -> str:
     return b.op("Mul", b.scaled(x, 0.5), b.op("Add", b.op("Tanh", inner), b.number(1.0)))
 
 
-@expansion("Gelu", "BiasGelu")
 def _gelu(b: Body) -> None:
     b.result(gelu(b, _biased(b)))
 
 
-@expansion("FastGelu")
 def _fast_gelu(b: Body) -> None:
     b.result(gelu_tanh(b, _biased(b)))
 
 
-@expansion("QuickGelu")
 def _quick_gelu(b: Body) -> None:
     """Write x σ(αx) (Hendrycks and Gimpel 2016)."""
     grown = b.op("Sigmoid", b.scaled(b.input(0), b.attributes.get_float("alpha", 1.702)))
     b.result(b.op("Mul", b.input(0), grown))
 
 
-@expansion("BiasSplitGelu")
 def _bias_split_gelu(b: Body) -> None:
     """Write the first half of the channels times the Gelu of the second (GEGLU, Shazeer 2020)."""
     size = b.array(1).shape[-1] // 2
@@ -73,12 +71,10 @@ def _bias_split_gelu(b: Body) -> None:
     b.result(b.op("Mul", left, gelu(b, right)))
 
 
-@expansion("BiasAdd")
 def _bias_add(b: Body) -> None:
     b.result(b.op("Add", _biased(b), b.input(2)))
 
 
-@expansion("BiasSoftmax")
 def _bias_softmax(b: Body) -> None:
     """Softmax over all axes from `axis` on, of the data plus a bias that broadcasts along inner or outer axes."""
     rank, other = b.rank(0), b.rank(1)
@@ -91,3 +87,18 @@ def _bias_softmax(b: Body) -> None:
 
 def _biased(b: Body) -> str:
     return b.op("Add", b.input(0), b.input(1)) if b.has(1) else b.input(0)
+
+
+def _activation(name: str, expansion: Expansion) -> Op:
+    return Op(name, MICROSOFT, expansion=expansion, layout=unary, kind=Kind.NONLINEARITY)
+
+
+OPS = (
+    _activation("Gelu", _gelu),
+    _activation("BiasGelu", _gelu),
+    _activation("FastGelu", _fast_gelu),
+    _activation("QuickGelu", _quick_gelu),
+    Op("BiasSplitGelu", MICROSOFT, expansion=_bias_split_gelu, kind=Kind.NONLINEARITY),
+    Op("BiasAdd", MICROSOFT, expansion=_bias_add, kind=Kind.SUM),
+    Op("BiasSoftmax", MICROSOFT, expansion=_bias_softmax, kind=Kind.NONLINEARITY),
+)

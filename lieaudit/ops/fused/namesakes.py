@@ -6,27 +6,24 @@ from typing import Any
 
 import numpy as np
 
-from lieaudit.graph.forward.fused.body import Body, NotCovered, expansion
+from lieaudit.ops.body import Body, NotCovered
+from lieaudit.ops.op import MICROSOFT, Op
 
 
-@expansion("Trilu")
 def _trilu(b: Body) -> None:
     _same(b, since=14)
 
 
-@expansion("GatherND")
 def _gather_nd(b: Body) -> None:
     _same(b, since=11)
 
 
-@expansion("GridSample")
 def _grid_sample(b: Body) -> None:
     """Its modes have the names that the standard had before opset 20."""
     mode = b.attributes.get_string("mode", "bilinear")
     _same(b, since=16, mode=mode.removeprefix("bi") if b.opset >= 20 else mode)
 
 
-@expansion("Pad")
 def _pad(b: Body) -> None:
     """Its pads may be (1, 2 · rank)."""
     pads = b.array(1).reshape(-1).astype(np.int64)
@@ -39,7 +36,6 @@ def _pad(b: Body) -> None:
         b.result(b.op("Pad", b.input(0), pads=pads.tolist(), value=number, mode=mode))
 
 
-@expansion("ExpandDims")
 def _expand_dims(b: Body) -> None:
     axis = int(b.array(1).reshape(-1)[0])
     if axis < 0 and b.opset < 11:
@@ -47,8 +43,7 @@ def _expand_dims(b: Body) -> None:
     b.result(b.unsqueeze(b.input(0), axis))
 
 
-@expansion("QuantizeLinear", "DequantizeLinear")
-def _quantiser(b: Body) -> None:
+def quantiser(b: Body) -> None:
     """Of int8 and uint8; of a scale per channel since opset 13 (before, the standard's had one scale)."""
     single = b.value(1).shape is not None and all(size == 1 for size in b.value(1).shape or ())
     zero = b.value(2).dtype if b.has(2) else None
@@ -65,3 +60,12 @@ def _same(b: Body, since: int, **others: Any) -> None:
     attributes: dict[str, Any] = {name: attribute.value for name, attribute in b.attributes.items()} | others
     inputs = [b.input(i) for i in range(len(b.node.inputs))]
     b.result(b.op(b.node.op_type, *inputs, **attributes))
+
+
+OPS = (
+    Op("Trilu", MICROSOFT, expansion=_trilu),
+    Op("GatherND", MICROSOFT, expansion=_gather_nd),
+    Op("GridSample", MICROSOFT, expansion=_grid_sample),
+    Op("Pad", MICROSOFT, expansion=_pad),
+    Op("ExpandDims", MICROSOFT, expansion=_expand_dims),
+)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from lieaudit.graph.forward.fused.activations import activate, gelu_tanh
-from lieaudit.graph.forward.fused.body import Body, NotCovered, expansion
+from lieaudit.ops.body import Body, NotCovered
+from lieaudit.ops.convolution import convolution_axes
+from lieaudit.ops.fused.activations import activate, gelu_tanh
+from lieaudit.ops.matmul import matmul_axes
+from lieaudit.ops.op import MICROSOFT, Kind, Op
 
 _WINDOW = ("auto_pad", "ceil_mode", "count_include_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 
@@ -31,12 +34,10 @@ def convolution(b: Body, x: str, weight: str, bias: str, total: str = "") -> str
     return activated(b, b.op("Add", y, total) if total else y)
 
 
-@expansion("FusedConv")
 def _fused_conv(b: Body) -> None:
     b.result(convolution(b, b.input(0), b.input(1), b.input(2), b.input(3)))
 
 
-@expansion("NhwcConv", "NhwcFusedConv")
 def _nhwc_conv(b: Body) -> None:
     """Write a convolution of (N, H, W, C), whose weights are (M, H, W, C/group)."""
     total = b.op("Transpose", b.input(3), perm=[0, 3, 1, 2]) if b.has(3) else ""
@@ -44,13 +45,11 @@ def _nhwc_conv(b: Body) -> None:
     b.result(b.op("Transpose", convolution(b, x, weight, b.input(2), total), perm=[0, 2, 3, 1]))
 
 
-@expansion("NhwcMaxPool")
 def _nhwc_max_pool(b: Body) -> None:
     pooled = b.op("MaxPool", b.op("Transpose", b.input(0), perm=[0, 3, 1, 2]), **window(b))
     b.result(b.op("Transpose", pooled, perm=[0, 2, 3, 1]))
 
 
-@expansion("FusedGemm")
 def _fused_gemm(b: Body) -> None:
     names = ("alpha", "beta", "transA", "transB")
     attributes = {name: b.attributes[name].value for name in names if name in b.attributes}
@@ -65,18 +64,15 @@ def _fused_gemm(b: Body) -> None:
     b.result(activate(b, y, b.attributes.get_string("activation", ""), given))
 
 
-@expansion("GemmFastGelu")
 def _gemm_fast_gelu(b: Body) -> None:
     y = b.op("MatMul", b.input(0), b.input(1))
     b.result(gelu_tanh(b, b.op("Add", y, b.input(2)) if b.has(2) else y))
 
 
-@expansion("FusedMatMul", "TransposeMatMul")
 def _fused_matmul(b: Body) -> None:
     b.result(_product(b))
 
 
-@expansion("FusedMatMulActivation")
 def _fused_matmul_activation(b: Body) -> None:
     name = b.attributes.get_string("activation", "")
     given = {key: b.attributes.get_float(f"activation_{key}", 0.0) for key in ("alpha", "beta", "gamma")}
@@ -106,3 +102,15 @@ def _transposed(b: Body, index: int, *, batch: bool, last: bool) -> str:
     if last:
         perm[-2:] = perm[:-3:-1]
     return b.op("Transpose", b.input(index), perm=perm)
+
+
+OPS = (
+    Op("FusedConv", MICROSOFT, expansion=_fused_conv, layout=convolution_axes, kind=Kind.CONVOLUTION),
+    *(Op(name, MICROSOFT, expansion=_nhwc_conv, kind=Kind.CONVOLUTION) for name in ("NhwcConv", "NhwcFusedConv")),
+    Op("NhwcMaxPool", MICROSOFT, expansion=_nhwc_max_pool, kind=Kind.POOLING),
+    Op("FusedGemm", MICROSOFT, expansion=_fused_gemm, kind=Kind.MATRIX_PRODUCT),
+    Op("GemmFastGelu", MICROSOFT, expansion=_gemm_fast_gelu, kind=Kind.MATRIX_PRODUCT),
+    Op("FusedMatMul", MICROSOFT, expansion=_fused_matmul, layout=matmul_axes, kind=Kind.MATRIX_PRODUCT),
+    Op("TransposeMatMul", MICROSOFT, expansion=_fused_matmul, kind=Kind.MATRIX_PRODUCT),
+    Op("FusedMatMulActivation", MICROSOFT, expansion=_fused_matmul_activation, kind=Kind.MATRIX_PRODUCT),
+)

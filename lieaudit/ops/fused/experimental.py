@@ -7,43 +7,38 @@ from __future__ import annotations
 
 import numpy as np
 
-from lieaudit.graph.forward.fused.body import Body, NotCovered, expansion
+from lieaudit.ops.body import Body, NotCovered
+from lieaudit.ops.op import Op
 
 
-@expansion("Affine", domain="")
 def _affine(b: Body) -> None:
     b.result(_shifted(b, b.scaled(b.input(0), _required(b, "alpha")), _required(b, "beta")))
 
 
-@expansion("Scale", domain="")
 def _scale(b: Body) -> None:
     b.result(b.op("Mul", b.input(0), b.number(b.attributes.get_float("scale", 1.0))))
 
 
-@expansion("ScaledTanh", domain="")
 def _scaled_tanh(b: Body) -> None:
     b.result(b.scaled(b.op("Tanh", b.scaled(b.input(0), _required(b, "beta"))), _required(b, "alpha")))
 
 
-@expansion("ParametricSoftplus", domain="")
 def _parametric_softplus(b: Body) -> None:
     b.result(b.scaled(b.op("Softplus", b.scaled(b.input(0), _required(b, "beta"))), _required(b, "alpha")))
 
 
-@expansion("ThresholdedRelu", domain="")
-def _thresholded_relu(b: Body) -> None:
+def thresholded_relu(b: Body) -> None:
+    """Write x where x > alpha, else 0, as before opset 10."""
     above = b.op("Greater", b.input(0), b.number(b.attributes.get_float("alpha", 1.0)))
     b.result(b.op("Where", above, b.input(0), b.number(0.0)))
 
 
-@expansion("ImageScaler", domain="")
 def _image_scaler(b: Body) -> None:
     """Write scale · x + bias, with a bias per channel."""
     bias = b.const(np.array(b.attributes["bias"].as_floats(), b.dtype).reshape(-1, 1, 1))
     b.result(b.op("Add", b.op("Mul", b.input(0), b.number(b.attributes.get_float("scale", 1.0))), bias))
 
 
-@expansion("Crop", domain="")
 def _crop(b: Body) -> None:
     """Keep what is inside a border of left, top, right and bottom, or so many rows and columns from left and top."""
     left, top, right, bottom = b.attributes["border"].as_ints()
@@ -64,3 +59,13 @@ def _required(b: Body, name: str) -> float:
 
 def _shifted(b: Body, value: str, by: float) -> str:
     return b.op("Add", value, b.number(by)) if by else value
+
+
+OPS = (
+    Op("Affine", expansion=_affine),
+    Op("Scale", expansion=_scale),
+    Op("ScaledTanh", expansion=_scaled_tanh),
+    Op("ParametricSoftplus", expansion=_parametric_softplus),
+    Op("ImageScaler", expansion=_image_scaler),
+    Op("Crop", expansion=_crop),
+)

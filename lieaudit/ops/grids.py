@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from lieaudit.graph.forward.fused.body import Body
+from lieaudit.ops.body import Body
 
 
 def affine_grid(node: ir.Node, opset: int) -> onnx.ModelProto | None:
