@@ -17,7 +17,7 @@ from lieaudit.autodiff.tangent import Tangent
 from lieaudit.crosscheck import crosscheck
 from lieaudit.data import Dataset
 from lieaudit.graph.load import load_model
-from lieaudit.measure import Images
+from lieaudit.images import Images
 from lieaudit.method import choose_method
 from lieaudit.ops import OPS, replaced_rule
 from lieaudit.report import Agreement

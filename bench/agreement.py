@@ -23,7 +23,7 @@ import lieaudit
 from lieaudit.data import Dataset
 from lieaudit.derivatives.base import Differentiator
 from lieaudit.graph.load import AuditableModel, load_model
-from lieaudit.measure import Images
+from lieaudit.images import Images
 from lieaudit.method import choose_method
 from lieaudit.metrics.lee import LieDerivative, OutputAction, lie_derivative
 

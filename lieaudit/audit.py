@@ -20,9 +20,10 @@ from lieaudit.graph.load import load_model
 from lieaudit.heads.checking import Checked, check
 from lieaudit.heads.settle import settle
 from lieaudit.heads.steps import silent_reasons
+from lieaudit.images import Images
 from lieaudit.layerwise import attribute_layers, check_layouts
-from lieaudit.measure import Images, measure
-from lieaudit.method import Method, choose_method, without_forward
+from lieaudit.measure import measure
+from lieaudit.method import Method, choose_method, recalibrated, steps_and_noise, without_forward
 from lieaudit.metrics.accuracy import image_classes, top1
 from lieaudit.metrics.lee import DERIVATIVE_NOT_FINITE
 from lieaudit.metrics.secant import Secants
@@ -42,9 +43,11 @@ if TYPE_CHECKING:
 
     import onnx
 
+    from lieaudit.derivatives.base import Differentiator
     from lieaudit.graph.load import AuditableModel
     from lieaudit.progress import ProgressCallback
     from lieaudit.shards import ShardStore
+    from lieaudit.symmetries.plan import Plan
     from lieaudit.torch.files import TorchFiles
 
 _WITHOUT_FORWARD = {DERIVATIVE_NOT_FINITE, REWRITE_REFUSED, "RUN_FAILED"}
@@ -178,10 +181,18 @@ def run(
     spec = images.spec
     classes, unlabelled = image_classes(images)  # before any work: a list of classes that does not fit is refused
     used = method.differentiator
+    calibrated: dict[str, tuple[float, float]] = {}
     if isinstance(used, Secants):
         measured = used.measure(images, shards=shards, progress=progress)
     else:
-        measured = measure(used, images, shards=shards, progress=progress)
+        calibrated |= steps_and_noise(used, images.plan)
+
+        def other_directions(plan: Plan) -> Differentiator:
+            other = recalibrated(method, images, plan, shards=shards, progress=progress)
+            calibrated.update(steps_and_noise(other, plan))
+            return other
+
+        measured = measure(used, images, recalibrated=other_directions, shards=shards, progress=progress)
     agreements = (
         crosscheck(method.derivative, method.checker, images, progress=progress) if method.checker is not None else {}
     )
@@ -194,7 +205,7 @@ def run(
         spec,
         used.method,
         size=(images.target.height, images.target.width),
-        calibration=method.calibration,
+        calibrated=calibrated,
         agreements=agreements,
         doubts=[(*common, *own) for own in silent],
     )

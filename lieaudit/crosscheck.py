@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lieaudit.derivatives.base import rows_of
-from lieaudit.metrics.lee import lie_derivative
+from lieaudit.metrics.lee import LieDerivative, lie_derivative
 from lieaudit.progress import StageProgress
 from lieaudit.report import AGREES, COULD_NOT_CHECK, DISAGREES, Agreement
+from lieaudit.symmetries.plan import combination
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from lieaudit.derivatives.base import Differentiator, Float64Array, FurtherRows
-    from lieaudit.measure import Images
+    from lieaudit.images import Images
     from lieaudit.progress import ProgressCallback
+    from lieaudit.symmetries.plan import Plan
 
 STAGES = (4, 8, 16, 32, 64)
 """Images that a generator is checked on: the first so many, and more while it is in doubt."""
@@ -47,11 +49,11 @@ images would have to miss half of those at once."""
 def crosscheck(
     checked: Differentiator, by: Differentiator, images: Images, *, progress: ProgressCallback | None
 ) -> dict[str, Agreement]:
-    """Compare Dh(z)[dz] of two methods per generator.
+    """Compare Dh(z)[dz] of two methods per generator, combined from the measured directions of both.
 
     The output's own tangent X' F is the same in both and left out.
     """
-    generators = images.spec.generators
+    generators, plan = images.spec.generators, images.plan
     order = _spread_first(images.spread(STAGES[-1]), STAGES)
     stage = StageProgress(progress, "crosscheck", len(generators))
     found: dict[int, list[_Compared]] = {g: [] for g in range(len(generators))}
@@ -61,11 +63,13 @@ def crosscheck(
         count = min(count, len(order))  # noqa: PLW2901 - a small set has fewer
         if count == done:
             continue
+        open_ones = [g for g, name in enumerate(generators) if name not in agreements]
+        if not open_ones:
+            break
         some = order[done:count]
         pixels, further = images.load(some), images.further.rows(some)
-        directions = images.tangents(pixels)
-        for g in [g for g, name in enumerate(generators) if name not in agreements]:
-            found[g] += _compare(checked, by, images, pixels, directions[:, g : g + 1], further, g)
+        for g, compared in _compare(checked, by, images, plan, open_ones, pixels, further).items():
+            found[g] += compared
             made = judge(found[g], by.method, last=count == len(order) or count == STAGES[-1])
             if made is not None:
                 agreements[generators[g]] = made
@@ -96,25 +100,37 @@ def _compare(
     checked: Differentiator,
     by: Differentiator,
     images: Images,
+    plan: Plan,
+    generators: Sequence[int],
     pixels: npt.NDArray[np.float32],
-    direction: npt.NDArray[np.float32],
     further: FurtherRows,
-    g: int,
-) -> list[_Compared]:
-    """Compare image by image, so that no method's batch decides which images it measures its error on."""
-    head, found = images.target.head, []
+) -> dict[int, list[_Compared]]:
+    """Compare image by image, so that no method's batch decides which images it measures its error on.
+
+    Direction by direction: of a dense output those of all are never held at once, but of two methods and one image.
+    """
+    head = images.target.head
+    needed = np.flatnonzero(np.any(plan.weights[list(generators)] != 0, axis=0))
+    found: dict[int, list[_Compared]] = {g: [] for g in generators}
     for i in range(len(pixels)):
-        one = slice(i, i + 1)
-        at = pixels[one], direction[one], g, rows_of(further, one)
-        mine, theirs = (lie_derivative(method(*at), head, (), None) for method in (checked, by))
-        found.append(
-            _Compared(
-                float(np.linalg.norm(mine.value)),
-                float(np.linalg.norm(mine.value - theirs.value)),
-                float(mine.error[0, 0] + theirs.error[0, 0]),
-                float(np.mean(theirs.value**2)),
+        one, beside = pixels[i : i + 1], rows_of(further, slice(i, i + 1))
+        own = images.tangents(one, [plan.measured[m] for m in needed])
+        rows: list[list[LieDerivative]] = [[], []]
+        for place, m in enumerate(needed):
+            for method, kept in zip((checked, by), rows, strict=True):
+                kept.append(lie_derivative(method(one, own[:, place : place + 1], int(m), beside), head, (), None))
+        mine, theirs = (LieDerivative.joined(kept) for kept in rows)
+        for g in generators:
+            weights = plan.weights[g, needed]
+            value, other = (combination(lie.value, weights) for lie in (mine, theirs))
+            found[g].append(
+                _Compared(
+                    float(np.linalg.norm(value)),
+                    float(np.linalg.norm(value - other)),
+                    float(((mine.error + theirs.error) @ np.abs(weights))[0]),
+                    float(np.mean(other**2)),
+                )
             )
-        )
     return found
 
 

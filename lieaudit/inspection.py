@@ -13,9 +13,9 @@ from lieaudit.audit import ImagesLike, as_dataset
 from lieaudit.graph.forward.coverage import OpCoverage, coverage, exact_share
 from lieaudit.graph.load import AuditableModel, load_model
 from lieaudit.heads.settle import settle
+from lieaudit.images import Images
 from lieaudit.layerwise import LayerInfo
 from lieaudit.layerwise import layers as layer_tree
-from lieaudit.measure import Images
 from lieaudit.metrics.accuracy import Classes, image_classes
 from lieaudit.report import ReportTensor
 from lieaudit.runtime.session import Session

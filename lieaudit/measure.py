@@ -5,171 +5,41 @@ from __future__ import annotations
 import math
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lieaudit.data.arrays import check_whole
-from lieaudit.derivatives.base import rows_of
-from lieaudit.feeds import Further
-from lieaudit.metrics.head import Head
-from lieaudit.metrics.lee import OutputAction, PerImage, check_derivative, check_finite, lie_derivative
+from lieaudit.metrics.lee import (
+    LieDerivative,
+    OutputAction,
+    PerImage,
+    check_derivative,
+    check_finite,
+    lie_derivative,
+)
+from lieaudit.metrics.relative import PARTNERS, Other, inner_products, log_ratio, norms
 from lieaudit.progress import StageProgress
 from lieaudit.shards import compute_once
-from lieaudit.symmetries import tangents
+from lieaudit.symmetries.plan import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from lieaudit.data import Dataset
     from lieaudit.derivatives.base import Differentiator, Float32Array, Float64Array, FurtherRows
+    from lieaudit.images import Images
     from lieaudit.progress import ProgressCallback
     from lieaudit.shards import Arrays, ShardStore
-    from lieaudit.spec import AuditSpec
-
-PARTNERS = 2
-"""Other images whose tangents `relative` compares with, for each image: how a model answers to one varies by a factor
-of three to eight between partners (trained classifiers), which a mean of logarithms over images evens out."""
 
 SHARD = 32
 """Images per shard: what an interrupted audit loses at most. Fixed, so that every run cuts alike."""
 
+WIDE = 0.2
+"""An error bar above this share of the value makes a result inconclusive."""
+
 _MIB = 1 << 20
-
-
-class Target(Protocol):
-    """What measuring needs to know of a model, ONNX or torch."""
-
-    @property
-    def channels(self) -> int:
-        """C of the input."""
-        ...
-
-    @property
-    def height(self) -> int:
-        """H of the input."""
-        ...
-
-    @property
-    def width(self) -> int:
-        """W of the input."""
-        ...
-
-    @property
-    def pixel_range(self) -> tuple[int, int] | None:
-        """Least and greatest pixel of a model that takes integers; None for floats."""
-        ...
-
-    @property
-    def head(self) -> Head:
-        """The head applied to the raw outputs."""
-        ...
-
-    @property
-    def output_size(self) -> int:
-        """K, the number of output components."""
-        ...
-
-    @property
-    def output_shape(self) -> tuple[int, ...]:
-        """Shape of one image's output."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Images:
-    """The images of an audit, as the model takes them, their tangents, and what comes with them."""
-
-    dataset: Dataset
-    target: Target
-    spec: AuditSpec
-    further: Further = field(default_factory=Further)
-
-    @property
-    def count(self) -> int:
-        """N, the number of images audited."""
-        return min(self.dataset.count, self.spec.max_images or self.dataset.count)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What the report's reader should know about the images."""
-        notes = self.dataset.notes
-        if self.spec.convention == "reference" and "brightness" in self.spec.generators:
-            return (*notes, "brightness scales the normalised images, as the reference code does, not raw intensities")
-        if self.dataset.dtype != "uint8" and "brightness" in self.spec.generators:
-            notes += ("brightness scales the float32 images as given: how they were normalised is not known",)
-        return notes
-
-    @property
-    def zero_point(self) -> npt.ArrayLike:
-        """What brightness scales around, one value or one per channel: what a raw intensity of 0 is in the images.
-
-        The reference convention scales the images as the model takes them, around 0: the published code does.
-        """
-        if self.spec.convention == "reference":
-            return np.zeros(self.target.channels)
-        return self.dataset.zero_point(self.spec.preprocessing, self.target.channels)
-
-    def load(self, indices: Sequence[int]) -> Float32Array:
-        """Give images (n, C, H, W)."""
-        target, preprocessing = self.target, self.spec.preprocessing
-        if list(indices) == list(range(indices[0], indices[0] + len(indices))):
-            spans = [(indices[0], indices[0] + len(indices))]
-        else:
-            spans = [(i, i + 1) for i in indices]
-        parts = [
-            self.dataset.load(
-                start,
-                stop,
-                preprocessing=preprocessing,
-                channels=target.channels,
-                height=target.height,
-                width=target.width,
-            )
-            for start, stop in spans
-        ]
-        images = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        if target.pixel_range is not None:
-            check_whole(images, target.pixel_range, indices)
-        return images
-
-    def tangents(self, images: Float32Array) -> Float32Array:
-        """Give X x for every generator: (n, G, C, H, W)."""
-        moved = tangents(
-            images,
-            self.spec.generators,
-            interpolation=self.spec.interpolation,
-            padding=self.spec.padding,
-            convention=self.spec.convention,
-            zero_point=self.zero_point,
-        )
-        return np.asarray(moved, np.float32)
-
-    def other_tangents(self, indices: Sequence[int], own: Float32Array, which: int = 0) -> Float32Array:
-        """Give X x' of another image x', rescaled to the norm of ``own`` X x: the directions of `relative`.
-
-        A tangent of another image is as large and as smooth as the symmetry's own direction, and no symmetry.
-        ``which`` of the `PARTNERS` other images.
-        """
-        if not indices:
-            return own
-        others = self.tangents(self.load([self.partner(i, which) for i in indices]))
-        wanted, found = _norms(own), _norms(others)
-        scale = np.where(found > 0, wanted / np.where(found > 0, found, 1.0), 0.0).astype(np.float32)
-        others *= scale[:, :, None, None, None]
-        return others
-
-    def partner(self, index: int, which: int = 0) -> int:
-        """Return one of the `PARTNERS` images that `relative` compares an image with: the next in a seeded order."""
-        order = np.random.default_rng([self.spec.seed, which]).permutation(self.count)
-        return int(order[(int(np.argsort(order)[index]) + 1) % self.count])
-
-    def spread(self, count: int) -> list[int]:
-        """Give up to ``count`` image indices spread evenly over the set."""
-        return sorted({int(i) for i in np.linspace(0, self.count - 1, min(count, self.count))}) if count else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,12 +60,16 @@ class Measured:
     top1
         (N,) the largest output's index; −1 for outputs that are no class scores.
     answers, other_answers
-        (N, G) whether any derivative of the raw outputs is not exactly 0, along the generator and along the direction
-        of `relative`.
+        (N, G) whether any derivative of the raw outputs is not exactly 0, along a direction that the generator is
+        combined from, and along its direction of `relative`.
     moves
         (N, G) whether the image has a tangent along the generator at all.
     digest
         (N,) a checksum of the raw outputs: equal for equal outputs.
+    gram
+        (N, M, M) ⟨L_i F, L_j F⟩/K of the measured directions; M = 0 where nothing is combined.
+    combined_from
+        The directions that each generator was combined from; none where it was measured itself.
     """
 
     lee: Float64Array
@@ -209,6 +83,25 @@ class Measured:
     other_answers: npt.NDArray[np.bool_]
     moves: npt.NDArray[np.bool_]
     digest: npt.NDArray[np.int64]
+    gram: Float64Array
+    combined_from: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def error_bars(self) -> Float64Array:
+        """(G,) bounds of the errors of the mean LEE: the images' errors are independent, so they add in squares."""
+        return np.asarray(np.sqrt(np.sum(self.lee_error**2, axis=0)) / len(self.lee_error))
+
+    def with_direct(self, columns: Sequence[int], direct: Measured) -> Measured:
+        """Put generators that were measured themselves in the place of what was combined."""
+        changed: dict[str, Any] = {}
+        for name in _BY_GENERATOR:
+            changed[name] = getattr(self, name).copy()
+            changed[name][:, columns] = getattr(direct, name)
+        sources = tuple(() if g in columns else own for g, own in enumerate(self.combined_from))
+        return replace(self, **changed, combined_from=sources)
+
+
+_BY_GENERATOR = ("lee", "lee_error", "mean_abs", "other", "log_relative", "answers", "other_answers", "moves")
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,13 +111,16 @@ class Batch:
     Attributes
     ----------
     indices
-        Which images they are.
-    pixels, directions
-        (n, C, H, W) and their tangents (n, G, C, H, W).
-    compared
-        Places in the batch of the m images that `relative` is measured on.
+        Of the n images in the data set.
+    pixels
+        float32 (n, C, H, W).
+    directions
+        float32 (n, B·M, C, H, W): the images' own tangents along the M measured directions, then those of `relative`
+        of each partner where they are measured on these images (B = 1 or 1 + PARTNERS).
     others
-        The directions of `relative`, (m, G, C, H, W) for each partner.
+        What combines the answers along each partner's directions.
+    moves
+        (n, G) whether the image has a tangent along the generator.
     further
         Values of the model's further inputs, (n, …) by name.
     """
@@ -232,8 +128,8 @@ class Batch:
     indices: list[int]
     pixels: Float32Array
     directions: Float32Array
-    compared: list[int]
-    others: list[Float32Array]
+    others: list[Other]
+    moves: npt.NDArray[np.bool_]
     further: FurtherRows
 
 
@@ -241,10 +137,21 @@ def measure(
     differentiator: Differentiator,
     images: Images,
     *,
+    recalibrated: Callable[[Plan], Differentiator] | None = None,
     shards: ShardStore | None,
     progress: ProgressCallback | None,
 ) -> Measured:
     """Measure every image; finished shards are kept in ``shards`` and not computed again.
+
+    The directions of ``images.plan`` are measured and the generators combined from them. A generator whose error bar
+    is then wide beside its value, as that of a small difference of large vectors, is measured itself.
+
+    Parameters
+    ----------
+    differentiator
+        Calibrated for the plan's directions, where it is one that must be.
+    recalibrated
+        Returns it for the directions of another plan; default: it is none that is calibrated.
 
     Raises
     ------
@@ -253,8 +160,23 @@ def measure(
     DataError
         What reading the images raises.
     """
-    compute = partial(_measure_shard, differentiator, images)
-    return in_shards(compute, differentiator.method, images, shards=shards, progress=progress)
+
+    def along(plan: Plan, method: Differentiator) -> Measured:
+        compute = partial(_measure_shard, method, images, plan)
+        found = in_shards(compute, method.method, images, what=plan.digest, shards=shards, progress=progress)
+        return replace(found, combined_from=plan.combined_from)
+
+    plan = images.plan
+    found = along(plan, differentiator)
+    wide = [
+        g
+        for g, (bar, mean) in enumerate(zip(found.error_bars, found.lee.mean(axis=0), strict=True))
+        if plan.combined_from[g] and bar > WIDE * mean
+    ]
+    if not wide:
+        return found
+    direct = Plan.direct([plan.asked[g] for g in wide])
+    return found.with_direct(wide, along(direct, differentiator if recalibrated is None else recalibrated(direct)))
 
 
 def in_shards(
@@ -262,99 +184,148 @@ def in_shards(
     method: str,
     images: Images,
     *,
+    what: str,
     shards: ShardStore | None,
     progress: ProgressCallback | None,
 ) -> Measured:
-    """Measure every image by ``compute(indices, images that `relative` is measured on, stage)``, shard by shard."""
+    """Measure every image by ``compute(indices, images that `relative` is measured on, stage)``, shard by shard.
+
+    ``what`` tells the shards of what is measured from others of the same audit.
+    """
     relative = set(images.spread(images.spec.relative_images if images.count > 1 else 0))
     stage = StageProgress(progress, "audit", images.count)
     found: list[Arrays] = []
     for start in range(0, images.count, SHARD):
         indices = list(range(start, min(start + SHARD, images.count)))
         work = partial(compute, indices, relative, stage)
-        arrays, computed = compute_once(shards, f"audit-{method}-{start:08d}", work)
+        arrays, computed = compute_once(shards, f"audit-{method}-{start:08d}-{what}", work)
         if not computed:
             stage.advance(len(indices), measured=False)
         found.append(arrays)
-    joined = {name: np.concatenate([arrays[name] for arrays in found]) for name in found[0]}
+    joined: dict[str, Any] = {name: np.concatenate([arrays[name] for arrays in found]) for name in found[0]}
     return Measured(**joined)
 
 
 def _measure_shard(
-    differentiator: Differentiator, images: Images, indices: list[int], relative: set[int], stage: StageProgress
+    differentiator: Differentiator,
+    images: Images,
+    plan: Plan,
+    indices: list[int],
+    relative: set[int],
+    stage: StageProgress,
 ) -> Arrays:
-    spec, target = images.spec, images.target
-    action = OutputAction.of(spec) if target.head.spatial else None
-    parts: list[dict[str, npt.NDArray[np.generic]]] = []
-    for batch in _prefetched(images, indices, relative, _images_at_once(target, spec)):
-        count, pixels = len(batch.indices), batch.pixels
-        other = np.full((PARTNERS, count, len(spec.generators)), np.nan)
-        other_answers = np.zeros((count, len(spec.generators)), bool)
-        rows: list[PerImage] = []
-        answers: list[npt.NDArray[np.bool_]] = []
-        top1 = np.full(count, -1, np.int64)
-        # directions in groups, so that dense outputs of all of them are never held at once
-        for group in _groups(len(spec.generators), _directions_at_once(target, spec, count)):
-            derivatives = differentiator(pixels, batch.directions[:, group], group.start, batch.further)
-            value = derivatives.value
-            check_finite(value, batch.indices[0])
-            power = np.mean(target.head.value(value).reshape(count, -1) ** 2, axis=1)
-            if not target.head.spatial:
-                top1 = np.argmax(value.reshape(count, -1), axis=1).astype(np.int64)
-            lie = lie_derivative(derivatives, target.head, spec.generators[group], action)
-            rows.append(PerImage.of(lie))
-            answers.append(any_beyond(derivatives.tangent))
-            check_derivative(rows[-1], spec.generators[group], batch.indices[0])
-        for which, directions in enumerate(batch.others if batch.compared else ()):
-            for group in _groups(len(spec.generators), _directions_at_once(target, spec, len(batch.compared))):
-                beside = rows_of(batch.further, batch.compared)
-                derivatives = differentiator(pixels[batch.compared], directions[:, group], group.start, beside)
-                other_answers[batch.compared, group] |= any_beyond(derivatives.tangent)
-                answer = PerImage.of(lie_derivative(derivatives, target.head, (), None)).lee
-                other[which, batch.compared, group] = answer
-        lee, lee_error = (np.concatenate([getattr(row, n) for row in rows], axis=1) for n in ("lee", "lee_error"))
-        parts.append(
-            {
-                "lee": lee,
-                "lee_error": lee_error,
-                "mean_abs": np.concatenate([row.mean_abs for row in rows], axis=1),
-                "other": other.mean(axis=0),
-                "log_relative": log_ratio(lee, lee_error, other),
-                "power": power,
-                "top1": top1,
-                "answers": np.concatenate(answers, axis=1),
-                "other_answers": other_answers,
-                "moves": any_beyond(batch.directions),
-                "digest": checksums(value),
-            }
-        )
-        stage.advance(count)
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    order: list[int] = []
+    parts: list[Arrays] = []
+    for batch in _prefetched(images, plan, indices, relative):
+        order += batch.indices
+        parts.append(_measure_batch(differentiator, images, plan, batch))
+        stage.advance(len(batch.indices))
+    by_index = np.argsort(order)
+    return {name: np.concatenate([part[name] for part in parts])[by_index] for name in parts[0]}
 
 
-def log_ratio(lee: Float64Array, lee_error: Float64Array, other: Float64Array) -> Float64Array:
-    """Return the mean over partners of log(‖L F‖² / ‖DF[r]‖²), (N, G), from ``other`` (partners, N, G).
+def _measure_batch(differentiator: Differentiator, images: Images, plan: Plan, batch: Batch) -> Arrays:
+    head, count, lanes = images.target.head, len(batch.indices), len(plan.measured)
+    other = np.full((PARTNERS, count, len(plan.asked)), np.nan)
+    other_answers = np.zeros((count, len(plan.asked)), bool)
+    blocks = batch.directions.shape[1] // lanes
+    at_once = _directions_at_once(images, count)
+    # dense outputs go block by block, and in groups of directions: those of all are never held at once
+    for first, behind in [(0, blocks)] if blocks * lanes <= at_once else [(b, b + 1) for b in range(blocks)]:
+        vectors = _vectors(differentiator, images, plan, batch, slice(first * lanes, behind * lanes), at_once)
+        if vectors.lie is not None:
+            own = vectors
+        for b in range(max(first, 1), behind):
+            rows = slice((b - max(first, 1)) * lanes, (b - max(first, 1) + 1) * lanes)
+            partner = batch.others[b - 1]
+            other[b - 1] = partner.combined(vectors.others[:, rows])
+            answering = vectors.answers[:, (b - first) * lanes : (b - first + 1) * lanes]
+            other_answers |= np.any(answering[:, None] & (partner.weights != 0), axis=2)
+    assert own.lie is not None  # noqa: S101 - the first block is the images' own
+    numbers = per_image(own.lie, plan)
+    check_derivative(numbers, [generator.id for generator in plan.asked], batch.indices)
+    flat = own.lie.value.reshape(count, lanes, -1)
+    value = own.value.reshape(count, -1)
+    return {
+        "lee": numbers.lee,
+        "lee_error": numbers.lee_error,
+        "mean_abs": numbers.mean_abs,
+        "other": other.mean(axis=0),
+        "log_relative": log_ratio(numbers.lee, numbers.lee_error, other),
+        "power": np.mean(head.value(own.value).reshape(count, -1) ** 2, axis=1),
+        "top1": np.full(count, -1, np.int64) if head.spatial else np.argmax(value, axis=1).astype(np.int64),
+        "answers": np.any(own.answers[:, None, :lanes] & (plan.weights != 0), axis=2),
+        "other_answers": other_answers,
+        "moves": batch.moves,
+        "digest": checksums(own.value),
+        "gram": flat @ np.moveaxis(flat, 1, 2) / flat.shape[2],
+    }
 
-    A LEE below its own numerical error is taken to be that error. NaN where an image does not answer to some partner's
-    direction: then no ratio exists; −∞ where LEE and its error are exactly 0.
+
+@dataclass(frozen=True, slots=True)
+class _Vectors:
+    """What a model answers to directions of n images: raw values, L F along the measured ones, Dh[dz] along others."""
+
+    value: npt.NDArray[Any]
+    answers: npt.NDArray[np.bool_]
+    lie: LieDerivative | None
+    others: Float64Array
+
+
+def _vectors(
+    differentiator: Differentiator, images: Images, plan: Plan, batch: Batch, span: slice, at_once: int
+) -> _Vectors:
+    """Differentiate along a span of the batch's directions, in groups; error bars for the images' own ones alone."""
+    head, lanes = images.target.head, len(plan.measured)
+    action = OutputAction.of(images.spec) if head.spatial else None
+    answers, own, others = [], [], []
+    for group in _groups(span.stop - span.start, at_once):
+        start, stop = span.start + group.start, span.start + group.stop
+        judged = max(0, min(stop, lanes) - start)
+        columns = np.arange(start, stop) % lanes
+        found = differentiator(batch.pixels, batch.directions[:, start:stop], columns, batch.further, judged=judged)
+        check_finite(found.value, batch.indices)
+        answers.append(any_beyond(found.tangent))
+        if judged:
+            own.append(lie_derivative(found.first(judged), head, plan.measured[start : start + judged], action))
+        others.append(head.differential(found.value, found.tangent[:, judged:]))
+    joined = LieDerivative.joined(own) if own else None
+    return _Vectors(found.value, np.concatenate(answers, axis=1), joined, np.concatenate(others, axis=1))
+
+
+def per_image(lie: LieDerivative, plan: Plan) -> PerImage:
+    """Combine L F of the measured directions to the generators' and reduce it: the vectors of one at a time."""
+    bars = plan.bars(lie.error)
+    rows = [
+        PerImage.of(LieDerivative(vector[:, None], bars[:, g : g + 1]))
+        for g, vector in enumerate(plan.combined(lie.value))
+    ]
+    return PerImage.joined(rows)
+
+
+def _prefetched(images: Images, plan: Plan, indices: list[int], relative: set[int]) -> Iterator[Batch]:
+    """Give batches; the next one is read and differentiated while the session works on this.
+
+    The images that `relative` is measured on go together: their own directions and the partners' in one pass.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.log(np.maximum(lee, lee_error)) - np.log(other).mean(axis=0)
-    return np.asarray(np.where(np.all(other > 0, axis=0), logs, np.nan))
-
-
-def _prefetched(images: Images, indices: list[int], relative: set[int], at_once: int) -> Iterator[Batch]:
-    """Give batches; the next one is read and differentiated while the session works on this."""
 
     def prepare(batch: list[int]) -> Batch:
         pixels = images.load(batch)
-        directions = images.tangents(pixels)
-        compared = [place for place, index in enumerate(batch) if index in relative]
-        asked = [batch[place] for place in compared]
-        others = [images.other_tangents(asked, directions[compared], which) for which in range(PARTNERS)]
-        return Batch(batch, pixels, directions, compared, others, images.further.rows(batch))
+        own = images.tangents(pixels, plan.measured)
+        moves = norms(inner_products(own), plan.weights) > 0
+        directions, others = [own], []
+        for which in range(PARTNERS if batch[0] in relative else 0):
+            partners = images.load([images.partner(i, which) for i in batch])
+            rows, other = Other.of(own, images.tangents(partners, plan.measured), plan)
+            directions.append(rows)
+            others.append(other)
+        return Batch(batch, pixels, np.concatenate(directions, axis=1), others, moves, images.further.rows(batch))
 
-    batches = [indices[i : i + at_once] for i in range(0, len(indices), at_once)]
+    batches = []
+    for chosen, blocks in ((True, 1 + PARTNERS), (False, 1)):
+        some = [index for index in indices if (index in relative) == chosen]
+        at_once = _images_at_once(images, plan, blocks)
+        batches += [some[i : i + at_once] for i in range(0, len(some), at_once)]
     with ThreadPoolExecutor(1, thread_name_prefix="lieaudit-tangents") as pool:
         pending = pool.submit(prepare, batches[0])
         for following in [*batches[1:], None]:
@@ -364,16 +335,19 @@ def _prefetched(images: Images, indices: list[int], relative: set[int], at_once:
             yield ready
 
 
-def _images_at_once(target: Target, spec: AuditSpec) -> int:
-    """How many images' tangents (with those of `relative` and the prefetched batch) fit an eighth of the budget."""
-    each = 4 * target.channels * target.height * target.width * (1 + (3 + PARTNERS) * len(spec.generators))
-    return max(1, min(SHARD, spec.budget_mib * _MIB // 8 // each))
+def _images_at_once(images: Images, plan: Plan, blocks: int) -> int:
+    """How many images' tangents (with those of the prefetched batch), and vectors, fit an eighth of the budget each."""
+    target, lanes = images.target, len(plan.measured)
+    budget = images.spec.budget_mib * _MIB // 8
+    pixels = 4 * target.channels * target.height * target.width * (1 + 3 * blocks * lanes)
+    vectors = 8 * target.output_size * 2 * lanes
+    return max(1, min(SHARD, budget // pixels, budget // vectors))
 
 
-def _directions_at_once(target: Target, spec: AuditSpec, images: int) -> int:
+def _directions_at_once(images: Images, count: int) -> int:
     """How many directions' outputs (float64, about ten arrays of them) fit an eighth of the budget."""
-    each = 8 * target.output_size * images * 10
-    return max(1, spec.budget_mib * _MIB // 8 // each)
+    each = 8 * images.target.output_size * count * 10
+    return max(1, images.spec.budget_mib * _MIB // 8 // each)
 
 
 def checksums(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
@@ -384,11 +358,6 @@ def checksums(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 def any_beyond(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Say of rows (n, D, …) which (n, D) are not exactly 0."""
     return np.asarray(np.any(rows.reshape(*rows.shape[:2], -1) != 0, axis=2))
-
-
-def _norms(moved: Float32Array) -> Float64Array:
-    """Give the Euclidean norms of tangents (n, G, C, H, W): (n, G)."""
-    return np.asarray(np.sqrt(np.einsum("ngchw,ngchw->ng", moved, moved, dtype=np.float64)), np.float64)
 
 
 def _groups(count: int, at_once: int) -> Iterator[slice]:

@@ -21,10 +21,11 @@ from lieaudit.symmetries.generators import BRIGHTNESS_STEP
 if TYPE_CHECKING:
     from lieaudit.derivatives.base import Differentiator
     from lieaudit.graph.load import AuditableModel
-    from lieaudit.measure import Images
+    from lieaudit.images import Images
     from lieaudit.progress import ProgressCallback
     from lieaudit.shards import Arrays, ShardStore
     from lieaudit.spec import AuditSpec
+    from lieaudit.symmetries.plan import Plan
     from lieaudit.torch.files import TorchFiles
 
 CALIBRATION_IMAGES = 6
@@ -41,8 +42,6 @@ class Method:
         Gives the numbers.
     checker
         An independent method that checks it on a few images; None where the method was asked for by name.
-    calibration
-        Of the finite differences that gave the numbers, if they did.
     skipped
         What was not used, and why.
     notes
@@ -59,7 +58,6 @@ class Method:
 
     differentiator: Differentiator | Secants
     checker: Differentiator | None = None
-    calibration: Calibration | None = None
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
@@ -127,14 +125,14 @@ def choose_method(
             raise _with_way_out(problem) from problem
         return Method(forward, skipped=forward.skipped, reasons=reasons, steps=steps)
     differences = FiniteDifference(model, spec)
-    calibration = _calibrate(differences, images, shards, progress)
+    _calibrate(differences, images, images.plan, shards, progress)
     if spec.method == "finite_difference":
-        return Method(differences, calibration=calibration, reasons=reasons, steps=steps)
+        return Method(differences, reasons=reasons, steps=steps)
     try:
         forward = ForwardDifferentiator(model, spec)
     except ModelError as problem:
         skipped = (Skipped("method.forward", problem.message),)
-        return Method(differences, calibration=calibration, skipped=skipped, reasons=reasons, steps=steps)
+        return Method(differences, skipped=skipped, reasons=reasons, steps=steps)
     return Method(forward, checker=differences, skipped=forward.skipped, reasons=reasons, steps=steps)
 
 
@@ -146,7 +144,6 @@ def without_forward(method: Method, why: str) -> Method | None:
         method,
         differentiator=method.checker,
         checker=None,
-        calibration=method.checker.calibration,
         skipped=(Skipped("method.forward", why),),
     )
 
@@ -166,21 +163,44 @@ def _with_way_out(problem: ModelError) -> ModelError:
     return type(problem)(problem.message, reason=problem.reason, subject=problem.subject, hint=hint)
 
 
+def recalibrated(
+    method: Method, images: Images, plan: Plan, *, shards: ShardStore | None, progress: ProgressCallback | None
+) -> Differentiator:
+    """Return the method's differentiator for the directions of a plan: finite differences have a step for each."""
+    used = method.derivative
+    if not isinstance(used, FiniteDifference):
+        return used
+    other = used.for_other_directions()
+    _calibrate(other, images, plan, shards, progress)
+    return other
+
+
+def steps_and_noise(differentiator: Differentiator, plan: Plan) -> dict[str, tuple[float, float]]:
+    """Return step and noise of each direction by its name, where finite differences give the numbers."""
+    found = differentiator.calibration if isinstance(differentiator, FiniteDifference) else None
+    if found is None:
+        return {}
+    pairs = zip(found.steps.tolist(), found.noise.tolist(), strict=True)
+    return {direction.id: pair for direction, pair in zip(plan.measured, pairs, strict=True)}
+
+
 def _calibrate(
-    differences: FiniteDifference, images: Images, shards: ShardStore | None, progress: ProgressCallback | None
-) -> Calibration:
+    differences: FiniteDifference,
+    images: Images,
+    plan: Plan,
+    shards: ShardStore | None,
+    progress: ProgressCallback | None,
+) -> None:
     stage = StageProgress(progress, "calibrate", 1)
 
     def compute() -> Arrays:
         indices = images.spread(CALIBRATION_IMAGES)
         pixels = images.load(indices)
-        found = differences.calibrate(pixels, images.tangents(pixels), images.further.rows(indices))
+        found = differences.calibrate(pixels, images.tangents(pixels, plan.measured), images.further.rows(indices))
         return {"steps": found.steps, "richardson": found.richardson, "noise": found.noise}
 
-    arrays, computed = compute_once(shards, "calibration", compute)
-    calibration = Calibration(
+    arrays, computed = compute_once(shards, f"calibration-{plan.digest}", compute)
+    differences.calibration = Calibration(
         np.asarray(arrays["steps"]), np.asarray(arrays["richardson"]), np.asarray(arrays["noise"])
     )
-    differences.calibration = calibration
     stage.advance(1, measured=computed)
-    return calibration

@@ -12,7 +12,8 @@ from PIL import Image
 from lieaudit.report import Picture
 
 if TYPE_CHECKING:
-    from lieaudit.measure import Images, Measured
+    from lieaudit.images import Images
+    from lieaudit.measure import Measured
 
 PER_GENERATOR = 2
 _MAX_SIDE = 160

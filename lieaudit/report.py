@@ -6,17 +6,13 @@ that was not measured is None, and `Report.skipped` says why; it is never 0.
 
 from __future__ import annotations
 
-import base64
-import dataclasses
 import json
-import math
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from lieaudit.errors import DataError
+from lieaudit.plain import from_plain, to_plain
 
 SCHEMA = "lieaudit.report/1"
 AGREES, DISAGREES, COULD_NOT_CHECK = "agrees", "disagrees", "could_not_check"
@@ -147,7 +143,8 @@ class GeneratorResult:
     where one is 0), ``top_share`` the share of the sum that the largest 1 % of the images hold, at least one (None
     where all are 0). ``lee_per_px2`` is ``lee`` over the mean square displacement of the input's pixels per unit of
     t (`lieaudit.symmetries.affine`): what can be compared between generators, resolutions and models (None for
-    brightness, which moves nothing).
+    brightness, which moves nothing). ``combined_from`` names the directions that it was combined from
+    (`lieaudit.symmetries.plan`); empty where it was measured itself.
     """
 
     lee: float
@@ -172,6 +169,7 @@ class GeneratorResult:
     top_share: float | None = None
     response: float | None = None
     lee_per_px2: float | None = None
+    combined_from: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +311,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Give the JSON form; absent optional values are left out."""
-        plain = _to_plain(self)
+        plain = to_plain(self)
         assert isinstance(plain, dict)  # noqa: S101 - a dataclass gives a dict
         return plain
 
@@ -331,10 +329,10 @@ class Report:
                 subject="schema",
             )
         try:
-            report = _from_plain(cls, values)
+            report = from_plain(cls, values)
         except (KeyError, TypeError, ValueError) as problem:
             raise DataError(f"malformed report: {problem}", reason="NOT_A_REPORT", subject="report") from problem
-        assert isinstance(report, cls)  # noqa: S101 - _from_plain builds what it is asked for
+        assert isinstance(report, cls)  # noqa: S101 - from_plain builds what it is asked for
         return report
 
     @classmethod
@@ -347,47 +345,3 @@ class Report:
         if not isinstance(values, dict):
             raise DataError("not a JSON object", reason="NOT_A_REPORT", subject="report")
         return cls.from_dict(values)
-
-
-def _to_plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        items = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
-        return {name: _to_plain(item) for name, item in items if item is not None}
-    if isinstance(value, Mapping):
-        return {str(key): _to_plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_to_plain(item) for item in value]
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"a report holds {value}")
-    return value
-
-
-def _from_plain(kind: Any, value: Any) -> Any:  # noqa: PLR0911 - one return per kind of type
-    origin = typing.get_origin(kind)
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        present: dict[str, Any] = {}
-        for item in dataclasses.fields(kind):
-            if item.name in value:
-                present[item.name] = _from_plain(hints[item.name], value[item.name])
-            elif types.NoneType in typing.get_args(hints[item.name]):
-                present[item.name] = None
-        return kind(**present)
-    if origin in {typing.Union, types.UnionType}:
-        inner = [a for a in typing.get_args(kind) if a is not types.NoneType]
-        return None if value is None else _from_plain(inner[0], value)
-    if origin is tuple:
-        return tuple(_from_plain(typing.get_args(kind)[0], item) for item in value)
-    if origin is not None and issubclass(origin, Mapping):
-        return {str(key): _from_plain(typing.get_args(kind)[1], item) for key, item in value.items()}
-    if kind is bytes:
-        return base64.b64decode(value)
-    if kind is Any:
-        return value
-    if kind is float and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind):
-        raise TypeError(f"{value!r} is not {kind.__name__}")
-    return value

@@ -25,7 +25,7 @@ from lieaudit.environment import device_kind, environment, version_of
 from lieaudit.report import METRIC_VERSION
 
 if TYPE_CHECKING:
-    from lieaudit.measure import Images
+    from lieaudit.images import Images
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 

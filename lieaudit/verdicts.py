@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lieaudit.measure import WIDE
 from lieaudit.report import DISAGREES, Agreement, GeneratorResult, Skipped
 from lieaudit.statistics import bootstrap_interval, compare, point_estimate, quantiles, top_share
 from lieaudit.symmetries import get_generator
@@ -15,12 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lieaudit.derivatives.base import Float64Array
-    from lieaudit.derivatives.finite_difference import Calibration
     from lieaudit.measure import Measured
     from lieaudit.spec import AuditSpec
-
-WIDE = 0.2
-"""An error bar above this share of the value makes a result inconclusive."""
 
 NEGLIGIBLE = 1e-4
 """LEE below this share of the response to a non-symmetric perturbation is zero for every purpose; there an error bar
@@ -36,13 +33,14 @@ def generator_results(
     method: str,
     *,
     size: tuple[int, int],
-    calibration: Calibration | None = None,
+    calibrated: Mapping[str, tuple[float, float]] | None = None,
     agreements: dict[str, Agreement] | None = None,
     doubts: Sequence[tuple[str, ...]] = (),
 ) -> tuple[dict[str, GeneratorResult], list[Skipped]]:
     """Give the results by generator and what could not be measured.
 
-    ``size`` is (H, W) of the images; ``doubts`` are, per generator, reasons that were found before any number was
+    ``size`` is (H, W) of the images; ``calibrated`` holds step and noise of finite differences by the
+    direction that was measured; ``doubts`` are, per generator, reasons that were found before any number was
     looked at.
     """
     results: dict[str, GeneratorResult] = {}
@@ -51,9 +49,10 @@ def generator_results(
         lee = measured.lee[:, g]
         mean = float(lee.mean())
         agreement = (agreements or {}).get(generator)
+        step, noise = (calibrated or {}).get(generator, (None, None))
         relative, floor, relative_interval = _relative(measured.log_relative[:, g], measured.other[:, g], spec)
         floor = max(floor, NEGLIGIBLE_POWER * float(measured.power.mean()))
-        bar = _mean_error(measured.lee_error[:, g])
+        bar = float(measured.error_bars[g])
         reasons = list(doubts[g]) if doubts else []
         if bar > WIDE * max(mean, floor):
             reasons.append(f"the error bar {bar:.2g} is wide against the value {mean:.2g}")
@@ -84,8 +83,8 @@ def generator_results(
             error_bar=bar,
             per_image_error=tuple(map(float, measured.lee_error[:, g])),
             unit=get_generator(generator).unit_of(spec.convention),
-            step=float(calibration.steps[g]) if calibration is not None else None,
-            noise=float(calibration.noise[g]) if calibration is not None else None,
+            step=step,
+            noise=noise,
             agreement=agreement,
             status="inconclusive" if reasons else "ok",
             reasons=tuple(reasons),
@@ -94,6 +93,7 @@ def generator_results(
             top_share=top_share(lee),
             response=_mean_of(measured.other[:, g]),
             lee_per_px2=_per_px2(mean, generator, size, spec.convention),
+            combined_from=measured.combined_from[g] if measured.combined_from else (),
         )
     return results, skipped
 
@@ -125,11 +125,6 @@ def _mean_of(other: Float64Array) -> float | None:
     """Give the mean of what was measured; None where nothing was."""
     both = np.isfinite(other)
     return float(other[both].mean()) if both.any() else None
-
-
-def _mean_error(errors: Float64Array) -> float:
-    """Bound the error of the mean: the images' errors are independent, so they add in squares."""
-    return float(np.sqrt(np.sum(errors**2)) / len(errors))
 
 
 def _relative(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +13,9 @@ Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 FurtherRows = Mapping[str, npt.NDArray[Any]]
 """Values (n, …) of a model's further inputs for n images, by name; mostly there are none."""
+
+Columns = int | npt.NDArray[np.intp]
+"""Numbers (D,) of calibrated directions, or the first of consecutive ones."""
 
 NOTHING: FurtherRows = {}
 
@@ -33,9 +36,9 @@ class Derivatives:
     tangent
         Dz(x)[v_d], shape (n, D, *K).
     spreads
-        Estimates of the error of `tangent`, each shape (n, D, *K): two computations of the same derivative
-        subtracted. They are pushed through the head's differential like the tangent itself; the norm of the result,
-        times `coverage`, is the error bar.
+        Estimates of the error of `tangent` along the first J directions, each shape (n, J, *K): two computations of the
+        same derivative subtracted. They are pushed through the head's differential like the tangent itself; the norm of
+        the result, times `coverage`, is the error bar.
     coverage
         Factor that makes the norm of the spreads cover the true error on at least 95 % of images.
     value_spreads
@@ -48,6 +51,10 @@ class Derivatives:
     spreads: tuple[Float64Array, ...]
     coverage: float
     value_spreads: tuple[Float64Array, ...] = ()
+
+    def first(self, count: int) -> Derivatives:
+        """Return those along the first so many directions."""
+        return replace(self, tangent=self.tangent[:, :count], spreads=tuple(s[:, :count] for s in self.spreads))
 
 
 class Differentiator(Protocol):
@@ -69,12 +76,18 @@ class Differentiator(Protocol):
         ...
 
     def __call__(
-        self, images: Float32Array, directions: Float32Array, first: int = 0, further: FurtherRows = NOTHING
+        self,
+        images: Float32Array,
+        directions: Float32Array,
+        columns: Columns = 0,
+        further: FurtherRows = NOTHING,
+        *,
+        judged: int | None = None,
     ) -> Derivatives:
         """Differentiate at ``images`` (n, C, H, W) along ``directions`` (n, D, C, H, W).
 
-        The directions belong to the generators ``first`` … ``first + D − 1`` of the audit: a method that was
-        calibrated per generator needs to know. ``further`` holds the values of the model's other inputs, which the
-        symmetry does not move.
+        ``columns`` say which of the directions that it was calibrated for each of them is, if it is such a method:
+        their numbers (D,), or the first of consecutive ones. ``further`` holds the values of the model's other inputs,
+        which the symmetry does not move. Errors are estimated along the first ``judged`` directions; None: along all.
         """
         ...

@@ -16,6 +16,7 @@ z is therefore part of every error, measured or not.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lieaudit.derivatives.base import NOTHING, Derivatives, Float32Array, Float64Array, FurtherRows, rows_of
+from lieaudit.derivatives.base import NOTHING, Columns, Derivatives, Float32Array, Float64Array, FurtherRows, rows_of
 from lieaudit.derivatives.noise import EVALUATIONS, noise_level
 from lieaudit.derivatives.rounding import last_rounding
 from lieaudit.derivatives.rows import RowEvaluator
@@ -55,16 +56,16 @@ times that norm for 95 % of images, depending on model and generator (tests/core
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What `FiniteDifference.calibrate` found, per generator.
+    """What `FiniteDifference.calibrate` found, per direction.
 
     Attributes
     ----------
     steps
-        (G,) the calibrated step t, in units of t; images use it times `STEPS`.
+        (D,) the calibrated step t, in units of t; images use it times `STEPS`.
     richardson
-        (G,) whether (4 D(t/2) − D(t)) / 3 is used instead of D(t/2): the model is smooth along this generator.
+        (D,) whether (4 D(t/2) − D(t)) / 3 is used instead of D(t/2): the model is smooth along this generator.
     noise
-        (G,) σ of the raw outputs, root mean square over components and images.
+        (D,) σ of the raw outputs, root mean square over components and images.
     """
 
     steps: Float64Array
@@ -99,6 +100,12 @@ class FiniteDifference:
     def rows_done(self) -> int:
         """Rows that went through the session so far."""
         return self._evaluator.rows_done
+
+    def for_other_directions(self) -> FiniteDifference:
+        """Return the same method, on the same session, to be calibrated for other directions."""
+        other = copy.copy(self)
+        other.calibration = None
+        return other
 
     def base(self, images: Float32Array, further: FurtherRows = NOTHING) -> Float32Array:
         """Give z(x) for images (n, C, H, W)."""
@@ -141,9 +148,17 @@ class FiniteDifference:
 
     @_quiet
     def __call__(
-        self, images: Float32Array, directions: Float32Array, first: int = 0, further: FurtherRows = NOTHING
+        self,
+        images: Float32Array,
+        directions: Float32Array,
+        columns: Columns = 0,
+        further: FurtherRows = NOTHING,
+        *,
+        judged: int | None = None,
     ) -> Derivatives:
-        """Differentiate along directions (n, D, C, H, W) of the generators from ``first`` on.
+        """Differentiate along directions (n, D, C, H, W), which of the calibrated ones ``columns`` say.
+
+        What measures the error decides about the step; it is kept along the first ``judged`` directions.
 
         Raises
         ------
@@ -152,7 +167,7 @@ class FiniteDifference:
         """
         if self.calibration is None:
             raise SpecError("finite differences need calibrate() first", reason="NOT_CALIBRATED", subject="step")
-        group = slice(first, first + directions.shape[1])
+        group = columns + np.arange(directions.shape[1]) if isinstance(columns, int) else columns
         steps = self.calibration.steps[group, None] * STEPS
         z = self._evaluator.base(images, further)
         slopes, bends = self._differences(images, directions, steps, z, further)
@@ -174,7 +189,8 @@ class FiniteDifference:
             chosen = self._least_error(z, [candidate[1:] for candidate in candidates])
             for target, parts in zip((tangent, *spreads), zip(*candidates, strict=True), strict=True):
                 target[:, d] = np.stack(parts)[chosen, np.arange(len(images))]
-        return Derivatives(value=z, tangent=tangent, spreads=spreads, coverage=_COVERAGE)
+        kept = tuple(spread[:, :judged] for spread in spreads) if judged != 0 else ()
+        return Derivatives(value=z, tangent=tangent, spreads=kept, coverage=_COVERAGE)
 
     def _least_error(self, z: Float32Array, spreads: list[tuple[Float64Array, ...]]) -> npt.NDArray[np.intp]:
         """Give, per image, the candidate whose spreads are smallest in the audited output."""

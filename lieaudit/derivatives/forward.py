@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from lieaudit.derivatives.base import NOTHING, Derivatives, Float32Array, Float64Array, FurtherRows, rows_of
+from lieaudit.derivatives.base import NOTHING, Columns, Derivatives, Float32Array, Float64Array, FurtherRows, rows_of
 from lieaudit.derivatives.redraw import combined, jittered, jittered_weights
 from lieaudit.derivatives.rounding import COVERAGE, patterns
 from lieaudit.errors import BudgetError, ModelError, UnsupportedOpError
@@ -105,17 +105,29 @@ class ForwardDifferentiator:
         self.rows_done = 0
 
     def __call__(
-        self, images: Float32Array, directions: Float32Array, first: int = 0, further: FurtherRows = NOTHING
+        self,
+        images: Float32Array,
+        directions: Float32Array,
+        columns: Columns = 0,
+        further: FurtherRows = NOTHING,
+        *,
+        judged: int | None = None,
     ) -> Derivatives:
-        """Differentiate at ``images`` (n, C, H, W) along ``directions`` (n, D, C, H, W); ``first`` plays no part."""
-        del first
+        """Differentiate at ``images`` (n, C, H, W) along ``directions`` (n, D, C, H, W); ``columns`` play no part.
+
+        Errors are estimated along the first ``judged`` directions; None: along all.
+        """
+        del columns
         value, tangent = self._evaluate(images, directions, further)
+        some = slice(None) if judged is None else slice(judged)
+        if judged == 0:
+            return Derivatives(value, tangent, (), _COVERAGE)
         redraw = self._redrawn if self._kinked else self._sampled
-        value_errors, errors, spreads = redraw(images, directions, further, value, tangent)
+        value_errors, errors, spreads = redraw(images, directions[:, some], further, value, tangent[:, some])
         return Derivatives(
             value,
             tangent,
-            (*spreads, *patterns(errors, tangent.shape)),
+            (*spreads, *patterns(errors, tangent[:, some].shape)),
             _COVERAGE,
             patterns(value_errors, value.shape),
         )

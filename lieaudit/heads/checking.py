@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import onnx
 
     from lieaudit.heads.settle import Settled
-    from lieaudit.measure import Images
+    from lieaudit.images import Images
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from lieaudit.runtime.providers import find_provider, usable_cores
 
 if TYPE_CHECKING:
     from lieaudit.heads.settle import Settled
-    from lieaudit.measure import Images
+    from lieaudit.images import Images
 
 FIDELITY = "FIDELITY"
 """Code of an inconclusive audit: the audited function is not the model's."""

@@ -20,7 +20,7 @@ from lieaudit.runtime.session import Session
 
 if TYPE_CHECKING:
     from lieaudit.graph.load import AuditableModel
-    from lieaudit.measure import Images
+    from lieaudit.images import Images
     from lieaudit.spec import AuditSpec
 
 LOOKED_AT = 16
@@ -114,7 +114,7 @@ def _raw(model: AuditableModel, images: Images, indices: list[int]) -> npt.NDArr
         for index in indices:
             found.append(session.run({model.input_name: images.load([index]), **images.further.rows([index])})[0])
             check_size(model.info.output.name, found[-1].shape, model.output_shape)
-            check_finite(found[-1], index)
+            check_finite(found[-1], [index])
     return np.concatenate(found).reshape(len(indices), *model.output_shape).astype(np.float64)
 
 

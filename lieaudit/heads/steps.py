@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from lieaudit.metrics.relative import Other
 from lieaudit.ops import FLOATS, Use, lookup
 
 if TYPE_CHECKING:
-    from lieaudit.measure import Images, Measured
+    from lieaudit.images import Images
+    from lieaudit.measure import Measured
     from lieaudit.method import Method
 
 PIECEWISE_CONSTANT = "PIECEWISE_CONSTANT"
@@ -129,6 +131,8 @@ def _answers(measured: Measured, images: Images, method: Method) -> bool:
     if np.isfinite(measured.other).any() or images.spec.secant_px is not None:
         return bool(measured.other_answers.any())
     indices = images.spread(_ASKED)
-    pixels = images.load(indices)
-    others = images.other_tangents(indices, images.tangents(pixels))
-    return bool(np.any(method.derivative(pixels, others, 0, images.further.rows(indices)).tangent != 0))
+    pixels, plan = images.load(indices), images.plan
+    partners = images.load([images.partner(i, 0) for i in indices])
+    others, _ = Other.of(images.tangents(pixels, plan.measured), images.tangents(partners, plan.measured), plan)
+    found = method.derivative(pixels, others, 0, images.further.rows(indices), judged=0)
+    return bool(np.any(found.tangent != 0))

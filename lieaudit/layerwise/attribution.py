@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from lieaudit.derivatives.base import Differentiator, Float32Array, Float64Array
     from lieaudit.graph.load import AuditableModel
+    from lieaudit.images import Images
     from lieaudit.layerwise.rows import Rows
     from lieaudit.layerwise.stages import Stage
-    from lieaudit.measure import Images
     from lieaudit.progress import ProgressCallback
     from lieaudit.report import Layerwise
     from lieaudit.shards import Arrays, ShardStore
@@ -284,7 +284,7 @@ def _attribute(
     spec = images.spec
     attributor = Attributor(model, spec)
     attributor.skipped += skipped
-    action = OutputAction.of(spec) if model.head.spatial else None
+    action, plan = OutputAction.of(spec) if model.head.spatial else None, images.plan
     stage = StageProgress(progress, "layerwise", images.count * len(attributor.parts))
     joined: dict[tuple[str, ...], Arrays] = {}
     for number, part in enumerate(attributor.parts):
@@ -300,8 +300,9 @@ def _attribute(
             ) -> Arrays:
                 pixels = images.load(indices)
                 directions = images.tangents(pixels)
-                derivatives = differentiator(pixels, directions)
-                lie = lie_derivative(derivatives, model.head, spec.generators, action).value
+                derivatives = differentiator(pixels, images.tangents(pixels, plan.measured), judged=0)
+                measured = lie_derivative(derivatives, model.head, plan.measured, action).value
+                lie = np.stack(list(plan.combined(measured)), axis=1)
                 own = attributor.attribute(part, pixels, directions[:, columns], lie[:, columns], stage.advance)
                 _check_finite(own, part, attributor.names, indices)
                 return own

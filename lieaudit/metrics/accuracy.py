@@ -12,7 +12,7 @@ from lieaudit.errors import DataError
 from lieaudit.report import Skipped
 
 if TYPE_CHECKING:
-    from lieaudit.measure import Images
+    from lieaudit.images import Images
 
 Classes = npt.NDArray[np.int64]
 

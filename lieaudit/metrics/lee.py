@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lieaudit.derivatives.base import Derivatives, Float64Array
     from lieaudit.metrics.head import Head
     from lieaudit.spec import AuditSpec
+    from lieaudit.symmetries import Generator
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class OutputAction:
         """Give the action with the conventions of an audit."""
         return cls(spec.interpolation, spec.padding, spec.convention)
 
-    def tangents(self, maps: Float64Array, generators: Sequence[str]) -> Float64Array:
+    def tangents(self, maps: Float64Array, generators: Sequence[str | Generator]) -> Float64Array:
         """Give X' F for output maps (n, …, H, W): (n, G, …, H, W). Brightness acts on images only: 0 here."""
         flat = maps.reshape(len(maps), -1, *maps.shape[-2:])
         moved = tangents(
@@ -60,9 +61,15 @@ class LieDerivative:
     value: Float64Array
     error: Float64Array
 
+    @classmethod
+    def joined(cls, parts: Sequence[LieDerivative]) -> LieDerivative:
+        """Join those of the same images along further generators."""
+        value, error = (np.concatenate([getattr(part, name) for part in parts], axis=1) for name in ("value", "error"))
+        return cls(value, error)
+
 
 def lie_derivative(
-    derivatives: Derivatives, head: Head, generators: Sequence[str], action: OutputAction | None
+    derivatives: Derivatives, head: Head, generators: Sequence[str | Generator], action: OutputAction | None
 ) -> LieDerivative:
     """Apply the head's differential and, for dense outputs, subtract the output's own tangent.
 
@@ -126,12 +133,18 @@ class PerImage:
         error = (2.0 * np.sqrt(squares) + derivative.error) * derivative.error
         return cls(squares / size, error / size, np.abs(value).sum(axis=2) / size)
 
+    @classmethod
+    def joined(cls, parts: Sequence[PerImage]) -> PerImage:
+        """Join those of the same images under further generators."""
+        names = ("lee", "lee_error", "mean_abs")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts], axis=1) for name in names))
 
-def check_finite(values: npt.NDArray[Any], first_image: int) -> None:
-    """Raise `ModelError` OUTPUT_NOT_FINITE naming the first image whose output is NaN or infinite."""
+
+def check_finite(values: npt.NDArray[Any], indices: Sequence[int]) -> None:
+    """Raise `ModelError` OUTPUT_NOT_FINITE naming the first of these images whose output is NaN or infinite."""
     finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
     if not finite.all():
-        image = first_image + int(np.argmin(finite))
+        image = indices[int(np.argmin(finite))]
         raise ModelError(
             f"the model's output is NaN or infinite on image {image}",
             reason="OUTPUT_NOT_FINITE",
@@ -143,14 +156,14 @@ def check_finite(values: npt.NDArray[Any], first_image: int) -> None:
 DERIVATIVE_NOT_FINITE = "DERIVATIVE_NOT_FINITE"
 
 
-def check_derivative(per_image: PerImage, generators: Sequence[str], first_image: int) -> None:
+def check_derivative(per_image: PerImage, generators: Sequence[str], indices: Sequence[int]) -> None:
     """Raise `ModelError` DERIVATIVE_NOT_FINITE naming the first image and generator of numbers (n, G) that are not."""
     finite = np.isfinite(per_image.lee + per_image.lee_error)
     if not finite.all():
         row, g = map(int, np.argwhere(~finite)[0])
         raise ModelError(
-            f"the derivative along {generators[g]} is NaN or infinite on image {first_image + row}, unlike the output",
+            f"the derivative along {generators[g]} is NaN or infinite on image {indices[row]}, unlike the output",
             reason=DERIVATIVE_NOT_FINITE,
-            subject=f"image {first_image + row}",
+            subject=f"image {indices[row]}",
             hint="an op has no derivative there, like a root or a norm of 0; measure with --method finite_difference",
         )

@@ -16,8 +16,10 @@ import numpy.typing as npt
 
 from lieaudit.derivatives.rounding import COVERAGE, last_rounding
 from lieaudit.derivatives.rows import RowEvaluator
-from lieaudit.measure import PARTNERS, Images, Measured, any_beyond, checksums, in_shards, log_ratio
+from lieaudit.images import Images
+from lieaudit.measure import Measured, any_beyond, checksums, in_shards
 from lieaudit.metrics.lee import LieDerivative, PerImage, check_finite
+from lieaudit.metrics.relative import PARTNERS, log_ratio
 from lieaudit.symmetries import get_generator, step_of_size, transform
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ class Secants:
         def compute(indices: list[int], relative: set[int], stage: StageProgress) -> Arrays:
             return self._shard(images, indices, relative, stage)
 
-        return in_shards(compute, self.method, images, shards=shards, progress=progress)
+        return in_shards(compute, self.method, images, what="secants", shards=shards, progress=progress)
 
     def _shard(self, images: Images, indices: list[int], relative: set[int], stage: StageProgress) -> Arrays:
         parts: list[dict[str, npt.NDArray[np.generic]]] = []
@@ -82,7 +84,7 @@ class Secants:
             batch = indices[start : start + self._at_once(images)]
             pixels = images.load(batch)
             z = self._evaluator.base(pixels, images.further.rows(batch))
-            check_finite(z, batch[0])
+            check_finite(z, batch)
             value = self._head.value(z).reshape(len(batch), -1)
             rows = [self._generator(images, batch, pixels, g) for g in range(len(self._generators))]
             other = np.stack([self._others(images, batch, pixels, relative, which) for which in range(PARTNERS)])
@@ -102,6 +104,7 @@ class Secants:
                     "other_answers": np.any(np.nan_to_num(other) != 0, axis=0),
                     "moves": any_beyond(images.tangents(pixels)),
                     "digest": checksums(z),
+                    "gram": np.zeros((len(batch), 0, 0)),
                 }
             )
             stage.advance(len(batch))
@@ -166,7 +169,7 @@ class Secants:
     ) -> tuple[Float64Array, Float64Array]:
         """Return T'_−t F at pixels, and how far the last rounding of the raw outputs moves it."""
         z = self._evaluator.base(pixels.astype(np.float32), images.further.rows(batch))
-        check_finite(z, batch[0])
+        check_finite(z, batch)
         value = self._head.value(z)
         rounded = self._head.value(z.astype(np.float64) + last_rounding(z)) - value
         if not (self._head.spatial and get_generator(generator).spatial):

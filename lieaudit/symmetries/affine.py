@@ -13,14 +13,14 @@ answers to most and least for the same displacement.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from lieaudit.errors import SpecError
-from lieaudit.symmetries.generators import CONVENTIONS, check_choice, get_generator, pixel_grid
+from lieaudit.symmetries.generators import CONVENTIONS, GENERATORS, Generator, check_choice, get_generator, pixel_grid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,20 +39,33 @@ _LINEAR: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
 }
 
 
-def field_of(generator: str, height: int, width: int, *, convention: str = "central") -> Array:
+SQUEEZE = Generator(
+    "squeeze",
+    "log squeeze",
+    velocity=lambda x, y, w, h: (x, -y),  # noqa: ARG005
+    displacement=lambda x, y, t, w, h: (np.expm1(t) * x, np.expm1(-t) * y),  # noqa: ARG005
+)
+"""The direction of `BASIS` that is no generator of its own: wider by e^t, lower by e^t."""
+
+
+def basis_generators() -> tuple[Generator, ...]:
+    """Return the generators of `BASIS`; translations by the whole width and height under every convention."""
+    table = {**GENERATORS, SQUEEZE.id: SQUEEZE}
+    return tuple(replace(table[name], reference_unit=None, reference_velocity=None) for name in BASIS)
+
+
+def field_of(generator: str | Generator, height: int, width: int, *, convention: str = "central") -> Array:
     """Return a geometric generator as a field [[a, b, c], [d, e, f]], float64 (2, 3), pixels per unit of t.
 
     Raises
     ------
     SpecError
-        Unknown generator or convention; a generator that moves no pixels.
+        Unknown generator or convention; a generator that moves no pixels, or not by A p + b.
     """
     check_choice("convention", convention, CONVENTIONS)
     chosen = get_generator(generator)
-    if not chosen.spatial:
-        raise SpecError(
-            f"{generator} moves no pixels and is no affine field", reason="INVALID_SPEC", subject="generators"
-        )
+    if not (chosen.spatial and chosen.affine):
+        raise SpecError(f"{chosen.id} is no affine field", reason="INVALID_SPEC", subject="generators")
     reference = chosen.reference_velocity if convention == "reference" else None
     velocity = reference or chosen.velocity
     # an affine field is known by its values at the centre and one pixel right of and below it

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lieaudit.errors import DataError, SpecError
-from lieaudit.symmetries.generators import check_choice, get_generator, pixel_grid
+from lieaudit.symmetries.generators import Generator, check_choice, get_generator, pixel_grid
 from lieaudit.symmetries.interpolation import INTERPOLATIONS, PADDINGS, Floating, resample
 
 ZeroPoint = float | npt.ArrayLike
@@ -16,7 +16,7 @@ ZeroPoint = float | npt.ArrayLike
 
 def transform(
     images: Floating,
-    generator: str,
+    generator: str | Generator,
     t: float,
     *,
     interpolation: str,
@@ -30,7 +30,7 @@ def transform(
     images
         float32 or float64 (..., C, H, W).
     generator
-        Id from `lieaudit.symmetries.GENERATORS`.
+        Id from `lieaudit.symmetries.GENERATORS`, or a generator.
     t
         Parameter in the generator's unit.
     interpolation, padding

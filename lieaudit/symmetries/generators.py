@@ -45,6 +45,8 @@ class Generator:
         adding a tiny step to a position rounds the step away.
     gain
         Rate of log intensity per unit t; 0 for all that move pixels.
+    affine
+        Whether v = A p + b, as that of every generator of the table that moves pixels (`lieaudit.symmetries.affine`).
     reference_unit, reference_velocity
         Unit and field under the ``reference`` convention; None where they are the same.
     """
@@ -56,6 +58,7 @@ class Generator:
     gain: float = 0.0
     reference_unit: str | None = None
     reference_velocity: Velocity | None = None
+    affine: bool = True
 
     @property
     def spatial(self) -> bool:
@@ -170,8 +173,10 @@ GENERATORS: dict[str, Generator] = {
 """Every generator by its id, in the order of reports."""
 
 
-def get_generator(name: str) -> Generator:
-    """Look a generator up. Raises `SpecError` where there is none of that name."""
+def get_generator(name: str | Generator) -> Generator:
+    """Look a generator up; one that is no name is itself. Raises `SpecError` where there is none of that name."""
+    if isinstance(name, Generator):
+        return name
     try:
         return GENERATORS[name]
     except KeyError:
@@ -190,7 +195,7 @@ def pixel_grid(height: int, width: int) -> Vector:
     return x, y
 
 
-def velocity_field(name: str, height: int, width: int, *, convention: str) -> Array:
+def velocity_field(name: str | Generator, height: int, width: int, *, convention: str) -> Array:
     """Give v at every pixel: float64 (2, height, width), x then y component, pixels per unit t.
 
     Zero for a generator that acts on intensities (`Generator.gain`). Under ``reference`` the translations'
@@ -213,7 +218,7 @@ BRIGHTNESS_STEP = 0.01
 """t of brightness where a step is stated in pixels: it moves none, and changes intensities by 1 %."""
 
 
-def step_of_size(name: str, pixels: float, height: int, width: int) -> float:
+def step_of_size(name: str | Generator, pixels: float, height: int, width: int) -> float:
     """Return the t at which the field's displacement t·v has the root mean square ``pixels`` over the grid.
 
     `BRIGHTNESS_STEP` for a generator that moves no pixel.
@@ -228,7 +233,7 @@ def step_of_size(name: str, pixels: float, height: int, width: int) -> float:
     size = float(np.sqrt(np.mean(np.sum(velocity_field(name, height, width, convention="central") ** 2, axis=0))))
     if size == 0:
         raise SpecError(
-            f"{name} moves no pixel of {height} × {width}, so no step has a size in pixels",
+            f"{get_generator(name).id} moves no pixel of {height} × {width}, so no step has a size in pixels",
             reason="INVALID_SPEC",
             subject="secant_px",
         )

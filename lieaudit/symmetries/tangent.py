@@ -8,7 +8,7 @@ import numpy as np
 
 from lieaudit.errors import SpecError
 from lieaudit.symmetries.flow import ZeroPoint, check_images, zero_point_array
-from lieaudit.symmetries.generators import CONVENTIONS, check_choice, get_generator, velocity_field
+from lieaudit.symmetries.generators import CONVENTIONS, Generator, check_choice, get_generator, velocity_field
 from lieaudit.symmetries.interpolation import (
     BLOCK,
     INTERPOLATIONS,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def tangents(
     images: Floating,
-    generators: Sequence[str],
+    generators: Sequence[str | Generator],
     *,
     interpolation: str,
     padding: str,
@@ -49,7 +49,7 @@ def tangents(
     images
         float32 or float64 (..., C, H, W): images or any other spatial tensor.
     generators
-        G ids from `lieaudit.symmetries.GENERATORS`.
+        G ids from `lieaudit.symmetries.GENERATORS`, or generators.
     interpolation, padding
         See `lieaudit.symmetries.interpolation`.
     convention
@@ -101,7 +101,7 @@ def tangents(
 
 def tangent(
     images: Floating,
-    generator: str,
+    generator: str | Generator,
     *,
     interpolation: str,
     padding: str,

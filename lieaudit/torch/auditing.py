@@ -19,7 +19,7 @@ from lieaudit.errors import DataError, SourceError, UnsupportedOpError
 from lieaudit.graph.batch import AMPLITUDES
 from lieaudit.heads.checking import Checked
 from lieaudit.heads.settle import LOOKED_AT
-from lieaudit.measure import Images
+from lieaudit.images import Images
 from lieaudit.method import Method, choose_method
 from lieaudit.metrics.head import Head
 from lieaudit.progress import StageProgress

@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lieaudit.derivatives.base import NOTHING, Derivatives, Float32Array, Float64Array, FurtherRows
+from lieaudit.derivatives.base import NOTHING, Columns, Derivatives, Float32Array, Float64Array, FurtherRows
 from lieaudit.derivatives.rounding import COVERAGE, patterns
 from lieaudit.errors import LieauditError, SourceError
 from lieaudit.torch.function import SourceFunction, batches, first_line
@@ -123,10 +123,14 @@ class TorchDifferentiator:
         self,
         images: Float32Array,
         directions: Float32Array,
-        first: int = 0,  # noqa: ARG002
+        columns: Columns = 0,  # noqa: ARG002
         further: FurtherRows = NOTHING,  # noqa: ARG002 - none is there: `one_for_all`
+        *,
+        judged: int | None = None,
     ) -> Derivatives:
         """Differentiate at ``images`` (n, C, H, W) along ``directions`` (n, D, C, H, W), of any generators.
+
+        Errors are estimated along the first ``judged`` directions; None: along all.
 
         Raises `SourceError` where the module fails or gives NaN or infinity.
         """
@@ -139,11 +143,14 @@ class TorchDifferentiator:
                 subject=self.function.output or "output",
                 hint="check the preprocessing and the module's weights",
             )
-        value_error, error = self._errors(x, v, value, tangent)
+        if judged == 0:
+            return Derivatives(value.cpu().numpy(), tangent.double().cpu().numpy(), (), COVERAGE)
+        some = slice(None) if judged is None else slice(judged)
+        value_error, error = self._errors(x, v[:, some], value, tangent[:, some])
         return Derivatives(
             value=value.cpu().numpy(),
             tangent=tangent.double().cpu().numpy(),
-            spreads=patterns(error, tuple(tangent.shape)),
+            spreads=patterns(error, tuple(tangent[:, some].shape)),
             coverage=COVERAGE,
             value_spreads=patterns(value_error, tuple(value.shape)),
         )

@@ -15,7 +15,7 @@ import lieaudit
 from lieaudit.data import Dataset
 from lieaudit.graph.forward import measure_shapes, rewrite
 from lieaudit.graph.load import load_model
-from lieaudit.measure import Images
+from lieaudit.images import Images
 
 torch = pytest.importorskip("torch")
 

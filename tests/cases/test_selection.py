@@ -94,7 +94,7 @@ def test_what_feeds_suppression_is_audited_by_its_name():
 def _rotated(image: np.ndarray) -> np.ndarray:
     from lieaudit.data import Dataset
     from lieaudit.graph.load import load_model
-    from lieaudit.measure import Images
+    from lieaudit.images import Images
 
     spec = lieaudit.AuditSpec(generators=("rotation",), output="scores", head="identity")
     images = Images(Dataset.from_arrays(image[None], None), load_model(_detector("kept"), spec), spec)

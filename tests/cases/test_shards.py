@@ -14,7 +14,7 @@ import lieaudit
 import lieaudit.shards as module
 from lieaudit.data import Dataset
 from lieaudit.graph.load import load_model
-from lieaudit.measure import Images
+from lieaudit.images import Images
 from lieaudit.shards import NOT_IN_THE_KEY, DirectoryShards, audit_digest, audit_shards, compute_once
 from lieaudit.spec import AuditSpec, Preprocessing
 

@@ -11,7 +11,7 @@ from lieaudit.data import open_dataset
 from lieaudit.graph.load import load_model
 from lieaudit.heads.checking import check
 from lieaudit.heads.settle import settle
-from lieaudit.measure import Images
+from lieaudit.images import Images
 from lieaudit.spec import Preprocessing
 
 CIFAR, MNIST, IMAGENET = "cifar10_test_1017.npz", "mnist_test_2000.npz", "imagenet_100"

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 import lieaudit
 from lieaudit.data import Dataset
 from lieaudit.graph.load import load_model
-from lieaudit.measure import Images
+from lieaudit.images import Images
 
 _n = helper.make_node
 _RANDOM = np.random.default_rng(12)

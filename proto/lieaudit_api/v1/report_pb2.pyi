@@ -181,7 +181,7 @@ class Environment(_message.Message):
     def __init__(self, lieaudit: _Optional[str] = ..., onnxruntime: _Optional[str] = ..., provider: _Optional[str] = ..., device: _Optional[str] = ..., onnx: _Optional[str] = ..., numpy: _Optional[str] = ..., python: _Optional[str] = ..., threads: _Optional[int] = ..., fallback_ops: _Optional[_Mapping[str, int]] = ..., torch: _Optional[str] = ...) -> None: ...
 
 class GeneratorResult(_message.Message):
-    __slots__ = ("lee", "ci95", "median", "quantiles", "mean_abs", "relative", "per_image", "method", "error_bar", "per_image_error", "step", "noise", "agreement", "status", "reasons", "unit", "relative_ci95", "secant_px", "geometric_mean", "top_share", "response", "lee_per_px2")
+    __slots__ = ("lee", "ci95", "median", "quantiles", "mean_abs", "relative", "per_image", "method", "error_bar", "per_image_error", "step", "noise", "agreement", "status", "reasons", "unit", "relative_ci95", "secant_px", "geometric_mean", "top_share", "response", "lee_per_px2", "combined_from")
     class QuantilesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -211,6 +211,7 @@ class GeneratorResult(_message.Message):
     TOP_SHARE_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_FIELD_NUMBER: _ClassVar[int]
     LEE_PER_PX2_FIELD_NUMBER: _ClassVar[int]
+    COMBINED_FROM_FIELD_NUMBER: _ClassVar[int]
     lee: float
     ci95: _containers.RepeatedScalarFieldContainer[float]
     median: float
@@ -233,7 +234,8 @@ class GeneratorResult(_message.Message):
     top_share: float
     response: float
     lee_per_px2: float
-    def __init__(self, lee: _Optional[float] = ..., ci95: _Optional[_Iterable[float]] = ..., median: _Optional[float] = ..., quantiles: _Optional[_Mapping[str, float]] = ..., mean_abs: _Optional[float] = ..., relative: _Optional[float] = ..., per_image: _Optional[_Iterable[float]] = ..., method: _Optional[str] = ..., error_bar: _Optional[float] = ..., per_image_error: _Optional[_Iterable[float]] = ..., step: _Optional[float] = ..., noise: _Optional[float] = ..., agreement: _Optional[_Union[Agreement, _Mapping]] = ..., status: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ..., unit: _Optional[str] = ..., relative_ci95: _Optional[_Iterable[float]] = ..., secant_px: _Optional[float] = ..., geometric_mean: _Optional[float] = ..., top_share: _Optional[float] = ..., response: _Optional[float] = ..., lee_per_px2: _Optional[float] = ...) -> None: ...
+    combined_from: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, lee: _Optional[float] = ..., ci95: _Optional[_Iterable[float]] = ..., median: _Optional[float] = ..., quantiles: _Optional[_Mapping[str, float]] = ..., mean_abs: _Optional[float] = ..., relative: _Optional[float] = ..., per_image: _Optional[_Iterable[float]] = ..., method: _Optional[str] = ..., error_bar: _Optional[float] = ..., per_image_error: _Optional[_Iterable[float]] = ..., step: _Optional[float] = ..., noise: _Optional[float] = ..., agreement: _Optional[_Union[Agreement, _Mapping]] = ..., status: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ..., unit: _Optional[str] = ..., relative_ci95: _Optional[_Iterable[float]] = ..., secant_px: _Optional[float] = ..., geometric_mean: _Optional[float] = ..., top_share: _Optional[float] = ..., response: _Optional[float] = ..., lee_per_px2: _Optional[float] = ..., combined_from: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Agreement(_message.Message):
     __slots__ = ("method", "images", "deviation", "allowed", "agrees", "lee", "verdict")
