@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from lieaudit.errors import SpecError
 from lieaudit.feeds import Feed, read_feeds
+from lieaudit.suggestions import unknown
 from lieaudit.symmetries.generators import GENERATORS as TABLE
 
 GENERATORS = tuple(TABLE)
@@ -76,7 +77,7 @@ class AuditSpec:
     Attributes
     ----------
     generators
-        Ids from `GENERATORS`, in the order of the report.
+        Ids from `GENERATORS`, in the order of the report; a text of them, separated by commas, is read too.
     method
         ``auto``: forward mode where the graph allows it, cross-checked by finite differences.
     layerwise, depth
@@ -147,14 +148,15 @@ class AuditSpec:
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise _invalid(name, f"{getattr(self, name)!r} is not one of {', '.join(choices)}")
+                raise _invalid(name, unknown(str(getattr(self, name)), choices))
+        _check_texts(self)
         if self.convention == "reference" and self.interpolation != "bilinear":
             raise _invalid("interpolation", "the reference convention is defined for bilinear only")
         if not self.generators:
             raise _invalid("generators", "the list is empty")
         for generator in self.generators:
             if generator not in GENERATORS:
-                raise _invalid("generators", f"{generator!r} is not one of {', '.join(GENERATORS)}")
+                raise _invalid("generators", unknown(str(generator), GENERATORS))
         if len(set(self.generators)) != len(self.generators):
             raise _invalid("generators", "a generator is listed twice")
         _in_range("class_offset", self.class_offset, -(10**6), 10**6)
@@ -181,7 +183,8 @@ class AuditSpec:
         """Read the JSON form; unknown names are a `SpecError`."""
         known = _known(cls, values, "")
         if "generators" in known:
-            known["generators"] = tuple(known["generators"]) or GENERATORS
+            given = known["generators"]
+            known["generators"] = given if isinstance(given, str) else tuple(given) or GENERATORS
         if "classes" in known:
             known["classes"] = tuple(known["classes"])
         if "size" in known:
@@ -189,6 +192,22 @@ class AuditSpec:
         if known.get("preprocessing") is not None:
             known["preprocessing"] = Preprocessing.from_dict(known["preprocessing"])
         return cls(**known)
+
+
+def _check_texts(spec: AuditSpec) -> None:
+    """Read the generators where they are one text, and say how a preset becomes a `Preprocessing`."""
+    given: object = spec.generators
+    if isinstance(given, str):
+        names = tuple(name.strip() for name in given.split(",") if name.strip())
+        object.__setattr__(spec, "generators", names)
+    taken: object = spec.preprocessing
+    if not isinstance(taken, Preprocessing | None):
+        raise SpecError(
+            f"preprocessing: {taken!r:.80} is a {type(taken).__name__}, not a Preprocessing",
+            reason="INVALID_SPEC",
+            subject="preprocessing",
+            hint="lieaudit.data.parse_preprocessing('imagenet') makes one of a preset's name",
+        )
 
 
 def _check_secants(spec: AuditSpec) -> None:

@@ -33,7 +33,7 @@ from lieaudit_client.exceptions import (
 )
 from lieaudit_client.progress import Progress
 from lieaudit_client.report_json import report_from_bytes
-from lieaudit_client.sources import Source, dataset_source, model_source
+from lieaudit_client.sources import Source, dataset_source, model_source, refuse_swapped
 from lieaudit_client.specification import Specification, to_spec
 
 API_VERSION = "lieaudit.v1"
@@ -181,11 +181,12 @@ class Operations:
         idempotency_key: str | None,
         deadline: float | None,
         timeout: float | None,
+        reuse: bool = False,
         waiting: Callable[[ClientError], Any] | None = None,
     ) -> Operation[audit_pb2.Audit]:
         """Create an audit; waits while the queue is full, as long as ``timeout`` allows (None: without end)."""
         key = idempotency_key or uuid.uuid4().hex
-        request = audit_request(model_sha256, dataset_sha256, spec, key, deadline)
+        request = audit_request(model_sha256, dataset_sha256, spec, key, deadline, reuse=reuse)
         yield from self.check()
         return (yield from self._repeated(requests.create_audit(request), timeout, waiting=waiting))
 
@@ -250,13 +251,15 @@ class Operations:
         *,
         idempotency_key: str | None,
         deadline: float | None,
+        reuse: bool = False,
     ) -> Operation[report_pb2.Report]:
         """Upload, create, watch and fetch; emits `Progress`."""
+        refuse_swapped(model, data)
         message = to_spec(spec)
         uploaded = yield from self.upload_model(model)
         dataset = yield from self.upload_dataset(data)
         key = idempotency_key or uuid.uuid4().hex
-        request = audit_request(uploaded.sha256, dataset.sha256, message, key, deadline)
+        request = audit_request(uploaded.sha256, dataset.sha256, message, key, deadline, reuse=reuse)
         yield Own(lambda: self._abandon(request, ""))
         audit = yield from self.create_audit(
             uploaded.sha256,
@@ -265,9 +268,14 @@ class Operations:
             idempotency_key=key,
             deadline=deadline,
             timeout=None,
+            reuse=reuse,
             waiting=lambda error: Progress("waiting", message=error.message),
         )
         yield Own(lambda: self._abandon(request, audit.id))
+        if audit.state == "succeeded":  # it was asked for before
+            said = audit.finished.ToDatetime().isoformat(" ", "seconds")
+            yield Emit(Progress("reused", message=said, audit_id=audit.id))
+            return (yield from self.report(audit.id, _REPORT_SECONDS))
         yield Emit(Progress(audit.state, audit_id=audit.id))
         return (yield from self.finish(audit.id))
 
@@ -331,7 +339,13 @@ class Operations:
 
 
 def audit_request(
-    model_sha256: str, dataset_sha256: str, spec: Specification, key: str, deadline: float | None
+    model_sha256: str,
+    dataset_sha256: str,
+    spec: Specification,
+    key: str,
+    deadline: float | None,
+    *,
+    reuse: bool = False,
 ) -> audit_pb2.CreateAuditRequest:
     """Make the request for an audit."""
     return audit_pb2.CreateAuditRequest(
@@ -340,6 +354,7 @@ def audit_request(
         spec=to_spec(spec),
         idempotency_key=key,
         deadline_seconds=deadline or 0.0,
+        reuse=reuse,
     )
 
 

@@ -176,10 +176,13 @@ class AsyncClient:
         *,
         idempotency_key: str | None = None,
         deadline: float | None = None,
+        reuse: bool = False,
         progress: ProgressCallback | None = None,
     ) -> report_pb2.Report:
         """See `Client.audit`."""
-        operation = self._operations.audit(model, data, spec, idempotency_key=idempotency_key, deadline=deadline)
+        operation = self._operations.audit(
+            model, data, spec, idempotency_key=idempotency_key, deadline=deadline, reuse=reuse
+        )
         return await self._result(operation, progress)
 
     async def create_audit(
@@ -190,12 +193,19 @@ class AsyncClient:
         *,
         idempotency_key: str | None = None,
         deadline: float | None = None,
+        reuse: bool = False,
         timeout: float | None = 30.0,
     ) -> audit_pb2.Audit:
         """See `Client.create_audit`."""
         return await self._result(
             self._operations.create_audit(
-                model_sha256, dataset_sha256, spec, idempotency_key=idempotency_key, deadline=deadline, timeout=timeout
+                model_sha256,
+                dataset_sha256,
+                spec,
+                idempotency_key=idempotency_key,
+                deadline=deadline,
+                reuse=reuse,
+                timeout=timeout,
             )
         )
 

@@ -185,6 +185,7 @@ class Client:
         *,
         idempotency_key: str | None = None,
         deadline: float | None = None,
+        reuse: bool = False,
         progress: ProgressCallback | None = None,
     ) -> report_pb2.Report:
         """Upload what the service has not, run one audit and give its report.
@@ -201,6 +202,8 @@ class Client:
             The same key with the same request gives the same audit, also from another process; None: a new audit.
         deadline
             Seconds of wall-clock time after which the service gives the audit up; None: the service's limit.
+        reuse
+            An equal audit of yours that the service made with the same versions is the answer, without a new one.
         progress
             Called in this thread at every step; holds the audit's id once there is one.
 
@@ -211,7 +214,9 @@ class Client:
         AuditFailedError
             The audit ended without a report.
         """
-        operation = self._operations.audit(model, data, spec, idempotency_key=idempotency_key, deadline=deadline)
+        operation = self._operations.audit(
+            model, data, spec, idempotency_key=idempotency_key, deadline=deadline, reuse=reuse
+        )
         return self._result(operation, progress)
 
     def create_audit(
@@ -222,12 +227,19 @@ class Client:
         *,
         idempotency_key: str | None = None,
         deadline: float | None = None,
+        reuse: bool = False,
         timeout: float | None = 30.0,
     ) -> audit_pb2.Audit:
         """Queue an audit of uploaded things; while the queue is full it waits as long as ``timeout`` allows."""
         return self._result(
             self._operations.create_audit(
-                model_sha256, dataset_sha256, spec, idempotency_key=idempotency_key, deadline=deadline, timeout=timeout
+                model_sha256,
+                dataset_sha256,
+                spec,
+                idempotency_key=idempotency_key,
+                deadline=deadline,
+                reuse=reuse,
+                timeout=timeout,
             )
         )
 

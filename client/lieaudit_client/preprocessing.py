@@ -22,6 +22,7 @@ import yaml
 from lieaudit_api.v1 import spec_pb2
 
 from lieaudit_client.exceptions import InvalidInputError
+from lieaudit_client.suggestions import meant
 
 _FIELDS = ("scale", "mean", "std", "order", "resize", "crop")
 _MAX_TEXT = 64 * 1024
@@ -106,7 +107,7 @@ def _from_values(values: Mapping[Any, Any]) -> spec_pb2.Preprocessing:
     if "preset" in values:
         preset = values["preset"]
         if not isinstance(preset, str) or preset not in PRESETS:
-            _fail(f"{preset!r:.80} is not a preset")
+            _fail(f"{preset!r:.80} is not a preset{meant(str(preset)[:80], PRESETS)}")
         found.CopyFrom(PRESETS[preset])
     for name, value in values.items():
         if name == "preset":

@@ -15,7 +15,7 @@ class Progress:
     stage
         ``upload`` while a file is sent, ``waiting`` while the service takes no further audits, then what the service
         reports: ``queued``, ``load``, ``calibrate``, ``audit``, ``layerwise``, ``crosscheck``, ``statistics``, at last
-        ``succeeded``, ``failed`` or ``cancelled``.
+        ``succeeded``, ``failed`` or ``cancelled``. ``reused`` where an equal audit of before is the answer.
     done, total
         Bytes in stage ``upload``, else images; total is 0 where it is not known.
     rate

@@ -90,6 +90,19 @@ class Source:
                 offset = 0
 
 
+def refuse_swapped(model: str | Path | bytes, data: str | Path) -> None:
+    """Raise `InvalidInputError` where model and images are in each other's place."""
+    if isinstance(model, bytes) or Path(data).suffix.lower() not in {".onnx", ".pt2", ".safetensors"}:
+        return
+    if Path(model).is_dir() or Path(model).suffix.lower() in {".npz", ".zip"}:
+        raise InvalidInputError(
+            f"model and images are swapped: {model} holds images, and {data} is a model",
+            reason="SWAPPED",
+            subject=str(model),
+            hint=f"first the model, then the images: {data} --data {model}",
+        )
+
+
 def model_source(model: str | Path | bytes) -> Source:
     """Open a model: a path to ``.onnx``, ``.tar``, ``.pt2`` or ``.safetensors``, or the bytes of an ONNX model.
 

@@ -11,6 +11,7 @@ from lieaudit_api.v1 import spec_pb2
 from lieaudit_client.exceptions import InvalidInputError
 from lieaudit_client.feeds import to_tensor
 from lieaudit_client.preprocessing import parse_preprocessing
+from lieaudit_client.suggestions import split_names
 
 Specification = spec_pb2.AuditSpec | Mapping[str, Any] | None
 
@@ -21,8 +22,8 @@ def to_spec(spec: Specification) -> spec_pb2.AuditSpec:
     Parameters
     ----------
     spec
-        The message itself, a mapping of its field names (``preprocessing`` may be a preset's name or inline text, the
-        values of ``feeds`` numbers, lists or arrays), or None for all defaults.
+        The message itself, a mapping of its field names (``preprocessing`` may be a preset's name or inline text,
+        ``generators`` names in one text, the values of ``feeds`` numbers, lists or arrays), or None for all defaults.
 
     Raises
     ------
@@ -40,6 +41,8 @@ def to_spec(spec: Specification) -> spec_pb2.AuditSpec:
             hint="of a lieaudit.AuditSpec give to_dict()",
         )
     values = dict(spec or {})
+    if isinstance(values.get("generators"), str):
+        values["generators"] = split_names(values["generators"])
     preprocessing, feeds = values.pop("preprocessing", None), values.pop("feeds", None)
     try:
         found = json_format.ParseDict(values, spec_pb2.AuditSpec())

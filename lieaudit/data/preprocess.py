@@ -25,6 +25,7 @@ from PIL import Image
 from lieaudit.data.limits import too_large
 from lieaudit.errors import DataError, SpecError
 from lieaudit.spec import Preprocessing
+from lieaudit.suggestions import meant
 
 PRESETS: dict[str, Preprocessing] = {
     preset.name: preset
@@ -228,7 +229,7 @@ def _from_inline(text: str) -> Preprocessing:
 def _from_values(values: Mapping[Any, Any]) -> Preprocessing:
     preset = values.get("preset")
     if preset is not None and preset not in list(PRESETS):
-        _fail(f"{preset!r:.80} is not a preset", "preprocessing")
+        _fail(f"{preset!r:.80} is not a preset{meant(str(preset)[:80], PRESETS)}", "preprocessing")
     base = PRESETS[preset] if preset is not None else Preprocessing()
     changes: dict[str, Any] = {}
     for name, value in values.items():

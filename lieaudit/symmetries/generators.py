@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lieaudit.errors import SpecError
+from lieaudit.suggestions import unknown
 
 Array = npt.NDArray[np.float64]
 Vector = tuple[Array, Array]
@@ -181,7 +182,7 @@ def get_generator(name: str | Generator) -> Generator:
         return GENERATORS[name]
     except KeyError:
         raise SpecError(
-            f"generators: {name!r} is not one of {', '.join(GENERATORS)}",
+            f"generators: {unknown(name, GENERATORS)}",
             reason="INVALID_SPEC",
             subject="generators",
         ) from None

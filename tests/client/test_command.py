@@ -213,7 +213,7 @@ def test_a_terminal_gets_bars(server, files):
     main_end, other_end = pty.openpty()
     environment = {k: v for k, v in os.environ.items() if k != "CI"} | {"TERM": "xterm-256color", "COLUMNS": "100"}
     command = subprocess.Popen(
-        [*LIEAUDIT, "audit", str(files[0]), "--data", str(files[1]), *LEAN, "--server", server.target],
+        [*LIEAUDIT, "audit", str(files[0]), "--data", str(files[1]), *LEAN, "--server", server.target, "--again"],
         stdin=other_end,
         stdout=other_end,
         stderr=other_end,

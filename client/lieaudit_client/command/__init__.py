@@ -19,6 +19,7 @@ import click
 
 from lieaudit_client.command import streams
 from lieaudit_client.command.exits import INCOMPLETE, INTERRUPTED, OK, POLICY_FAILED, TERMINATED, USAGE, exit_code
+from lieaudit_client.command.grouping import unknown_command
 from lieaudit_client.exceptions import ClientError
 from lieaudit_client.printable import printable
 
@@ -31,6 +32,9 @@ COMMANDS = {
     "repair": ("lieaudit_client.command.repair", "repair", "Average a classifier over shifts, and gate the result."),
     "report": ("lieaudit_client.command.report", "report", "Show a report file, or make a page of it."),
     "inspect": ("lieaudit_client.command.inspect", "inspect", "Read a model without auditing it."),
+    "watch": ("lieaudit_client.command.remote", "watch", "Follow an audit to its end."),
+    "fetch": ("lieaudit_client.command.remote", "fetch", "Show the report of a finished audit."),
+    "cancel": ("lieaudit_client.command.remote", "cancel", "End an audit."),
     "serve": ("lieaudit_client.command.serve", "serve", "Run the service."),
     "status": ("lieaudit_client.command.status", "status", "Show a service's queue and audits."),
     "health": ("lieaudit_client.command.health", "health", "Ask whether a service serves; for health checks."),
@@ -52,6 +56,13 @@ class _LazyGroup(click.Group):
         module, attribute, _ = COMMANDS[cmd_name]
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(unknown_command(args[0], COMMANDS))
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):

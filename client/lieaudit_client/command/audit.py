@@ -6,40 +6,53 @@ from typing import Any
 
 import click
 
-from lieaudit_client.command import exits, service, tables
+from lieaudit_client.command import exits, results, service, streams
 from lieaudit_client.command.display import Display
-from lieaudit_client.command.options import check_writable, layer_options, server_options, spec_from, spec_options
-from lieaudit_client.command.printing import show
-from lieaudit_client.formats import html as page
-from lieaudit_client.report_json import dump_report
-
-
-@click.command()
-@click.argument("model", type=click.Path(exists=True, dir_okay=False))
-@click.option(
-    "--data", required=True, type=click.Path(exists=True), help="An .npz, .tar or .zip, or a folder of images."
+from lieaudit_client.command.grouping import COMPUTING, IMAGES, SERVICE, GroupedCommand, option
+from lieaudit_client.command.options import (
+    check_writable,
+    layer_options,
+    output_options,
+    server_options,
+    spec_from,
+    spec_options,
 )
-@server_options
+
+
+@click.command(cls=GroupedCommand)
+@click.argument("model", type=click.Path(exists=True))
+@option(
+    IMAGES, "--data", required=True, type=click.Path(exists=True), help="An .npz, .tar or .zip, or a folder of images."
+)
 @spec_options
-@click.option(
-    "--deadline", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give up after so long."
+@option(
+    COMPUTING,
+    "--deadline",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Give up after so long.",
+    unset="the service's limit",
 )
+@output_options
 @layer_options
-@click.option("--json", "json_file", metavar="FILE", help="Write the report; - for standard output.")
-@click.option("--html", "html_file", metavar="FILE", help="Write a page.")
-def audit(
-    model: str, data: str, json_file: str | None, html_file: str | None, *, top: int, trees: bool, **options: Any
-) -> int:
+@server_options
+@option(
+    SERVICE, "--detach", is_flag=True, help="Print the audit's id and leave it to the service; see `lieaudit watch`."
+)
+@option(SERVICE, "--again", is_flag=True, help="Measure anew what the service has measured before.")
+def audit(model: str, data: str, *, detach: bool, **options: Any) -> int:
     """Measure how far MODEL is from equivariant under each symmetry, on the images of DATA.
 
-    Without --server the service is started embedded, for this one audit.
+    Without --server the service is started embedded, for this one audit. A service that has measured the same before,
+    for you and with the same versions, answers with that report.
     """
-    check_writable(json_file, html_file)
+    check_writable(options["json_file"], options["html_file"])
     spec = spec_from(options)
-    with service.connect(options) as client, Display() as display:
+    if detach and not options["server"]:
+        raise click.UsageError("--detach needs --server: an embedded service ends with this command")
+    with Display() as display, service.connect(options, display) as client:
+        if detach:
+            streams.out(service.start(client, model, data, spec, options, display) + "\n")
+            return exits.OK
         report = service.audit(client, model, data, spec, options, display)
-    service.save(json_file, dump_report(report))
-    if html_file is not None:
-        service.save(html_file, page.render(report))
-    show(tables.report_view(report, top=top, trees=trees), to_stderr="-" in {json_file, html_file})
-    return exits.OK if report.status == "ok" else exits.INCOMPLETE
+    return results.deliver(report, options)

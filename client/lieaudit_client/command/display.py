@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
@@ -29,6 +32,8 @@ _LABELS = {
 }
 _NAMED = {"upload", "waiting"}
 _LINE_SECONDS = 5.0
+_MOMENT = 2.0
+"""Seconds that may pass in silence."""
 
 
 class Display:
@@ -52,8 +57,28 @@ class Display:
         if self._bars is not None:
             self._bars.stop()
 
+    @contextlib.contextmanager
+    def working(self, label: str) -> Iterator[None]:
+        """Say what goes on while it does: at once on a terminal, elsewhere where it takes longer than a moment."""
+        if self._bars is not None:
+            self._finish()
+            self._task = self._bars.add_task(label, total=None, amount="")
+            yield
+            self._finish()
+            return
+        timer = threading.Timer(_MOMENT, streams.say, [label])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
     def show(self, step: Progress) -> None:
         """Show one step."""
+        if step.stage == "reused":
+            self._finish()
+            streams.say(printable(f"measured before, {step.message} UTC, audit {step.audit_id}; --again measures anew"))
         stage = (step.stage, step.message if step.stage == "upload" else "")
         changed, self._stage = stage != self._stage, stage
         if step.stage not in _LABELS:

@@ -8,12 +8,13 @@ import click
 
 from lieaudit_client.client import Client
 from lieaudit_client.command import exits, service, streams
+from lieaudit_client.command.grouping import GroupedCommand
 from lieaudit_client.command.options import server_options
 
 DEFAULT_SERVER = "127.0.0.1:50151"
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @server_options
 @click.option(
     "--service", "name", default="", metavar="NAME", help="E.g. lieaudit.v1.AuditService [default: the whole]."

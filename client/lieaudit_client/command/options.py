@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,8 +11,18 @@ import click
 from lieaudit_api.v1 import spec_pb2
 from lieaudit_policy import GENERATORS
 
-from lieaudit_client.exceptions import InvalidInputError
-from lieaudit_client.feeds import parse_feed
+from lieaudit_client.command import parsing
+from lieaudit_client.command.grouping import (
+    COMPUTING,
+    IMAGES,
+    MEASURED,
+    MODEL,
+    OUTPUT,
+    SERVICE,
+    STATISTICS,
+    TORCH,
+    option,
+)
 from lieaudit_client.layerwise_view import TOP
 from lieaudit_client.preprocessing import PRESETS, parse_preprocessing
 
@@ -40,161 +49,168 @@ _HELP = {
 }
 _FILE = click.Path(exists=True, dir_okay=False)
 
-
-def _split_generators(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in value.split(",") if name.strip()) if value else ()
-    for name in names:
-        if name not in GENERATORS:
-            raise click.BadParameter(f"{name!r} is not one of {', '.join(GENERATORS)}")
-    return names
-
-
-def _split_layouts(
-    _context: click.Context, _option: click.Parameter, value: tuple[str, ...]
-) -> tuple[tuple[str, str], ...]:
-    pairs = []
-    for text in value:
-        tensor, equals, layout = text.rpartition("=")
-        if not (tensor and equals and layout):
-            raise click.BadParameter(f"{text!r} is not TENSOR=LAYOUT")
-        pairs.append((tensor, layout))
-    return tuple(pairs)
-
-
-def _read_feeds(
-    _context: click.Context, _option: click.Parameter, value: tuple[str, ...]
-) -> dict[str, spec_pb2.Tensor]:
-    found: dict[str, spec_pb2.Tensor] = {}
-    for text in value:
-        try:
-            name, tensor = parse_feed(text)
-        except InvalidInputError as problem:
-            raise click.BadParameter(str(problem)) from problem
-        if name in found:
-            raise click.BadParameter(f"{name!r} is given twice")
-        found[name] = tensor
-    return found
-
-
-def _read_size(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[int, ...]:
-    sides = value.lower().replace("×", "x").split("x") if value is not None else []
-    if sides and not (len(sides) == 2 and all(side.isascii() and side.isdigit() and int(side) > 0 for side in sides)):
-        raise click.BadParameter(f"{value!r} is not HxW, for example 224x224")
-    return tuple(map(int, sides))
-
-
-def _read_classes(
-    _context: click.Context, _option: click.Parameter, value: str | None
-) -> tuple[tuple[str, ...], int | None]:
-    if value is None:
-        return (), None
-    if value.removeprefix("-").removeprefix("+").isdecimal():
-        return (), int(value)
-    try:
-        names = tuple(line.strip() for line in Path(value).read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeError) as problem:
-        raise click.BadParameter(f"{value!r} is neither a number nor a file of class names: {problem}") from problem
-    if not names:
-        raise click.BadParameter(f"{value} holds no class names")
-    return names, None
-
-
-def _step(_context: click.Context, _option: click.Parameter, value: str | None) -> dict[str, float]:
-    """Give the field of the specification that a step sets: ``step`` in units of t, ``secant_px`` in pixels."""
-    if value is None:
-        return {}
-    text = value.strip().lower()
-    name = "secant_px" if text.endswith("px") else "step"
-    try:
-        size = float(text.removesuffix("px"))
-    except ValueError:
-        size = 0.0
-    if not (size > 0 and math.isfinite(size)):
-        raise click.BadParameter(f"{value!r} is neither a size in pixels, like 0.5px, nor a step in t, like 0.01")
-    return {name: size}
-
-
 _SERVER = (
-    click.option(
-        "--server", metavar="HOST:PORT", envvar="LIEAUDIT_SERVER", help="The service; none: start it embedded."
+    option(
+        SERVICE, "--server", metavar="HOST:PORT", envvar="LIEAUDIT_SERVER", help="The service; none: start it embedded."
     ),
-    click.option(
-        "--token-file", type=_FILE, help="File with the bearer token [LIEAUDIT_TOKEN holds the token itself]."
+    option(
+        SERVICE, "--token-file", type=_FILE, help="File with the bearer token [LIEAUDIT_TOKEN holds the token itself]."
     ),
-    click.option("--ca-file", type=_FILE, help="Authority of the service's certificate [LIEAUDIT_CA_FILE]."),
-    click.option("--cert-file", type=_FILE, help="Own certificate, for mutual TLS [LIEAUDIT_CERT_FILE]."),
-    click.option("--key-file", type=_FILE, help="Its key [LIEAUDIT_KEY_FILE]."),
-    click.option(
-        "--tls-name", metavar="NAME", help="Name in the service's certificate, if not the host [LIEAUDIT_TLS_NAME]."
+    option(SERVICE, "--ca-file", type=_FILE, help="Authority of the service's certificate [LIEAUDIT_CA_FILE]."),
+    option(SERVICE, "--cert-file", type=_FILE, help="Own certificate, for mutual TLS [LIEAUDIT_CERT_FILE]."),
+    option(SERVICE, "--key-file", type=_FILE, help="Its key [LIEAUDIT_KEY_FILE]."),
+    option(
+        SERVICE,
+        "--tls-name",
+        metavar="NAME",
+        help="Name in the service's certificate, if not the host [LIEAUDIT_TLS_NAME].",
     ),
-    click.option("--insecure", is_flag=True, default=None, help="Plain text to another machine [LIEAUDIT_INSECURE=1]."),
+    option(
+        SERVICE,
+        "--insecure",
+        is_flag=True,
+        default=None,
+        help="Plain text to another machine [LIEAUDIT_INSECURE=1].",
+    ),
 )
 
+
+def _choice(name: str) -> Callable[[F], F]:
+    group = MODEL if name == "input_layout" else MEASURED
+    values = CHOICES[name]
+    flag = "--" + name.replace("_", "-")
+    return option(group, flag, type=click.Choice(values), help=_HELP[name], unset=values[0])
+
+
 _SPEC = (
-    click.option(
-        "--generators", metavar="A,B", callback=_split_generators, help=f"Of {', '.join(GENERATORS)} [default: all]."
+    option(
+        MEASURED,
+        "--generators",
+        metavar="A,B",
+        callback=parsing.generators,
+        help=f"Of {', '.join(GENERATORS)}.",
+        unset="all",
     ),
-    *(
-        click.option("--" + name.replace("_", "-"), type=click.Choice(values), help=_HELP[name])
-        for name, values in CHOICES.items()
+    *(_choice(name) for name in CHOICES),
+    option(
+        MEASURED,
+        "--depth",
+        type=click.IntRange(1, 100),
+        metavar="N",
+        help="Of the module tree, for --layerwise module.",
+        unset="to its leaves",
     ),
-    click.option("--depth", type=click.IntRange(1, 100), help="Of the module tree, for --layerwise module."),
-    click.option(
+    option(
+        MEASURED,
         "--layout",
         "layouts",
         metavar="TENSOR=LAYOUT",
         multiple=True,
-        callback=_split_layouts,
+        callback=parsing.layouts,
         help="Declare a tensor's layout, e.g. embeddings=tokens:1+14x14; may be repeated.",
     ),
-    click.option("--input", metavar="NAME", help="Which of several inputs takes the image."),
-    click.option("--output", metavar="NAME", help="Which of several outputs is audited."),
-    click.option(
+    option(MODEL, "--input", metavar="NAME", help="Which of several inputs takes the image."),
+    option(MEASURED, "--output", metavar="NAME", help="Which of several outputs is audited."),
+    option(
+        MODEL,
         "--feed",
         "feeds",
         metavar="NAME=VALUE|FILE.npy",
         multiple=True,
-        callback=_read_feeds,
+        callback=parsing.feeds,
         help="Value of a further input, e.g. orig_target_sizes=640,480: one for all images, or one each along its "
         "first axis. May be repeated; arrays of the same name in the .npz do it too.",
     ),
-    click.option(
+    option(
+        MODEL,
         "--size",
         metavar="HxW",
-        callback=_read_size,
+        callback=parsing.size,
         help="Of the images, where the graph leaves it open and the data does not say it.",
     ),
-    click.option(
+    option(
+        IMAGES,
         "--preprocess",
         metavar="P",
         help=f"For uint8 images: a preset ({', '.join(PRESETS)}), a YAML file, or "
         "scale=255,mean=…,std=…,order=…,resize=…,crop=….",
     ),
-    click.option(
+    option(
+        IMAGES,
         "--classes",
         metavar="FILE|OFFSET",
-        callback=_read_classes,
+        callback=parsing.classes,
         help="For the accuracy: the model's class names in order, one a line, or what to add to the labels' numbers.",
     ),
-    click.option("--max-images", type=click.IntRange(1), help="Use the first so many images only."),
-    click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of every random choice."),
-    click.option("--bootstrap", type=click.IntRange(100, 100_000), help="Number of bootstrap resamples."),
-    click.option("--relative-images", type=click.IntRange(0), help="How many images `relative` is measured on."),
-    click.option("--provider", metavar="P", help="cpu, cuda, cuda:1, tensorrt …"),
-    click.option("--allow-fallback", is_flag=True, default=None, help="Let ops the provider lacks run on the CPU."),
-    click.option("--threads", type=click.IntRange(0, 1024), help="Of the session; 0: all the service gives."),
-    click.option("--budget", type=click.IntRange(16), metavar="MIB", help="Memory for activations and rows."),
-    click.option(
+    option(
+        IMAGES,
+        "--max-images",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Use the first so many images only.",
+        unset="all",
+    ),
+    option(
+        STATISTICS, "--seed", type=click.IntRange(0, 2**31 - 1), metavar="N", help="Of every random choice.", unset="0"
+    ),
+    option(
+        STATISTICS,
+        "--bootstrap",
+        type=click.IntRange(100, 100_000),
+        metavar="N",
+        help="Number of bootstrap resamples.",
+        unset="2000",
+    ),
+    option(
+        STATISTICS,
+        "--relative-images",
+        type=click.IntRange(0),
+        metavar="N",
+        help="How many images `relative` is measured on.",
+        unset="64",
+    ),
+    option(COMPUTING, "--provider", metavar="P", help="cpu, cuda, cuda:1, tensorrt …", unset="cpu"),
+    option(
+        COMPUTING,
+        "--allow-fallback",
+        is_flag=True,
+        default=None,
+        help="Let ops the provider lacks run on the CPU.",
+    ),
+    option(
+        COMPUTING,
+        "--threads",
+        type=click.IntRange(0, 1024),
+        metavar="N",
+        help="Of the session.",
+        unset="0: all the service gives",
+    ),
+    option(
+        COMPUTING,
+        "--budget",
+        type=click.IntRange(16),
+        metavar="MIB",
+        help="Memory for activations and rows.",
+        unset="2048, or what the service gives",
+    ),
+    option(
+        MEASURED,
         "--step",
         metavar="T|Npx",
-        callback=_step,
+        callback=parsing.step,
         help="0.5px: measure secants of this root-mean-square displacement (brightness takes t = 0.01), which is how "
         "precisions are compared. A bare number: a fixed finite-difference step in units of t.",
     ),
-    click.option("--torch-source", type=_FILE, metavar="FILE.pt2", help="Exported program, for --method torch."),
-    click.option("--torch-factory", metavar="NAME", help="Module factory in the service's configuration."),
-    click.option("--weights", type=_FILE, metavar="FILE.safetensors", help="Weights for --torch-factory."),
+    option(TORCH, "--torch-source", type=_FILE, metavar="FILE.pt2", help="Exported program, for --method torch."),
+    option(TORCH, "--torch-factory", metavar="NAME", help="Module factory in the service's configuration."),
+    option(TORCH, "--weights", type=_FILE, metavar="FILE.safetensors", help="Weights for --torch-factory."),
 )
+
+NO_MEASUREMENT = (
+    "generators", "method", "convention", "interpolation", "padding", "layerwise", "step", "seed", "bootstrap",
+    "relative_images", "torch_source", "torch_factory", "weights",
+)  # fmt: skip
+"""What `inspect` accepts and has no use for: it measures no derivative."""
 
 _RENAMED = {"budget": "budget_mib"}
 _PLAIN = (
@@ -215,12 +231,23 @@ _PLAIN = (
 
 
 _LAYERS = (
-    click.option(
-        "--top", default=TOP, type=click.IntRange(1), metavar="K", show_default=True,
-        help="How many of the largest segments to show.",
+    option(
+        OUTPUT, "--top", default=TOP, type=click.IntRange(1), metavar="K", show_default=True,
+        help="With --layerwise: how many of the largest segments to show.",
     ),
-    click.option("--trees", is_flag=True, help="Also show the module tree of every generator."),
+    option(OUTPUT, "--trees", is_flag=True, help="With --layerwise: show the module tree of every generator too."),
 )  # fmt: skip
+
+
+_OUTPUT = (
+    option(OUTPUT, "--json", "json_file", metavar="FILE", help="Write the report; - for standard output."),
+    option(OUTPUT, "--html", "html_file", metavar="FILE", help="Write a page."),
+)
+
+
+def output_options(function: F) -> F:
+    """Add the files that a report is written to."""
+    return _add(function, _OUTPUT)
 
 
 def layer_options(function: F) -> F:
@@ -275,6 +302,6 @@ def check_writable(*paths: str | None) -> None:
 
 
 def _add(function: F, options: tuple[Callable[[F], F], ...]) -> F:
-    for option in reversed(options):
-        function = option(function)
+    for decorate in reversed(options):
+        function = decorate(function)
     return function

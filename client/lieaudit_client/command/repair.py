@@ -10,6 +10,7 @@ import click
 from lieaudit_policy import GENERATORS
 
 from lieaudit_client.command import exits, streams
+from lieaudit_client.command.grouping import GroupedCommand
 from lieaudit_client.command.options import check_writable, server_options, spec_from, spec_options
 from lieaudit_client.exceptions import InvalidInputError
 from lieaudit_client.formats.numbers import number
@@ -27,7 +28,7 @@ rules:
 """A repair has to lower the error it is made for; the gate's intervals say whether it did."""
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("model", type=click.Path(exists=True, dir_okay=False))
 @click.option("--average", required=True, metavar="shifts:HxW", help="Average the logits over so many shifts.")
 @click.option("--out", "out", required=True, metavar="F.onnx", help="Where the mended model is written.")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import click
 
 from lieaudit_client.command import exits, service, tables
+from lieaudit_client.command.grouping import GroupedCommand
 from lieaudit_client.command.options import check_writable, layer_options
 from lieaudit_client.command.printing import show
 from lieaudit_client.formats import html as page
 from lieaudit_client.report_json import read_report
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @click.option(
     "--html", "html_file", metavar="FILE", help="Write a page instead of showing tables; - for standard output."

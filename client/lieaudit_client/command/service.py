@@ -16,6 +16,7 @@ from lieaudit_client.command.display import Display
 from lieaudit_client.exceptions import ClientError, InvalidInputError, UnreachableError
 from lieaudit_client.printable import printable
 from lieaudit_client.progress import Progress
+from lieaudit_client.sources import refuse_swapped
 
 # What the environment says is about another service than the one started here.
 _NONE: dict[str, Any] = {
@@ -29,8 +30,11 @@ _NONE: dict[str, Any] = {
 
 
 @contextlib.contextmanager
-def connect(options: Mapping[str, Any]) -> Iterator[Client]:
-    """Give a client of the service that the options of `server_options` name, or of one started for this call."""
+def connect(options: Mapping[str, Any], display: Display | None = None) -> Iterator[Client]:
+    """Give a client of the service that the options of `server_options` name, or of one started for this call.
+
+    ``display`` shows that it is being started: that takes seconds.
+    """
     if options["server"]:
         with Client(options["server"], **credentials(options)) as client:
             yield client
@@ -38,8 +42,10 @@ def connect(options: Mapping[str, Any]) -> Iterator[Client]:
     for name in ("token_file", "ca_file", "cert_file", "key_file", "tls_name", "insecure"):
         if options[name]:
             raise click.UsageError(f"--{name.replace('_', '-')} needs --server")
-    with _embedded() as target, Client(target, **_NONE) as client:
-        yield client
+    with contextlib.ExitStack() as stack:
+        with display.working("starting the service") if display is not None else contextlib.nullcontext():
+            target = stack.enter_context(_embedded())
+        yield stack.enter_context(Client(target, **_NONE))
 
 
 def credentials(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,7 +67,10 @@ def credentials(options: Mapping[str, Any]) -> dict[str, Any]:
 def audit(
     client: Client, model: str, data: str, spec: spec_pb2.AuditSpec, options: Mapping[str, Any], display: Display
 ) -> report_pb2.Report:
-    """Run one audit, shown on ``display``; an interrupted command cancels its audit."""
+    """Run one audit, shown on ``display``; an interrupted command cancels its audit.
+
+    What the service has measured before is not measured again, unless ``--again`` asks for it.
+    """
     audit_id = ""
 
     def progress(step: Progress) -> None:
@@ -70,14 +79,28 @@ def audit(
         display.show(step)
 
     spec = _with_torch(client, spec, options, display)
+    deadline, reuse = options.get("deadline"), not options.get("again")
     try:
-        return client.audit(model, data, spec, deadline=options.get("deadline"), progress=progress)
+        return client.audit(model, data, spec, deadline=deadline, reuse=reuse, progress=progress)
     except (KeyboardInterrupt, SystemExit):
         if audit_id:
             with contextlib.suppress(ClientError):
                 client.cancel(audit_id, timeout=5.0)
                 streams.say(printable(f"audit {audit_id} is cancelled"))
         raise
+
+
+def start(
+    client: Client, model: str, data: str, spec: spec_pb2.AuditSpec, options: Mapping[str, Any], display: Display
+) -> str:
+    """Upload what the service has not, queue an audit, and give its id."""
+    refuse_swapped(model, data)
+    spec = _with_torch(client, spec, options, display)
+    uploaded = client.upload_model(model, progress=display.show)
+    dataset = client.upload_dataset(data, progress=display.show)
+    reuse = not options.get("again")
+    made = client.create_audit(uploaded.sha256, dataset.sha256, spec, deadline=options.get("deadline"), reuse=reuse)
+    return made.id
 
 
 def save(path: str | None, text: str) -> None:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from lieaudit_client.client import Client
 from lieaudit_client.command import exits, service
+from lieaudit_client.command.grouping import GroupedCommand
 from lieaudit_client.command.health import DEFAULT_SERVER
 from lieaudit_client.command.options import server_options
 from lieaudit_client.command.printing import show
@@ -30,7 +31,7 @@ _COLUMNS = (
 )
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @server_options
 @click.option("--last", default=10, type=click.IntRange(0), show_default=True, help="How many audits to list.")
 def status(last: int, **options: Any) -> int:

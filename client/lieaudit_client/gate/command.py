@@ -15,6 +15,7 @@ from lieaudit_api.v1 import gate_pb2, report_pb2, spec_pb2
 from lieaudit_client.client import Client
 from lieaudit_client.command import exits, service, streams
 from lieaudit_client.command.display import Display
+from lieaudit_client.command.grouping import IMAGES, OUTPUT, SERVICE, GroupedCommand, hiding, option
 from lieaudit_client.command.options import check_writable, server_options, spec_from, spec_options
 from lieaudit_client.command.printing import show
 from lieaudit_client.exceptions import ClientError
@@ -29,6 +30,8 @@ from lieaudit_client.preprocessing import parse_preprocessing
 from lieaudit_client.printable import printable, printable_copy
 from lieaudit_client.report_json import dump_report, read_report
 
+DECISION = "The decision"
+AFTERWARDS = "Afterwards"
 _FILES = ("json_file", "junit_file", "sarif_file", "markdown_file", "html_file", "report_file")
 
 
@@ -44,17 +47,21 @@ def _datasets(_context: click.Context, _option: click.Parameter, value: tuple[st
     return found
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("model")
-@click.option("--policy", "policy_file", required=True, metavar="FILE", help="YAML; `lieaudit policy init` writes one.")
-@click.option("--data", type=click.Path(exists=True), help="An .npz, .tar or .zip, or a folder of images.")
-@click.option("--baseline", metavar="B", help="REPORT.json, MODEL.onnx, audit:ID or mlflow:models:/NAME@ALIAS.")
-@click.option(
+@option(
+    DECISION, "--policy", "policy_file", required=True, metavar="FILE", help="YAML; `lieaudit policy init` writes one."
+)
+@option(IMAGES, "--data", type=click.Path(exists=True), help="An .npz, .tar or .zip, or a folder of images.")
+@option(DECISION, "--baseline", metavar="B", help="REPORT.json, MODEL.onnx, audit:ID or mlflow:models:/NAME@ALIAS.")
+@option(
+    IMAGES,
     "--baseline-preprocess",
     metavar="P",
     help="How the baseline takes the same images, if not as --preprocess says.",
 )
-@click.option(
+@option(
+    IMAGES,
     "--dataset",
     "datasets",
     metavar="NAME=DATA",
@@ -62,24 +69,27 @@ def _datasets(_context: click.Context, _option: click.Parameter, value: tuple[st
     callback=_datasets,
     help="Further images (or a report of MODEL on them) that a gap rule names; may be repeated.",
 )
-@click.option("--power", is_flag=True, help="Say how many images would decide an inconclusive rule.")
-@click.option("--json", "json_file", metavar="FILE", help="Write the decision; - for standard output.")
-@click.option("--junit", "junit_file", metavar="FILE", help="Write JUnit XML, a test case per rule.")
-@click.option("--sarif", "sarif_file", metavar="FILE", help="Write SARIF 2.1.0.")
-@click.option("--markdown", "markdown_file", metavar="FILE", help="Write Markdown, for a step summary or a comment.")
-@click.option("--html", "html_file", metavar="FILE", help="Write a page that works offline.")
-@click.option("--report", "report_file", metavar="FILE", help="Write the candidate's report: the next baseline.")
-@click.option("--hook", metavar="COMMAND", help="Run it at the end, the decision's JSON on its standard input.")
-@click.option("--promote", metavar="ALIAS", help="On pass, move this alias of the MLflow registry to MODEL.")
-@click.option(
+@option(DECISION, "--power", is_flag=True, help="Say how many images would decide an inconclusive rule.")
+@option(OUTPUT, "--json", "json_file", metavar="FILE", help="Write the decision; - for standard output.")
+@option(OUTPUT, "--junit", "junit_file", metavar="FILE", help="Write JUnit XML, a test case per rule.")
+@option(OUTPUT, "--sarif", "sarif_file", metavar="FILE", help="Write SARIF 2.1.0.")
+@option(OUTPUT, "--markdown", "markdown_file", metavar="FILE", help="Write Markdown, for a step summary or a comment.")
+@option(OUTPUT, "--html", "html_file", metavar="FILE", help="Write a page that works offline.")
+@option(OUTPUT, "--report", "report_file", metavar="FILE", help="Write the candidate's report: the next baseline.")
+@option(AFTERWARDS, "--hook", metavar="COMMAND", help="Run it at the end, the decision's JSON on its standard input.")
+@option(AFTERWARDS, "--promote", metavar="ALIAS", help="On pass, move this alias of the MLflow registry to MODEL.")
+@option(
+    AFTERWARDS,
     "--mlflow-experiment",
     default="lieaudit",
     show_default=True,
     metavar="NAME",
     help="Where MLflow keeps the evidence.",
 )
-@server_options
+@hiding(["generators"])
 @spec_options
+@server_options
+@option(SERVICE, "--again", is_flag=True, help="Measure anew what the service has measured before.")
 def gate(model: str, policy_file: str, **options: Any) -> int:
     """Audit MODEL, compare it with a baseline or with limits, and decide by a policy.
 
@@ -99,9 +109,13 @@ def gate(model: str, policy_file: str, **options: Any) -> int:
     own = options["baseline_preprocess"]
     taken = parse_preprocessing(own) if own is not None else None
     request = Request(model, data, policy_file, baseline, datasets, spec_from(options), power, taken)
-    with tempfile.TemporaryDirectory(prefix="lieaudit-gate-") as folder, service.connect(options) as client:
+    with (
+        tempfile.TemporaryDirectory(prefix="lieaudit-gate-") as folder,
+        Display() as display,
+        service.connect(options, display) as client,
+    ):
         resolver = Resolver(client, Path(folder))
-        result = _run(client, resolver, request, options)
+        result = _run(client, resolver, request, options, display)
         registry = resolver.registry
     code = exit_code(result.outcome)
     lost = _write(result.outcome, options)
@@ -112,19 +126,21 @@ def gate(model: str, policy_file: str, **options: Any) -> int:
 
 def decide(request: Request, options: dict[str, Any]) -> tuple[int, Outcome]:
     """Measure, decide and show the verdict, and write nothing: the exit code, and what it stands on."""
-    with tempfile.TemporaryDirectory(prefix="lieaudit-gate-") as folder, service.connect(options) as client:
-        outcome = _run(client, Resolver(client, Path(folder)), request, options).outcome
+    with (
+        tempfile.TemporaryDirectory(prefix="lieaudit-gate-") as folder,
+        Display() as display,
+        service.connect(options, display) as client,
+    ):
+        outcome = _run(client, Resolver(client, Path(folder)), request, options, display).outcome
     show(terminal.view(outcome), to_stderr=False)
     return exit_code(outcome), outcome
 
 
-def _run(client: Client, resolver: Resolver, request: Request, options: dict[str, Any]) -> Result:
-    with Display() as display:
+def _run(client: Client, resolver: Resolver, request: Request, options: dict[str, Any], display: Display) -> Result:
+    def measure(model: str, data: str, spec: spec_pb2.AuditSpec) -> report_pb2.Report:
+        return service.audit(client, model, data, spec, options, display)
 
-        def measure(model: str, data: str, spec: spec_pb2.AuditSpec) -> report_pb2.Report:
-            return service.audit(client, model, data, spec, options, display)
-
-        return run(client, resolver, request, measure, _say)
+    return run(client, resolver, request, measure, _say)
 
 
 def _write(outcome: Outcome, options: dict[str, Any]) -> int:
@@ -224,7 +240,7 @@ def policy_init(file: str, *, force: bool) -> int:
     return exits.OK
 
 
-@policy.command("check")
+@policy.command("check", cls=GroupedCommand)
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
 @server_options
 def policy_check(files: tuple[str, ...], **options: Any) -> int:

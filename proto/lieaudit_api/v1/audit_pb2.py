@@ -27,7 +27,7 @@ from lieaudit_api.v1 import gate_pb2 as lieaudit__api_dot_v1_dot_gate__pb2
 from lieaudit_api.v1 import spec_pb2 as lieaudit__api_dot_v1_dot_spec__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1blieaudit_api/v1/audit.proto\x12\x0blieaudit.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1alieaudit_api/v1/gate.proto\x1a\x1alieaudit_api/v1/spec.proto\"\xb7\x02\n\x05\x41udit\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x61taset_sha256\x18\x03 \x01(\t\x12$\n\x04spec\x18\x04 \x01(\x0b\x32\x16.lieaudit.v1.AuditSpec\x12\r\n\x05state\x18\x05 \x01(\t\x12+\n\x07\x63reated\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x66inished\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07\x66\x61ilure\x18\x08 \x01(\x0b\x32\x19.lieaudit.v1.AuditFailure\x12)\n\x08progress\x18\t \x01(\x0b\x32\x17.lieaudit.v1.AuditEvent\x12\r\n\x05owner\x18\n \x01(\t\"N\n\x0c\x41uditFailure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x0c\n\x04hint\x18\x04 \x01(\t\"\x9b\x01\n\x12\x43reateAuditRequest\x12\x14\n\x0cmodel_sha256\x18\x01 \x01(\t\x12\x16\n\x0e\x64\x61taset_sha256\x18\x02 \x01(\t\x12$\n\x04spec\x18\x03 \x01(\x0b\x32\x16.lieaudit.v1.AuditSpec\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\x12\x18\n\x10\x64\x65\x61\x64line_seconds\x18\x05 \x01(\x01\"\x1d\n\x0fGetAuditRequest\x12\n\n\x02id\x18\x01 \x01(\t\"I\n\x11ListAuditsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\"Q\n\x12ListAuditsResponse\x12\"\n\x06\x61udits\x18\x01 \x03(\x0b\x32\x12.lieaudit.v1.Audit\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x12\x43\x61ncelAuditRequest\x12\n\n\x02id\x18\x01 \x01(\t\" \n\x12\x44\x65leteAuditRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteAuditResponse\"7\n\x11WatchAuditRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\"\xa2\x01\n\nAuditEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05state\x18\x03 \x01(\t\x12\r\n\x05stage\x18\x04 \x01(\t\x12\x0c\n\x04\x64one\x18\x05 \x01(\x05\x12\r\n\x05total\x18\x06 \x01(\x05\x12\x0c\n\x04rate\x18\x07 \x01(\x01\x12\x0f\n\x07message\x18\x08 \x01(\t\"\x1e\n\x10GetReportRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x1b\n\x0bReportChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x16\n\x14GetServerInfoRequest\"\xd9\x01\n\nServerInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0b\x61pi_version\x18\x02 \x01(\t\x12\x11\n\tproviders\x18\x03 \x03(\t\x12\x0e\n\x06queued\x18\x04 \x01(\x05\x12\x0f\n\x07running\x18\x05 \x01(\x05\x12\r\n\x05slots\x18\x06 \x01(\x05\x12\x33\n\x06limits\x18\x07 \x03(\x0b\x32#.lieaudit.v1.ServerInfo.LimitsEntry\x1a-\n\x0bLimitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xde\x05\n\x0c\x41uditService\x12\x42\n\x0b\x43reateAudit\x12\x1f.lieaudit.v1.CreateAuditRequest\x1a\x12.lieaudit.v1.Audit\x12<\n\x08GetAudit\x12\x1c.lieaudit.v1.GetAuditRequest\x1a\x12.lieaudit.v1.Audit\x12M\n\nListAudits\x12\x1e.lieaudit.v1.ListAuditsRequest\x1a\x1f.lieaudit.v1.ListAuditsResponse\x12\x42\n\x0b\x43\x61ncelAudit\x12\x1f.lieaudit.v1.CancelAuditRequest\x1a\x12.lieaudit.v1.Audit\x12P\n\x0b\x44\x65leteAudit\x12\x1f.lieaudit.v1.DeleteAuditRequest\x1a .lieaudit.v1.DeleteAuditResponse\x12G\n\nWatchAudit\x12\x1e.lieaudit.v1.WatchAuditRequest\x1a\x17.lieaudit.v1.AuditEvent0\x01\x12\x46\n\tGetReport\x12\x1d.lieaudit.v1.GetReportRequest\x1a\x18.lieaudit.v1.ReportChunk0\x01\x12?\n\x08\x45valuate\x12\x1c.lieaudit.v1.EvaluateRequest\x1a\x15.lieaudit.v1.Decision\x12H\n\x0b\x43heckPolicy\x12\x1f.lieaudit.v1.CheckPolicyRequest\x1a\x18.lieaudit.v1.PolicyCheck\x12K\n\rGetServerInfo\x12!.lieaudit.v1.GetServerInfoRequest\x1a\x17.lieaudit.v1.ServerInfob\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1blieaudit_api/v1/audit.proto\x12\x0blieaudit.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1alieaudit_api/v1/gate.proto\x1a\x1alieaudit_api/v1/spec.proto\"\xb7\x02\n\x05\x41udit\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x61taset_sha256\x18\x03 \x01(\t\x12$\n\x04spec\x18\x04 \x01(\x0b\x32\x16.lieaudit.v1.AuditSpec\x12\r\n\x05state\x18\x05 \x01(\t\x12+\n\x07\x63reated\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x66inished\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07\x66\x61ilure\x18\x08 \x01(\x0b\x32\x19.lieaudit.v1.AuditFailure\x12)\n\x08progress\x18\t \x01(\x0b\x32\x17.lieaudit.v1.AuditEvent\x12\r\n\x05owner\x18\n \x01(\t\"N\n\x0c\x41uditFailure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x0c\n\x04hint\x18\x04 \x01(\t\"\xaa\x01\n\x12\x43reateAuditRequest\x12\x14\n\x0cmodel_sha256\x18\x01 \x01(\t\x12\x16\n\x0e\x64\x61taset_sha256\x18\x02 \x01(\t\x12$\n\x04spec\x18\x03 \x01(\x0b\x32\x16.lieaudit.v1.AuditSpec\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\x12\x18\n\x10\x64\x65\x61\x64line_seconds\x18\x05 \x01(\x01\x12\r\n\x05reuse\x18\x06 \x01(\x08\"\x1d\n\x0fGetAuditRequest\x12\n\n\x02id\x18\x01 \x01(\t\"I\n\x11ListAuditsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\"Q\n\x12ListAuditsResponse\x12\"\n\x06\x61udits\x18\x01 \x03(\x0b\x32\x12.lieaudit.v1.Audit\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x12\x43\x61ncelAuditRequest\x12\n\n\x02id\x18\x01 \x01(\t\" \n\x12\x44\x65leteAuditRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteAuditResponse\"7\n\x11WatchAuditRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\"\xa2\x01\n\nAuditEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05state\x18\x03 \x01(\t\x12\r\n\x05stage\x18\x04 \x01(\t\x12\x0c\n\x04\x64one\x18\x05 \x01(\x05\x12\r\n\x05total\x18\x06 \x01(\x05\x12\x0c\n\x04rate\x18\x07 \x01(\x01\x12\x0f\n\x07message\x18\x08 \x01(\t\"\x1e\n\x10GetReportRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x1b\n\x0bReportChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x16\n\x14GetServerInfoRequest\"\xd9\x01\n\nServerInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0b\x61pi_version\x18\x02 \x01(\t\x12\x11\n\tproviders\x18\x03 \x03(\t\x12\x0e\n\x06queued\x18\x04 \x01(\x05\x12\x0f\n\x07running\x18\x05 \x01(\x05\x12\r\n\x05slots\x18\x06 \x01(\x05\x12\x33\n\x06limits\x18\x07 \x03(\x0b\x32#.lieaudit.v1.ServerInfo.LimitsEntry\x1a-\n\x0bLimitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xde\x05\n\x0c\x41uditService\x12\x42\n\x0b\x43reateAudit\x12\x1f.lieaudit.v1.CreateAuditRequest\x1a\x12.lieaudit.v1.Audit\x12<\n\x08GetAudit\x12\x1c.lieaudit.v1.GetAuditRequest\x1a\x12.lieaudit.v1.Audit\x12M\n\nListAudits\x12\x1e.lieaudit.v1.ListAuditsRequest\x1a\x1f.lieaudit.v1.ListAuditsResponse\x12\x42\n\x0b\x43\x61ncelAudit\x12\x1f.lieaudit.v1.CancelAuditRequest\x1a\x12.lieaudit.v1.Audit\x12P\n\x0b\x44\x65leteAudit\x12\x1f.lieaudit.v1.DeleteAuditRequest\x1a .lieaudit.v1.DeleteAuditResponse\x12G\n\nWatchAudit\x12\x1e.lieaudit.v1.WatchAuditRequest\x1a\x17.lieaudit.v1.AuditEvent0\x01\x12\x46\n\tGetReport\x12\x1d.lieaudit.v1.GetReportRequest\x1a\x18.lieaudit.v1.ReportChunk0\x01\x12?\n\x08\x45valuate\x12\x1c.lieaudit.v1.EvaluateRequest\x1a\x15.lieaudit.v1.Decision\x12H\n\x0b\x43heckPolicy\x12\x1f.lieaudit.v1.CheckPolicyRequest\x1a\x18.lieaudit.v1.PolicyCheck\x12K\n\rGetServerInfo\x12!.lieaudit.v1.GetServerInfoRequest\x1a\x17.lieaudit.v1.ServerInfob\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,33 +41,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUDITFAILURE']._serialized_start=447
   _globals['_AUDITFAILURE']._serialized_end=525
   _globals['_CREATEAUDITREQUEST']._serialized_start=528
-  _globals['_CREATEAUDITREQUEST']._serialized_end=683
-  _globals['_GETAUDITREQUEST']._serialized_start=685
-  _globals['_GETAUDITREQUEST']._serialized_end=714
-  _globals['_LISTAUDITSREQUEST']._serialized_start=716
-  _globals['_LISTAUDITSREQUEST']._serialized_end=789
-  _globals['_LISTAUDITSRESPONSE']._serialized_start=791
-  _globals['_LISTAUDITSRESPONSE']._serialized_end=872
-  _globals['_CANCELAUDITREQUEST']._serialized_start=874
-  _globals['_CANCELAUDITREQUEST']._serialized_end=906
-  _globals['_DELETEAUDITREQUEST']._serialized_start=908
-  _globals['_DELETEAUDITREQUEST']._serialized_end=940
-  _globals['_DELETEAUDITRESPONSE']._serialized_start=942
-  _globals['_DELETEAUDITRESPONSE']._serialized_end=963
-  _globals['_WATCHAUDITREQUEST']._serialized_start=965
-  _globals['_WATCHAUDITREQUEST']._serialized_end=1020
-  _globals['_AUDITEVENT']._serialized_start=1023
-  _globals['_AUDITEVENT']._serialized_end=1185
-  _globals['_GETREPORTREQUEST']._serialized_start=1187
-  _globals['_GETREPORTREQUEST']._serialized_end=1217
-  _globals['_REPORTCHUNK']._serialized_start=1219
-  _globals['_REPORTCHUNK']._serialized_end=1246
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=1248
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=1270
-  _globals['_SERVERINFO']._serialized_start=1273
-  _globals['_SERVERINFO']._serialized_end=1490
-  _globals['_SERVERINFO_LIMITSENTRY']._serialized_start=1445
-  _globals['_SERVERINFO_LIMITSENTRY']._serialized_end=1490
-  _globals['_AUDITSERVICE']._serialized_start=1493
-  _globals['_AUDITSERVICE']._serialized_end=2227
+  _globals['_CREATEAUDITREQUEST']._serialized_end=698
+  _globals['_GETAUDITREQUEST']._serialized_start=700
+  _globals['_GETAUDITREQUEST']._serialized_end=729
+  _globals['_LISTAUDITSREQUEST']._serialized_start=731
+  _globals['_LISTAUDITSREQUEST']._serialized_end=804
+  _globals['_LISTAUDITSRESPONSE']._serialized_start=806
+  _globals['_LISTAUDITSRESPONSE']._serialized_end=887
+  _globals['_CANCELAUDITREQUEST']._serialized_start=889
+  _globals['_CANCELAUDITREQUEST']._serialized_end=921
+  _globals['_DELETEAUDITREQUEST']._serialized_start=923
+  _globals['_DELETEAUDITREQUEST']._serialized_end=955
+  _globals['_DELETEAUDITRESPONSE']._serialized_start=957
+  _globals['_DELETEAUDITRESPONSE']._serialized_end=978
+  _globals['_WATCHAUDITREQUEST']._serialized_start=980
+  _globals['_WATCHAUDITREQUEST']._serialized_end=1035
+  _globals['_AUDITEVENT']._serialized_start=1038
+  _globals['_AUDITEVENT']._serialized_end=1200
+  _globals['_GETREPORTREQUEST']._serialized_start=1202
+  _globals['_GETREPORTREQUEST']._serialized_end=1232
+  _globals['_REPORTCHUNK']._serialized_start=1234
+  _globals['_REPORTCHUNK']._serialized_end=1261
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=1263
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=1285
+  _globals['_SERVERINFO']._serialized_start=1288
+  _globals['_SERVERINFO']._serialized_end=1505
+  _globals['_SERVERINFO_LIMITSENTRY']._serialized_start=1460
+  _globals['_SERVERINFO_LIMITSENTRY']._serialized_end=1505
+  _globals['_AUDITSERVICE']._serialized_start=1508
+  _globals['_AUDITSERVICE']._serialized_end=2242
 # @@protoc_insertion_point(module_scope)

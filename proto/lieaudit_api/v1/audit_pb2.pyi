@@ -48,18 +48,20 @@ class AuditFailure(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ..., subject: _Optional[str] = ..., hint: _Optional[str] = ...) -> None: ...
 
 class CreateAuditRequest(_message.Message):
-    __slots__ = ("model_sha256", "dataset_sha256", "spec", "idempotency_key", "deadline_seconds")
+    __slots__ = ("model_sha256", "dataset_sha256", "spec", "idempotency_key", "deadline_seconds", "reuse")
     MODEL_SHA256_FIELD_NUMBER: _ClassVar[int]
     DATASET_SHA256_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    REUSE_FIELD_NUMBER: _ClassVar[int]
     model_sha256: str
     dataset_sha256: str
     spec: _spec_pb2.AuditSpec
     idempotency_key: str
     deadline_seconds: float
-    def __init__(self, model_sha256: _Optional[str] = ..., dataset_sha256: _Optional[str] = ..., spec: _Optional[_Union[_spec_pb2.AuditSpec, _Mapping]] = ..., idempotency_key: _Optional[str] = ..., deadline_seconds: _Optional[float] = ...) -> None: ...
+    reuse: bool
+    def __init__(self, model_sha256: _Optional[str] = ..., dataset_sha256: _Optional[str] = ..., spec: _Optional[_Union[_spec_pb2.AuditSpec, _Mapping]] = ..., idempotency_key: _Optional[str] = ..., deadline_seconds: _Optional[float] = ..., reuse: bool = ...) -> None: ...
 
 class GetAuditRequest(_message.Message):
     __slots__ = ("id",)

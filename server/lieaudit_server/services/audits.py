@@ -20,7 +20,7 @@ from lieaudit_server.config import factories
 from lieaudit_server.conversions import into, spec_from_proto, timestamp, within_memory
 from lieaudit_server.errors import ServiceError, invalid, not_found
 from lieaudit_server.scheduling import jobs
-from lieaudit_server.services import paging
+from lieaudit_server.services import paging, reuse
 from lieaudit_server.services.context import Context
 from lieaudit_server.services.evaluation import check_policy, evaluate
 from lieaudit_server.store import audits, garbage, reports
@@ -73,7 +73,8 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):  # type: ignore[misc]
             idempotency_key=request.idempotency_key or None,
             request_sha256=_request_sha256(request),
         )
-        accepted = await self._context.scheduler.submit(audit)
+        known = await reuse.alike(self._context, audit) if request.reuse else None
+        accepted = known or await self._context.scheduler.submit(audit)
         return (await self._messages([accepted]))[0]
 
     async def GetAudit(self, request: audit_pb2.GetAuditRequest, _context: Any) -> audit_pb2.Audit:  # noqa: N802, D102
@@ -299,6 +300,7 @@ def _request_sha256(request: audit_pb2.CreateAuditRequest) -> str:
     same = audit_pb2.CreateAuditRequest()
     same.CopyFrom(request)
     same.idempotency_key = ""
+    same.reuse = False
     return hashlib.sha256(same.SerializeToString(deterministic=True)).hexdigest()
 
 

@@ -107,6 +107,16 @@ def find_by_key(db: sqlite3.Connection, owner: str, key: str) -> Audit | None:
     return None if row is None else _audit(row)
 
 
+def find_alike(db: sqlite3.Connection, owner: str, request_sha256: str) -> Audit | None:
+    """Find an owner's latest audit of a request that has a report."""
+    row = db.execute(
+        "SELECT * FROM audits WHERE owner = ? AND request_sha256 = ? AND state = 'succeeded'"
+        " ORDER BY number DESC LIMIT 1",
+        (owner, request_sha256),
+    ).fetchone()
+    return None if row is None else _audit(row)
+
+
 def page(db: sqlite3.Connection, owner: str | None, state: str, before: int, size: int) -> tuple[list[Audit], bool]:
     """Give up to ``size`` audits, newest first, with numbers below ``before``; ``state`` empty: any.
 

@@ -1,0 +1,5 @@
+"""``python -m lieaudit_client`` is the ``lieaudit`` command."""
+
+from lieaudit_client.command import main
+
+main()

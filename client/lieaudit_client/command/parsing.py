@@ -1,0 +1,86 @@
+"""What the values of options mean; each is a callback of click that raises `click.BadParameter`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import click
+from lieaudit_api.v1 import spec_pb2
+from lieaudit_policy import GENERATORS
+
+from lieaudit_client.exceptions import InvalidInputError
+from lieaudit_client.feeds import parse_feed
+from lieaudit_client.suggestions import split_names, unknown
+
+
+def generators(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Split names of generators, and say which is meant where one is none."""
+    names = split_names(value) if value else ()
+    for name in names:
+        if name not in GENERATORS:
+            raise click.BadParameter(unknown(name, GENERATORS))
+    return names
+
+
+def layouts(_context: click.Context, _option: click.Parameter, value: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Split ``TENSOR=LAYOUT``."""
+    pairs = []
+    for text in value:
+        tensor, equals, layout = text.rpartition("=")
+        if not (tensor and equals and layout):
+            raise click.BadParameter(f"{text!r} is not TENSOR=LAYOUT")
+        pairs.append((tensor, layout))
+    return tuple(pairs)
+
+
+def feeds(_context: click.Context, _option: click.Parameter, value: tuple[str, ...]) -> dict[str, spec_pb2.Tensor]:
+    """Read ``NAME=VALUE`` or ``NAME=FILE.npy``."""
+    found: dict[str, spec_pb2.Tensor] = {}
+    for text in value:
+        try:
+            name, tensor = parse_feed(text)
+        except InvalidInputError as problem:
+            raise click.BadParameter(str(problem)) from problem
+        if name in found:
+            raise click.BadParameter(f"{name!r} is given twice")
+        found[name] = tensor
+    return found
+
+
+def size(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[int, ...]:
+    """Read ``HxW``."""
+    sides = value.lower().replace("×", "x").split("x") if value is not None else []
+    if sides and not (len(sides) == 2 and all(side.isascii() and side.isdigit() and int(side) > 0 for side in sides)):
+        raise click.BadParameter(f"{value!r} is not HxW, for example 224x224")
+    return tuple(map(int, sides))
+
+
+def classes(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[tuple[str, ...], int | None]:
+    """Read a file of class names, or an offset of the labels."""
+    if value is None:
+        return (), None
+    if value.removeprefix("-").removeprefix("+").isdecimal():
+        return (), int(value)
+    try:
+        names = tuple(line.strip() for line in Path(value).read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeError) as problem:
+        raise click.BadParameter(f"{value!r} is neither a number nor a file of class names: {problem}") from problem
+    if not names:
+        raise click.BadParameter(f"{value} holds no class names")
+    return names, None
+
+
+def step(_context: click.Context, _option: click.Parameter, value: str | None) -> dict[str, float]:
+    """Give the field of the specification that a step sets: ``step`` in units of t, ``secant_px`` in pixels."""
+    if value is None:
+        return {}
+    text = value.strip().lower()
+    name = "secant_px" if text.endswith("px") else "step"
+    try:
+        size = float(text.removesuffix("px"))
+    except ValueError:
+        size = 0.0
+    if not (size > 0 and math.isfinite(size)):
+        raise click.BadParameter(f"{value!r} is neither a size in pixels, like 0.5px, nor a step in t, like 0.01")
+    return {name: size}
