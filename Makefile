@@ -2,6 +2,7 @@
 # make test   the whole test suite
 # make check  format, lint, types, drift of generated files
 # make torture  the long variants: 1000 kills of the server, 20 times the fuzzing
+# make wheels the five distributions, into dist/
 # make proto  regenerate the gRPC code       make bench  timings, as ratios measured in one run
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 EDITABLE := -e './policy' -e './proto' -e '.[cpu]' -e './server[cpu]' -e './client'
 
-.PHONY: demo test check torture proto bench clean
+.PHONY: demo test check torture wheels proto bench clean
 
 $(VENV)/.demo: pyproject.toml policy/pyproject.toml proto/pyproject.toml server/pyproject.toml client/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -41,6 +42,9 @@ check: $(VENV)/.test $(VENV)-proto/.done
 	$(BIN)/mypy
 	PYTHON=$(VENV)-proto/bin/python proto/generate --check
 
+wheels: $(VENV)/.test
+	for part in policy proto . server client; do $(BIN)/python -m build --wheel --outdir dist $$part; done
+
 proto: $(VENV)-proto/.done
 	PYTHON=$(VENV)-proto/bin/python proto/generate
 
@@ -48,4 +52,4 @@ bench: $(VENV)/.test
 	$(BIN)/python -m bench
 
 clean:
-	rm -rf $(VENV) $(VENV)-proto out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-proto out dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -109,9 +109,9 @@ def installed(built, tmp_path_factory):
     venv.create(folder, with_pip=False)
     pip = (sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install", "--quiet")
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    lines = re.findall(r"^\$ pip install '?(lieaudit[^\s']*)'?", readme, re.MULTILINE)
-    assert lines == ["lieaudit-client", "lieaudit-server[cpu]", "lieaudit[cpu]", "lieaudit[cpu,torch]"]
-    for wanted in lines[:3]:  # the last one adds torch alone, whose CPU build comes from an index of its own
+    lines = re.findall(r"^\$ pip install --find-links dist '?(lieaudit[^\s']*)'?", readme, re.MULTILINE)
+    assert lines == ["lieaudit-client", "lieaudit-server[cpu]", "lieaudit[cpu]"]
+    for wanted in lines:
         _run(*pip, "--disable-pip-version-check", "--find-links", built, wanted)
     return folder / "bin"
 
@@ -132,6 +132,21 @@ def test_the_readme_installs_a_command_that_audits(installed, repo_root, tmp_pat
     assert (tmp_path / "r.json").stat().st_size > 1000
     code = "import lieaudit, lieaudit_server; print(lieaudit.__file__)"
     assert str(installed.parent) in _run(installed / "python", "-W", "error", "-c", code, cwd=tmp_path, env=environment)
+
+
+@pytest.mark.slow
+def test_the_readme_installs_from_the_checkout_in_its_order(tmp_path, repo_root):
+    """Each line resolves with what the lines before it installed; torch's own build is left to its index."""
+    venv.create(tmp_path / "v", with_pip=False)
+    python = tmp_path / "v" / "bin" / "python"
+    lines = re.findall(r"^\$ pip install ((?:'?\.[^\s#]*\s*)+)", (repo_root / "README.md").read_text(), re.MULTILINE)
+    parts = [[word.strip("'") for word in line.split()] for line in lines]
+    assert parts == [["./policy", "./proto", "./client"], [".[cpu]", "./server[cpu]"], [".[cpu,torch]"]]
+    pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--disable-pip-version-check")
+    for line in parts[:2]:
+        _run(*pip, *line, cwd=repo_root)
+    assert "audit" in _run(python.parent / "lieaudit", "--help", cwd=tmp_path)
+    assert "serve" in _run(python.parent / "lieaudit-server", "--help", cwd=tmp_path)
 
 
 def test_the_parts_ask_for_the_same_python(repo_root):
