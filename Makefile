@@ -3,6 +3,7 @@
 # make check  format, lint, types, drift of generated files
 # make torture  the long variants: 1000 kills of the server, 20 times the fuzzing
 # make wheels the five distributions, into dist/
+# make site  the documentation, into site/
 # make proto  regenerate the gRPC code       make bench  timings, as ratios measured in one run
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 EDITABLE := -e './policy' -e './proto' -e '.[cpu]' -e './server[cpu]' -e './client'
 
-.PHONY: demo test check torture wheels proto bench clean
+.PHONY: demo test check torture wheels site proto bench clean
 
 $(VENV)/.demo: pyproject.toml policy/pyproject.toml proto/pyproject.toml server/pyproject.toml client/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -44,6 +45,9 @@ check: $(VENV)/.test $(VENV)-proto/.done
 
 wheels: $(VENV)/.test
 	for part in policy proto . server client; do $(BIN)/python -m build --wheel --outdir dist $$part; done
+
+site: $(VENV)/.test
+	$(BIN)/python -m mkdocs build --quiet
 
 proto: $(VENV)-proto/.done
 	PYTHON=$(VENV)-proto/bin/python proto/generate
