@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from lieaudit_client.command import run
+from lieaudit_client.formats.numbers import wilson
 from onnx import TensorProto, helper, numpy_helper
 
 CALL = ["--average", "shifts:1x2", "--generators", "translation_x", "--head", "softmax"]
@@ -46,9 +47,20 @@ def test_the_trade_is_shown_and_gated(case, capfd):
     assert code in {0, 1, 3}
     assert {0: "PASS", 1: "FAIL", 3: "INCONCLUSIVE"}[code] in said
     line = next(line for line in said.splitlines() if line.startswith("trade"))
-    assert re.search(r"translation_x LEE × [\d.e-]+ \([\d.e-]+ … [\d.e-]+\)", line)
-    assert re.search(r"top-1 \d+\.\d% → \d+\.\d%; [\d.e+]+ \([\d.e+]+ … [\d.e+]+\) times the time$", line)
+    value = r"[\d.e+-]+"
+    between = rf"\({value} … {value}\)"
+    assert re.search(rf"translation_x LEE × {value} {between}, {value} → {value} per px²", line)
+    top1 = r"\d+\.\d% \(\d+\.\d% … \d+\.\d%\)"
+    assert re.search(rf"top-1 {top1} → {top1}; {value} {between} times the time$", line)
     onnx.checker.check_model(onnx.load(case / "mended.onnx"), full_check=True)
+
+
+def test_the_interval_of_accuracy_is_wilsons():
+    assert wilson(0.5, 10) == pytest.approx(
+        (0.2365931, 0.7634069), abs=1e-6
+    )  # z²/n = 0.38415: (.69207 ± .36463)/1.38415
+    assert wilson(1.0, 20)[0] == pytest.approx(20 / (20 + 1.959964**2), abs=1e-12)
+    assert wilson(0.0, 20)[0] == 0
 
 
 def test_without_images_nothing_is_called_a_repair(case, capfd):

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+from lieaudit_api.v1 import report_pb2
 from lieaudit_policy import GENERATORS
 
 from lieaudit_client.command import exits, streams
 from lieaudit_client.command.grouping import GroupedCommand
 from lieaudit_client.command.options import check_writable, server_options, spec_from, spec_options
 from lieaudit_client.exceptions import InvalidInputError
-from lieaudit_client.formats.numbers import number
+from lieaudit_client.formats.numbers import number, wilson
 from lieaudit_client.formats.outcome import Outcome
 from lieaudit_client.gate.command import decide
 from lieaudit_client.gate.run import Request
@@ -87,10 +88,25 @@ def _write(model: str, average: str, out: str, options: dict[str, Any]) -> str:
 def trade(outcome: Outcome, slower: str) -> str:
     """Say in one line what was won and what it costs: LEE ratios with their intervals, accuracy, time."""
     parts = []
+    before, after = outcome.baseline, outcome.candidate
     for rule in outcome.decision.rules:
         if rule.HasField("value"):
             between = f" ({' … '.join(number(end) for end in rule.interval)})" if rule.interval else ""
-            parts.append(f"{rule.generator} LEE × {number(rule.value)}{between}")
-    if outcome.baseline is not None and outcome.candidate.data.HasField("top1"):
-        parts.append(f"top-1 {outcome.baseline.data.top1:.1%} → {outcome.candidate.data.top1:.1%}")
+            pixels = _per_pixel(before, after, rule.generator)
+            parts.append(f"{rule.generator} LEE × {number(rule.value)}{between}{pixels}")
+    if before is not None and after.data.HasField("top1"):
+        parts.append(f"top-1 {_accuracy(before.data)} → {_accuracy(after.data)}")
     return "; ".join([*parts, f"{slower} the time"])
+
+
+def _per_pixel(before: report_pb2.Report | None, after: report_pb2.Report, generator: str) -> str:
+    """Say LEE per square pixel before and after, which compares generators and models."""
+    sides = [report.results[generator] for report in (before, after) if report and generator in report.results]
+    if len(sides) < 2 or not all(side.HasField("lee_per_px2") for side in sides):
+        return ""
+    return f", {number(sides[0].lee_per_px2)} → {number(sides[1].lee_per_px2)} per px²"
+
+
+def _accuracy(data: report_pb2.ReportData) -> str:
+    low, high = wilson(data.top1, data.count)
+    return f"{data.top1:.1%} ({low:.1%} … {high:.1%})"

@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lieaudit_client.formats.advice import CAVEAT, advice
 from lieaudit_client.formats.columns import Column, Fitted, brief
 from lieaudit_client.formats.legend import legend
 from lieaudit_client.formats.numbers import (
@@ -45,7 +46,11 @@ def report_view(report: report_pb2.Report, *, top: int = TOP, trees: bool = Fals
     yield _generators(report)
     yield from legend(report)
     order = _in_order(report, report.layerwise)
-    yield from layers_view([(name, report.layerwise[name]) for name in order], top=top, trees=trees)
+    layers = [(name, report.layerwise[name]) for name in order]
+    yield from layers_view(layers, top=top, trees=trees)
+    found = advice(layers)
+    if found:
+        yield _bullets("what to change", [*(item.sentence() for item in found), CAVEAT])
     missing = _Missing(report)
     if missing.reasons:
         yield _bullets("not measured", missing.lines())

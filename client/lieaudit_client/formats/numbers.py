@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -83,3 +84,10 @@ def relative(result: report_pb2.GeneratorResult) -> str:
         return "not measured"
     said = number(result.relative)
     return f"{said} {interval(result.relative_ci95)}" if len(result.relative_ci95) == 2 else said
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of ``count`` independent images (Wilson 1927)."""
+    z2 = 1.959964**2
+    middle, spread = share + z2 / (2 * count), math.sqrt(z2 * (share * (1 - share) + z2 / (4 * count)) / count)
+    return max(0.0, (middle - spread) / (1 + z2 / count)), min(1.0, (middle + spread) / (1 + z2 / count))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from lieaudit_api.v1 import report_pb2
 
+from lieaudit_client.formats.advice import CAVEAT, advice
 from lieaudit_client.formats.html import charts
 from lieaudit_client.formats.html.markup import badge, card, chart, num, panel, table, tabs, text
 from lieaudit_client.formats.numbers import percent
@@ -58,7 +59,10 @@ def layers(candidate: report_pb2.Report, baseline: report_pb2.Report | None, fig
         "Each layer's contribution to the total; shares add up to 100 %. "
         "A negative share (left, blue) undoes error that other layers made."
     )
-    return card("layers", "Which layers", hint, tabs("layers", order) + "".join(panels))
+    found = advice([(name, candidate.layerwise[name]) for name in order])
+    lines = "".join(f"<li>{text(line)}</li>" for line in (*(item.sentence() for item in found), CAVEAT))
+    what = f"<h3>What to change</h3><ul>{lines}</ul>" if found else ""
+    return card("layers", "Which layers", hint, tabs("layers", order) + "".join(panels) + what)
 
 
 def _facts(part: report_pb2.Layerwise) -> str:
