@@ -206,10 +206,10 @@ images (one where they are larger than 160 pixels) and {generators}. dz64 is, fo
 the module; for trained models and those of the onnx package one of the graph, evaluated in float64 by torch; for those
 of other exporters central differences of onnx's reference evaluator in float64. Cost: time of one value and two
 tangents per image, in plain forwards of the same graph, on one thread; on tiny graphs the cost of starting nodes
-dominates it. The light_* graphs have drawn weights. Four deep ones of them, DenseNet, both Inceptions and ResNet-50,
+dominates it. The light_* graphs have random weights. Four deep ones of them, DenseNet, both Inceptions and ResNet-50,
 are the exceptions in accuracy: on some images the error is 1e-6, on others rounding carries a few of their many units
 across the kink of a Relu, and it is 1e-4 to 1e-2. A float32 JVP of the same graph by torch does the same on other
-images. In sklearn_mlp the softmax inside the graph is saturated, and its derivative what a cancellation leaves over.
+images. In sklearn_mlp the softmax inside the graph is saturated, and its derivative is lost to cancellation.
 Which heads and layouts are recognised, by exporter, stands in [heads.md](heads.md).
 
 | model | from | ops | nodes | exact share | not exact | error | cost |

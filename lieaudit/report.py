@@ -196,7 +196,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class KindTotal:
-    """Totals over the segments of one kind; ``lee`` is that of the summed contribution vectors' parts added up."""
+    """Totals over the segments of one kind: ``lee`` = Σ_k E‖C_k‖²/K, ``norm`` = Σ_k E‖C_k‖, ``share`` = Σ_k share_k."""
 
     kind: str
     segments: int

@@ -65,7 +65,7 @@ class Connection:
             )
         if self.token is not None and not (self.token.isascii() and self.token.isprintable()):
             raise InvalidInputError(
-                "the token holds characters that no token has",
+                "the token contains characters that tokens never contain",
                 reason="INVALID_TOKEN",
                 subject="token",
                 hint="give the token alone, as `lieaudit-server token add` printed it",

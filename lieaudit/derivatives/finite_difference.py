@@ -10,7 +10,7 @@ both vanish for an exact derivative: the difference between neighbouring steps, 
 S(t) = (z(x + t v) + z(x − t v) − 2 z(x)) / 2t. A kink at distance s < t bends both D and S by the same vector (up to
 sign), whatever s is; the difference of neighbouring steps alone is blind to a kink at s ≪ t.
 
-Where z hardly answers, neighbouring steps agree on a zero that is only the resolution of float32. The last rounding of
+Where the output barely changes, both steps round to zero, and their agreement means nothing. The last rounding of
 z is therefore part of every error, measured or not.
 """
 

@@ -238,7 +238,7 @@ def _of_the_batch(found: batch.Batchable, rounded: str) -> list[str]:
     if rounded:
         notes.append(rounded)
     if found.alike:
-        notes.append("images of noise of all sizes give the same output")
+        notes.append("noise images of every amplitude give the same output")
     return notes
 
 

@@ -112,7 +112,7 @@ def _declared(facts: Facts, declared: str) -> Choice:
     if declared == "spatial":
         return _declared_map(facts, said)
     if declared == "softmax" and (facts.size < 2 or not facts.shape):
-        raise _mismatch(f"output {facts.name!r} has {facts.size} component; the softmax of it is constant")
+        raise _mismatch(f"output {facts.name!r} has one component; a softmax over one component is always 1")
     if facts.function:
         taken = f"{said}; the {facts.ending} at the end of the graph is applied in float64"
         return Choice(Head(facts.function, spatial=False, axis=facts.axis or 1), taken)

@@ -324,7 +324,7 @@ def _check_finite(arrays: Arrays, generators: tuple[str, ...], segments: tuple[s
             f"what {segments[segment]} contributes along {generators[g]} is NaN or infinite on image {indices[image]}",
             reason=DERIVATIVE_NOT_FINITE,
             subject=segments[segment],
-            hint="an op behind it has no derivative there, like a root or a norm of 0; take --method finite_difference",
+            hint="an op after it has no derivative there, like a root or a norm of 0; take --method finite_difference",
         )
 
 

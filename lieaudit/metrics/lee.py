@@ -79,7 +79,7 @@ def lie_derivative(
     squares = _squared_errors(derivatives, head)
     if head.spatial and action is not None:
         value = value - action.tangents(head.value(derivatives.value), generators)
-        # X' takes differences of neighbours, as rounded as the values they stand in: one random error tells it all.
+        # X' takes differences of neighbours, which are as rounded as the values: redrawing one error is enough.
         moved = np.sum(_value_errors(derivatives), axis=0)[:, None]
         error = head.differential(derivatives.value, moved)[:, 0]
         squares += _squares(action.tangents(error, generators))

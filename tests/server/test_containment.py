@@ -137,7 +137,7 @@ def test_a_model_that_loops_for_ever(hostile, kit, images):
         ("abort.onnx", "WORKER_CRASHED", "SIGABRT"),
         ("flood.onnx", "LOG_FLOOD", "printed"),
         ("killed.onnx", "WORKER_KILLED", "SIGKILL"),
-        ("lie.onnx", "WORKER_PROTOCOL", "no message"),
+        ("lie.onnx", "WORKER_PROTOCOL", "malformed data"),
     ],
 )
 def test_a_worker_that_crashes_floods_or_is_killed(hostile, kit, images, name, reason, says):

@@ -106,7 +106,7 @@ class Worker:
             try:
                 line = await self._child.stdout.readline()
             except ValueError:
-                self.stop(Failure("WORKER_PROTOCOL", "the worker sent a message beyond all bounds"))
+                self.stop(Failure("WORKER_PROTOCOL", "the worker sent an oversized message"))
                 return
             if not line:
                 return
@@ -114,7 +114,7 @@ class Worker:
                 message = json.loads(line)
                 kind = message["type"]
             except (ValueError, KeyError, TypeError):
-                self.stop(Failure("WORKER_PROTOCOL", "the worker sent something that is no message"))
+                self.stop(Failure("WORKER_PROTOCOL", "the worker sent malformed data"))
                 return
             if kind != "progress":
                 self._final = message
