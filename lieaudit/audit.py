@@ -25,16 +25,16 @@ from lieaudit.layerwise import attribute_layers, check_layouts
 from lieaudit.measure import measure
 from lieaudit.method import Method, choose_method, recalibrated, steps_and_noise, without_forward
 from lieaudit.metrics.accuracy import image_classes, top1
+from lieaudit.metrics.directions import affine_result
 from lieaudit.metrics.lee import DERIVATIVE_NOT_FINITE
 from lieaudit.metrics.secant import Secants
 from lieaudit.pictures import worst_pictures
 from lieaudit.progress import StageProgress
-from lieaudit.report import GeneratorResult, Layerwise, Report, ReportData, ReportModel, Skipped, Timing
+from lieaudit.report import Affine, GeneratorResult, Layerwise, Report, ReportData, ReportModel, Skipped, Timing
 from lieaudit.runtime.failures import cleaned
 from lieaudit.runtime.session import Session
 from lieaudit.shards import audit_shards
 from lieaudit.spec import AuditSpec
-from lieaudit.symmetries import get_generator
 from lieaudit.verdicts import few_images, generator_results
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from lieaudit.derivatives.base import Differentiator
     from lieaudit.graph.load import AuditableModel
+    from lieaudit.measure import Measured
     from lieaudit.progress import ProgressCallback
     from lieaudit.shards import ShardStore
     from lieaudit.symmetries.plan import Plan
@@ -107,6 +108,7 @@ def audit(
     stage.advance(1)
     pictured = Images(dataset, loaded, spec, loaded.further)
     pictured.load([0])  # a set that does not fit the model is refused before any work
+    spec.actions(loaded.height, loaded.width)  # and displacements of another size
     if loaded.noise_alike:
         _refuse_constant(loaded, pictured)
     settled = settle(loaded, spec, pictured)
@@ -204,13 +206,15 @@ def run(
         measured,
         spec,
         used.method,
+        asked=images.asked,
         size=(images.target.height, images.target.width),
         calibrated=calibrated,
         agreements=agreements,
         doubts=[(*common, *own) for own in silent],
     )
     if isinstance(used, Secants):
-        results = _of_stated_size(results, used.steps, spec)
+        results = _of_stated_size(results, used.steps, images)
+    affine, directions_skipped = _affine(measured, images)
     reasons = (
         *common,
         *unchecked(agreements),
@@ -233,21 +237,37 @@ def run(
         results=results,
         timing=Timing(seconds, rows, rows / seconds),
         layerwise=layerwise,
-        skipped=(*method.skipped, *checks.skipped, *unlabelled, *unattributed, *skipped),
+        skipped=(*method.skipped, *checks.skipped, *unlabelled, *unattributed, *directions_skipped, *skipped),
         status="inconclusive" if reasons else "ok",
         reasons=reasons,
         pictures=worst_pictures(images, measured),
         checks=checks.checks,
+        affine=affine,
     )
 
 
+def _affine(measured: Measured, images: Images) -> tuple[Affine | None, tuple[Skipped, ...]]:
+    """Return what is known of all affine directions, or why nothing is."""
+    plan = images.plan
+    if images.spec.secant_px is not None:
+        why = "secants of a stated size are not linear in the direction"
+    elif plan.basis is None:
+        why = "the generators do not span all affine directions: ask for all geometric ones"
+    elif images.target.height < 2 and images.target.width < 2:
+        why = "an image of one pixel moves nowhere"
+    else:
+        size = (images.target.height, images.target.width)
+        return affine_result(measured.gram, measured.bars, plan, size, images.spec), ()
+    return None, (Skipped("affine", why),)
+
+
 def _of_stated_size(
-    results: Mapping[str, GeneratorResult], steps: Sequence[float], spec: AuditSpec
+    results: Mapping[str, GeneratorResult], steps: Sequence[float], images: Images
 ) -> dict[str, GeneratorResult]:
     """Write the size of the secants beside what they gave."""
     return {
-        name: replace(result, step=t, secant_px=spec.secant_px if get_generator(name).spatial else None)
-        for (name, result), t in zip(results.items(), steps, strict=True)
+        action.id: replace(results[action.id], step=t, secant_px=images.spec.secant_px if action.spatial else None)
+        for action, t in zip(images.asked, steps, strict=True)
     }
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lieaudit.data.arrays import check_whole
 from lieaudit.feeds import Further
-from lieaudit.symmetries import get_generator, tangents
+from lieaudit.symmetries import tangents
 from lieaudit.symmetries.plan import Plan, plan_of
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Images:
     @property
     def asked(self) -> tuple[Generator, ...]:
         """The generators of the audit."""
-        return tuple(get_generator(name) for name in self.spec.generators)
+        return self.spec.actions(self.target.height, self.target.width)
 
     @property
     def plan(self) -> Plan:

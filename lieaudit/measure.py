@@ -68,6 +68,8 @@ class Measured:
         (N,) a checksum of the raw outputs: equal for equal outputs.
     gram
         (N, M, M) ⟨L_i F, L_j F⟩/K of the measured directions; M = 0 where nothing is combined.
+    bars
+        (N, M) bounds on the errors of ‖L_m F‖/√K.
     combined_from
         The directions that each generator was combined from; none where it was measured itself.
     """
@@ -84,6 +86,7 @@ class Measured:
     moves: npt.NDArray[np.bool_]
     digest: npt.NDArray[np.int64]
     gram: Float64Array
+    bars: Float64Array
     combined_from: tuple[tuple[str, ...], ...] = ()
 
     @property
@@ -259,6 +262,7 @@ def _measure_batch(differentiator: Differentiator, images: Images, plan: Plan, b
         "moves": batch.moves,
         "digest": checksums(own.value),
         "gram": flat @ np.moveaxis(flat, 1, 2) / flat.shape[2],
+        "bars": own.lie.error / math.sqrt(flat.shape[2]),
     }
 
 

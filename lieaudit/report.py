@@ -173,6 +173,43 @@ class GeneratorResult:
 
 
 @dataclass(frozen=True, slots=True)
+class AffineDirection:
+    """One affine direction, for one pixel of root-mean-square displacement.
+
+    ``field`` is [[a, b, c], [d, e, f]]: v = (a x + b y + c, d x + e y + f), in pixels from the image's centre, as
+    ``custom`` of the specification takes it, with its largest entry positive. ``lee`` is the LEE along it, ``ci95`` its
+    interval and ``error_bar`` its numerical error, ``words`` what it does to an image. An extreme of many directions is
+    biased, the largest upwards: ``bias`` is how much by, as the bootstrap sees it (None for a single image).
+    """
+
+    field: tuple[tuple[float, ...], ...]
+    lee: float
+    ci95: tuple[float, ...]
+    error_bar: float
+    words: str
+    bias: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """LEE along every affine direction (`lieaudit.symmetries.affine`).
+
+    ``gram`` is M (6, 6) over ``basis`` and ``displacement`` D, in px²: the LEE of a field with coefficients c is cᵀ M c
+    and its mean square displacement cᵀ D c. ``eigenvalues`` of the two, ascending, are per px²; ``worst`` and ``best``
+    are their extremes and ``mean`` that over all directions, with its bootstrap interval.
+    """
+
+    basis: tuple[str, ...]
+    gram: tuple[tuple[float, ...], ...]
+    displacement: tuple[tuple[float, ...], ...]
+    eigenvalues: tuple[float, ...]
+    worst: AffineDirection
+    best: AffineDirection
+    mean: float
+    mean_ci95: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """One segment's contribution C_k to L F (Eq. 5).
 
@@ -306,6 +343,7 @@ class Report:
     reasons: tuple[str, ...] = ()
     pictures: tuple[Picture, ...] = ()
     checks: Checks = field(default_factory=Checks)
+    affine: Affine | None = None
     schema: str = SCHEMA
     metric_version: int = METRIC_VERSION
 

@@ -9,8 +9,11 @@ from typing import Any, Self
 
 from lieaudit.errors import SpecError
 from lieaudit.feeds import Feed, read_feeds
+from lieaudit.fields import read_custom
 from lieaudit.suggestions import unknown
+from lieaudit.symmetries.custom import resolved
 from lieaudit.symmetries.generators import GENERATORS as TABLE
+from lieaudit.symmetries.generators import Generator
 
 GENERATORS = tuple(TABLE)
 
@@ -77,7 +80,12 @@ class AuditSpec:
     Attributes
     ----------
     generators
-        Ids from `GENERATORS`, in the order of the report; a text of them, separated by commas, is read too.
+        Ids from `GENERATORS` and names of ``custom`` fields, in the order of the report; a text of them, separated by
+        commas, is read too. Custom fields that are not named come last.
+    custom
+        Further generators by name: an affine field [[a, b, c], [d, e, f]], v = (a x + b y + c, d x + e y + f) in pixels
+        from the image's centre per unit of t, or the displacements of the pixels, (H, W, 2), x then y. Kept as
+        `lieaudit.feeds.Feed`.
     method
         ``auto``: forward mode where the graph allows it, cross-checked by finite differences.
     layerwise, depth
@@ -144,6 +152,7 @@ class AuditSpec:
     torch_weights: str | None = None
     feeds: Mapping[str, Feed] = field(default_factory=dict)
     size: tuple[int, ...] = ()
+    custom: Mapping[str, Feed] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -154,9 +163,12 @@ class AuditSpec:
             raise _invalid("interpolation", "the reference convention is defined for bilinear only")
         if not self.generators:
             raise _invalid("generators", "the list is empty")
+        object.__setattr__(self, "custom", read_custom(self.custom))  # frozen for everybody else
+        unnamed = tuple(name for name in self.custom if name not in self.generators)
+        object.__setattr__(self, "generators", (*self.generators, *unnamed))
         for generator in self.generators:
-            if generator not in GENERATORS:
-                raise _invalid("generators", unknown(str(generator), GENERATORS))
+            if generator not in GENERATORS and generator not in self.custom:
+                raise _invalid("generators", unknown(str(generator), (*GENERATORS, *self.custom)))
         if len(set(self.generators)) != len(self.generators):
             raise _invalid("generators", "a generator is listed twice")
         _in_range("class_offset", self.class_offset, -(10**6), 10**6)
@@ -172,7 +184,14 @@ class AuditSpec:
         _check_secants(self)
         if self.size and (len(self.size) != 2 or not all(1 <= side <= MAX_SIDE for side in self.size)):
             raise _invalid("size", f"{self.size} is not a height and a width in 1 … {MAX_SIDE} pixels")
-        object.__setattr__(self, "feeds", read_feeds(self.feeds))  # frozen for everybody else
+        object.__setattr__(self, "feeds", read_feeds(self.feeds))
+
+    def actions(self, height: int, width: int) -> tuple[Generator, ...]:
+        """Return the generators on images of this size.
+
+        Raises `SpecError` where one is given by displacements for another size.
+        """
+        return resolved(self.generators, {name: field.array() for name, field in self.custom.items()}, height, width)
 
     def to_dict(self) -> dict[str, Any]:
         """Give the JSON form: plain lists and dicts, absent fields left out."""
@@ -222,6 +241,9 @@ def _check_secants(spec: AuditSpec) -> None:
         raise _invalid("secant_px", "a step is given in t or in pixels, not in both")
     if spec.method not in {"auto", "secant"}:
         raise _invalid("method", f"secants of a stated size are measured by the method secant, not by {spec.method}")
+    given = [name for name, field in spec.custom.items() if field.shape != (2, 3)]
+    if given:
+        raise _invalid("secant_px", f"{given[0]!r} is given by displacements at t → 0, which no flow carries so far")
     if spec.convention != "central":
         raise _invalid("convention", "the reference convention is a derivative at t = 0; a secant has a size")
     if spec.layerwise != "none":

@@ -9,8 +9,7 @@ import numpy as np
 from lieaudit.measure import WIDE
 from lieaudit.report import DISAGREES, Agreement, GeneratorResult, Skipped
 from lieaudit.statistics import bootstrap_interval, compare, point_estimate, quantiles, top_share
-from lieaudit.symmetries import get_generator
-from lieaudit.symmetries.affine import field_of, mean_square_displacement
+from lieaudit.symmetries import velocity_field
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from lieaudit.derivatives.base import Float64Array
     from lieaudit.measure import Measured
     from lieaudit.spec import AuditSpec
+    from lieaudit.symmetries import Generator
 
 NEGLIGIBLE = 1e-4
 """LEE below this share of the response to a non-symmetric perturbation is zero for every purpose; there an error bar
@@ -32,6 +32,7 @@ def generator_results(
     spec: AuditSpec,
     method: str,
     *,
+    asked: Sequence[Generator],
     size: tuple[int, int],
     calibrated: Mapping[str, tuple[float, float]] | None = None,
     agreements: dict[str, Agreement] | None = None,
@@ -39,13 +40,14 @@ def generator_results(
 ) -> tuple[dict[str, GeneratorResult], list[Skipped]]:
     """Give the results by generator and what could not be measured.
 
-    ``size`` is (H, W) of the images; ``calibrated`` holds step and noise of finite differences by the
-    direction that was measured; ``doubts`` are, per generator, reasons that were found before any number was
-    looked at.
+    ``asked`` are the generators and ``size`` is (H, W) of the images; ``calibrated`` holds step and noise of finite
+    differences by the direction that was measured; ``doubts`` are, per generator, reasons that were found before any
+    number was looked at.
     """
     results: dict[str, GeneratorResult] = {}
     skipped: list[Skipped] = []
-    for g, generator in enumerate(spec.generators):
+    for g, action in enumerate(asked):
+        generator = action.id
         lee = measured.lee[:, g]
         mean = float(lee.mean())
         agreement = (agreements or {}).get(generator)
@@ -82,7 +84,7 @@ def generator_results(
             method=method,
             error_bar=bar,
             per_image_error=tuple(map(float, measured.lee_error[:, g])),
-            unit=get_generator(generator).unit_of(spec.convention),
+            unit=action.unit_of(spec.convention),
             step=step,
             noise=noise,
             agreement=agreement,
@@ -92,17 +94,17 @@ def generator_results(
             geometric_mean=float(point_estimate(lee, "geometric_mean")) if np.all(lee > 0) else None,
             top_share=top_share(lee),
             response=_mean_of(measured.other[:, g]),
-            lee_per_px2=_per_px2(mean, generator, size, spec.convention),
+            lee_per_px2=_per_px2(mean, action, size, spec.convention),
             combined_from=measured.combined_from[g] if measured.combined_from else (),
         )
     return results, skipped
 
 
-def _per_px2(lee: float, generator: str, size: tuple[int, int], convention: str) -> float | None:
+def _per_px2(lee: float, generator: Generator, size: tuple[int, int], convention: str) -> float | None:
     """Give LEE per squared pixel of displacement; None where no pixel moves."""
-    if not get_generator(generator).spatial:
+    if not generator.spatial:
         return None
-    moved = mean_square_displacement(field_of(generator, *size, convention=convention), *size)
+    moved = float(np.mean(np.sum(velocity_field(generator, *size, convention=convention) ** 2, axis=0)))
     return lee / moved if moved > 0 else None
 
 

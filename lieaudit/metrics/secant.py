@@ -20,7 +20,7 @@ from lieaudit.images import Images
 from lieaudit.measure import Measured, any_beyond, checksums, in_shards
 from lieaudit.metrics.lee import LieDerivative, PerImage, check_finite
 from lieaudit.metrics.relative import PARTNERS, log_ratio
-from lieaudit.symmetries import get_generator, step_of_size, transform
+from lieaudit.symmetries import step_of_size, transform
 
 if TYPE_CHECKING:
     from lieaudit.derivatives.base import Float32Array, Float64Array
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lieaudit.progress import ProgressCallback, StageProgress
     from lieaudit.shards import Arrays, ShardStore
     from lieaudit.spec import AuditSpec
+    from lieaudit.symmetries import Generator
 
 _MIB = 1 << 20
 
@@ -51,10 +52,10 @@ class Secants:
     def __init__(self, model: AuditableModel, spec: AuditSpec) -> None:
         self._evaluator = RowEvaluator(model, spec)
         self._head = model.head
-        self._generators = spec.generators
+        self._generators = spec.actions(model.height, model.width)
         self._interpolation, self._padding = spec.interpolation, spec.padding
         size = spec.secant_px or 0.0
-        self.steps = tuple(step_of_size(name, size, model.height, model.width) for name in spec.generators)
+        self.steps = tuple(step_of_size(one, size, model.height, model.width) for one in self._generators)
         self.fallback_ops: Mapping[str, int] = self._evaluator.fallback_ops
 
     @property
@@ -105,6 +106,7 @@ class Secants:
                     "moves": any_beyond(images.tangents(pixels)),
                     "digest": checksums(z),
                     "gram": np.zeros((len(batch), 0, 0)),
+                    "bars": np.zeros((len(batch), 0)),
                 }
             )
             stage.advance(len(batch))
@@ -154,7 +156,7 @@ class Secants:
             found[places, g] = np.mean(((ahead - behind) / (2 * t)).reshape(len(places), -1) ** 2, axis=1)
         return found
 
-    def _moved(self, images: Images, pixels: Float32Array, generator: str, t: float) -> Float64Array:
+    def _moved(self, images: Images, pixels: Float32Array, generator: Generator, t: float) -> Float64Array:
         """Return T_t x, float64."""
         spec = images.spec
         return np.asarray(
@@ -165,14 +167,14 @@ class Secants:
         )  # fmt: skip
 
     def _carried_back(
-        self, images: Images, pixels: Float64Array, generator: str, t: float, batch: list[int]
+        self, images: Images, pixels: Float64Array, generator: Generator, t: float, batch: list[int]
     ) -> tuple[Float64Array, Float64Array]:
         """Return T'_−t F at pixels, and how far the last rounding of the raw outputs moves it."""
         z = self._evaluator.base(pixels.astype(np.float32), images.further.rows(batch))
         check_finite(z, batch)
         value = self._head.value(z)
         rounded = self._head.value(z.astype(np.float64) + last_rounding(z)) - value
-        if not (self._head.spatial and get_generator(generator).spatial):
+        if not (self._head.spatial and generator.spatial):
             return value, rounded
         carried = [
             np.asarray(

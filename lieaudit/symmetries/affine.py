@@ -141,9 +141,7 @@ def directions(gram: Array, height: int, width: int) -> Directions:
     height, width
         Of the grid that the fields move.
     """
-    sizes, axes = np.linalg.eigh(displacement_matrix(height, width))
-    moving = sizes > 1e-12 * sizes[-1]  # a row or column of pixels does not feel every field
-    whitener = axes[:, moving] / np.sqrt(sizes[moving])
+    whitener = _whitener(height, width)
     values, vectors = np.linalg.eigh(whitener.T @ ((gram + gram.T) / 2) @ whitener)
     fields = np.stack([from_coefficients(c, height, width) for c in (whitener @ vectors).T])
     largest = np.take_along_axis(
@@ -151,6 +149,20 @@ def directions(gram: Array, height: int, width: int) -> Directions:
     )
     fields *= np.sign(largest)[:, :, None]
     return Directions(values, fields, float(values.mean()))
+
+
+def eigenvalues(grams: Array, height: int, width: int) -> Array:
+    """Return the eigenvalues of `directions` of many Gram matrices (B, 6, 6): (B, r), ascending."""
+    whitener = _whitener(height, width)
+    symmetric = (grams + np.moveaxis(grams, 1, 2)) / 2
+    return np.asarray(np.linalg.eigvalsh(whitener.T @ symmetric @ whitener))
+
+
+def _whitener(height: int, width: int) -> Array:
+    """Return W (6, r) with Wᵀ D W = 1, of full rank where every field moves pixels."""
+    sizes, axes = np.linalg.eigh(displacement_matrix(height, width))
+    moving = sizes > 1e-12 * sizes[-1]  # a row or column of pixels does not feel every field
+    return np.asarray(axes[:, moving] / np.sqrt(sizes[moving]))
 
 
 def check_field(name: str, values: Sequence[Sequence[float]]) -> Array:

@@ -128,7 +128,7 @@ def _unset(message, path=""):
             yield f"{path}{field.name}"
             continue
         value = present[field.name]
-        if field.message_type is None:
+        if field.message_type is None or field.message_type.file.package == "google.protobuf":  # a plain list
             continue
         if field.message_type.GetOptions().map_entry:
             items = list(value.values())

@@ -7,6 +7,7 @@ import types
 import typing
 from collections.abc import Mapping
 
+import numpy as np
 import pytest
 from google.protobuf import json_format
 from lieaudit_api.v1 import model_pb2, report_pb2, spec_pb2
@@ -63,6 +64,7 @@ def full_spec(*, optional):
             "class_offset": -1,
             "feeds": {"threshold": [0.5], "mask": [[True, False]], "sizes": [640, 480]},
             "size": (32, 48),
+            "custom": {"turn": [[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]], "bend": np.ones((2, 3, 2), np.float32)},
             "max_images": 9,
             "step": 0.125,
             "torch_source": "a",
@@ -105,6 +107,8 @@ def unset(message, prefix=""):
                 empty.append(name)
             inner = list(value.values()) if field.message_type is not None else []
             empty += [n for v in inner if hasattr(v, "DESCRIPTOR") for n in unset(v, f"{name}.")]
+        elif field.message_type.file.package == "google.protobuf":  # a plain list
+            empty += [] if value else [name]
         elif field.is_repeated:
             empty += [n for v in value for n in unset(v, f"{name}.")] if len(value) else [name]
         elif not message.HasField(field.name):

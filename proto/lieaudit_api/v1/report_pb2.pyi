@@ -1,3 +1,4 @@
+from google.protobuf import struct_pb2 as _struct_pb2
 from lieaudit_api.v1 import spec_pb2 as _spec_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -8,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Report(_message.Message):
-    __slots__ = ("schema", "metric_version", "model", "data", "environment", "spec", "results", "layerwise", "skipped", "status", "reasons", "timing", "pictures", "checks")
+    __slots__ = ("schema", "metric_version", "model", "data", "environment", "spec", "results", "layerwise", "skipped", "status", "reasons", "timing", "pictures", "checks", "affine")
     class ResultsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -37,6 +38,7 @@ class Report(_message.Message):
     TIMING_FIELD_NUMBER: _ClassVar[int]
     PICTURES_FIELD_NUMBER: _ClassVar[int]
     CHECKS_FIELD_NUMBER: _ClassVar[int]
+    AFFINE_FIELD_NUMBER: _ClassVar[int]
     schema: str
     metric_version: int
     model: ReportModel
@@ -51,7 +53,44 @@ class Report(_message.Message):
     timing: Timing
     pictures: _containers.RepeatedCompositeFieldContainer[Picture]
     checks: Checks
-    def __init__(self, schema: _Optional[str] = ..., metric_version: _Optional[int] = ..., model: _Optional[_Union[ReportModel, _Mapping]] = ..., data: _Optional[_Union[ReportData, _Mapping]] = ..., environment: _Optional[_Union[Environment, _Mapping]] = ..., spec: _Optional[_Union[_spec_pb2.AuditSpec, _Mapping]] = ..., results: _Optional[_Mapping[str, GeneratorResult]] = ..., layerwise: _Optional[_Mapping[str, Layerwise]] = ..., skipped: _Optional[_Iterable[_Union[Skipped, _Mapping]]] = ..., status: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., pictures: _Optional[_Iterable[_Union[Picture, _Mapping]]] = ..., checks: _Optional[_Union[Checks, _Mapping]] = ...) -> None: ...
+    affine: Affine
+    def __init__(self, schema: _Optional[str] = ..., metric_version: _Optional[int] = ..., model: _Optional[_Union[ReportModel, _Mapping]] = ..., data: _Optional[_Union[ReportData, _Mapping]] = ..., environment: _Optional[_Union[Environment, _Mapping]] = ..., spec: _Optional[_Union[_spec_pb2.AuditSpec, _Mapping]] = ..., results: _Optional[_Mapping[str, GeneratorResult]] = ..., layerwise: _Optional[_Mapping[str, Layerwise]] = ..., skipped: _Optional[_Iterable[_Union[Skipped, _Mapping]]] = ..., status: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., pictures: _Optional[_Iterable[_Union[Picture, _Mapping]]] = ..., checks: _Optional[_Union[Checks, _Mapping]] = ..., affine: _Optional[_Union[Affine, _Mapping]] = ...) -> None: ...
+
+class Affine(_message.Message):
+    __slots__ = ("basis", "gram", "displacement", "eigenvalues", "worst", "best", "mean", "mean_ci95")
+    BASIS_FIELD_NUMBER: _ClassVar[int]
+    GRAM_FIELD_NUMBER: _ClassVar[int]
+    DISPLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    EIGENVALUES_FIELD_NUMBER: _ClassVar[int]
+    WORST_FIELD_NUMBER: _ClassVar[int]
+    BEST_FIELD_NUMBER: _ClassVar[int]
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    MEAN_CI95_FIELD_NUMBER: _ClassVar[int]
+    basis: _containers.RepeatedScalarFieldContainer[str]
+    gram: _containers.RepeatedCompositeFieldContainer[_struct_pb2.ListValue]
+    displacement: _containers.RepeatedCompositeFieldContainer[_struct_pb2.ListValue]
+    eigenvalues: _containers.RepeatedScalarFieldContainer[float]
+    worst: AffineDirection
+    best: AffineDirection
+    mean: float
+    mean_ci95: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, basis: _Optional[_Iterable[str]] = ..., gram: _Optional[_Iterable[_Union[_struct_pb2.ListValue, _Mapping]]] = ..., displacement: _Optional[_Iterable[_Union[_struct_pb2.ListValue, _Mapping]]] = ..., eigenvalues: _Optional[_Iterable[float]] = ..., worst: _Optional[_Union[AffineDirection, _Mapping]] = ..., best: _Optional[_Union[AffineDirection, _Mapping]] = ..., mean: _Optional[float] = ..., mean_ci95: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class AffineDirection(_message.Message):
+    __slots__ = ("field", "lee", "ci95", "error_bar", "words", "bias")
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    LEE_FIELD_NUMBER: _ClassVar[int]
+    CI95_FIELD_NUMBER: _ClassVar[int]
+    ERROR_BAR_FIELD_NUMBER: _ClassVar[int]
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    BIAS_FIELD_NUMBER: _ClassVar[int]
+    field: _containers.RepeatedCompositeFieldContainer[_struct_pb2.ListValue]
+    lee: float
+    ci95: _containers.RepeatedScalarFieldContainer[float]
+    error_bar: float
+    words: str
+    bias: float
+    def __init__(self, field: _Optional[_Iterable[_Union[_struct_pb2.ListValue, _Mapping]]] = ..., lee: _Optional[float] = ..., ci95: _Optional[_Iterable[float]] = ..., error_bar: _Optional[float] = ..., words: _Optional[str] = ..., bias: _Optional[float] = ...) -> None: ...
 
 class Checks(_message.Message):
     __slots__ = ("fidelity", "head")
