@@ -161,6 +161,7 @@ OTHER: Mapping[str, Any] = {
     "torch_factory": "net",
     "torch_weights": "net.safetensors",
     "feeds": {"threshold": 0.5},
+    "custom": {"turn": [[0, 1, 0], [-1, 0, 0]]},
     "size": (8, 10),
 }
 """Another value of every field."""
