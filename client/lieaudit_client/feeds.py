@@ -78,6 +78,41 @@ def parse_feed(text: str) -> tuple[str, spec_pb2.Tensor]:
     return name, _packed(*_flattened(found, name), name)
 
 
+def parse_field(text: str) -> tuple[str, spec_pb2.Tensor]:
+    """Read a field: ``NAME=a,b,c;d,e,f``, or ``NAME=FILE.npy`` with the displacements of the pixels (H, W, 2).
+
+    Raises
+    ------
+    InvalidInputError
+        INVALID_SPEC, UNREADABLE_FILE.
+    """
+    name, equals, value = text.partition("=")
+    said = f"{text!r:.80} is not NAME=a,b,c;d,e,f or NAME=FILE.npy"
+    if not (name and equals and value):
+        raise InvalidInputError(said, reason="INVALID_SPEC", subject="custom")
+    if value.endswith(".npy"):
+        try:
+            return name, _from_file(Path(value), name)
+        except InvalidInputError as problem:
+            if problem.reason == "UNREADABLE_FILE":
+                raise
+            raise InvalidInputError(
+                f"custom.{name}: {problem.message.partition(': ')[2]}",
+                reason="INVALID_SPEC",
+                subject=f"custom.{name}",
+                hint="store displacements (H, W, 2) as float32 or float16",
+            ) from problem
+    try:
+        rows = [[float(number) for number in row.split(",")] for row in value.split(";")]
+    except ValueError as problem:
+        raise InvalidInputError(said, reason="INVALID_SPEC", subject=f"custom.{name}") from problem
+    if [len(row) for row in rows] != [3, 3] or not all(math.isfinite(number) for row in rows for number in row):
+        raise InvalidInputError(
+            said, reason="INVALID_SPEC", subject=f"custom.{name}", hint="two rows of three finite numbers"
+        )
+    return name, _packed([2, 3], [number for row in rows for number in row], name)
+
+
 def _flattened(value: Any, name: str) -> tuple[list[int], list[Any]]:
     """Give the shape and the numbers of nested lists."""
     shape: list[int] = []

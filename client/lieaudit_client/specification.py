@@ -23,7 +23,8 @@ def to_spec(spec: Specification) -> spec_pb2.AuditSpec:
     ----------
     spec
         The message itself, a mapping of its field names (``preprocessing`` may be a preset's name or inline text,
-        ``generators`` names in one text, the values of ``feeds`` numbers, lists or arrays), or None for all defaults.
+        ``generators`` names in one text, the values of ``feeds`` and ``custom`` numbers, lists or arrays), or None for
+        all defaults.
 
     Raises
     ------
@@ -43,19 +44,21 @@ def to_spec(spec: Specification) -> spec_pb2.AuditSpec:
     values = dict(spec or {})
     if isinstance(values.get("generators"), str):
         values["generators"] = split_names(values["generators"])
-    preprocessing, feeds = values.pop("preprocessing", None), values.pop("feeds", None)
+    preprocessing = values.pop("preprocessing", None)
+    tensors = {field: values.pop(field, None) for field in ("feeds", "custom")}
     try:
         found = json_format.ParseDict(values, spec_pb2.AuditSpec())
     except json_format.ParseError as problem:
         raise InvalidInputError(
             f"the specification is unusable: {problem}", reason="INVALID_SPEC", subject="spec"
         ) from problem
-    if not isinstance(feeds, Mapping | None):
-        raise InvalidInputError(
-            "feeds: it is no mapping of an input's name to its value", reason="INVALID_SPEC", subject="feeds"
-        )
-    for name, value in (feeds or {}).items():
-        found.feeds[str(name)].CopyFrom(to_tensor(value, str(name)))
+    for field, given in tensors.items():
+        if not isinstance(given, Mapping | None):
+            raise InvalidInputError(
+                f"{field}: it is no mapping of a name to its value", reason="INVALID_SPEC", subject=field
+            )
+        for name, value in (given or {}).items():
+            getattr(found, field)[str(name)].CopyFrom(to_tensor(value, str(name)))
     if isinstance(preprocessing, str):
         found.preprocessing.CopyFrom(parse_preprocessing(preprocessing))
     elif isinstance(preprocessing, spec_pb2.Preprocessing):

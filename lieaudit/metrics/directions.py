@@ -5,7 +5,7 @@ its LEE is, cᵀ M c, and how far it moves the pixels, cᵀ D c (`lieaudit.symme
 
 Among many directions the largest estimate is one that the sample flattered. The intervals of the extremes therefore
 hold two things: the bootstrap interval of the LEE along the stated field, and that of the extreme itself over
-resamples of the images, whose bias (`AffineDirection.bias`: the mean over resamples less the estimate) is taken off.
+resamples of the images, scaled down by its bias (`AffineDirection.bias`: the mean over resamples less the estimate).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def affine_result(gram: Array, bars: Array, plan: Plan, size: tuple[int, int], s
     whole = own.mean(axis=0)
     found = directions(whole, *size)
     draws = _draws(own, size, spec)
-    means = _interval(draws.mean(axis=1), 0.0, found.mean) if len(own) > 1 else ()
+    means = _interval(draws.mean(axis=1), found.mean) if len(own) > 1 else ()
 
     def extreme(at: int) -> AffineDirection:
         c = coefficients(found.fields[at], *size)
@@ -63,7 +63,8 @@ def affine_result(gram: Array, bars: Array, plan: Plan, size: tuple[int, int], s
         interval: tuple[float, ...] = ()
         if len(own) > 1:
             bias = float(draws[:, at].mean() - lee)
-            low, high = _interval(draws[:, at], bias, lee)
+            scale = lee / draws[:, at].mean() if lee > 0 else 1.0
+            low, high = _interval(scale * draws[:, at], lee)
             along = bootstrap_interval(values, resamples=spec.bootstrap, seed=spec.seed)
             interval = (max(0.0, min(low, float(along[0]))), max(high, float(along[1])))
         return AffineDirection(
@@ -99,8 +100,8 @@ def _draws(own: Array, size: tuple[int, int], spec: AuditSpec) -> Array:
     return np.concatenate(found)
 
 
-def _interval(draws: Array, bias: float, estimate: float) -> tuple[float, ...]:
-    low, high = np.quantile(draws - bias, [0.025, 0.975])
+def _interval(draws: Array, estimate: float) -> tuple[float, ...]:
+    low, high = np.quantile(draws, [0.025, 0.975])
     return max(0.0, min(float(low), estimate)), max(float(high), estimate)
 
 

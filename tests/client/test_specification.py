@@ -85,7 +85,7 @@ def test_every_option_reaches_its_field():
         "--generators rotation,scale --method finite_difference --head identity --convention reference --interpolation "
         "bicubic --padding circular --layerwise op --depth 2 --layout a=b=NLC --layout c=NCHW --input x --output y "
         "--input-layout NHWC --preprocess cifar10 --max-images 7 --seed 0 --bootstrap 100 --relative-images 0 "
-        "--feed sizes=640,480 --feed on=true --size 32x48 "
+        "--feed sizes=640,480 --feed on=true --size 32x48 --generator turn=0,1,0;-1,0,0 "
         "--classes -3 --provider cuda:1 --allow-fallback --threads 0 --budget 16 --step 0.25 --torch-factory f"
     )
     spec = _parse(*text.split())
@@ -105,6 +105,7 @@ def test_every_option_reaches_its_field():
         "preprocessing": "cifar10",
         "feeds": {"sizes": [640, 480], "on": True},
         "size": [32, 48],
+        "custom": {"turn": [[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]]},
         "class_offset": -3,
         "max_images": 7,
         "seed": 0,

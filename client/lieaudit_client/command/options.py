@@ -88,8 +88,19 @@ _SPEC = (
         "--generators",
         metavar="A,B",
         callback=parsing.generators,
-        help=f"Of {', '.join(GENERATORS)}.",
+        help=f"Of {', '.join(GENERATORS)}, and names of --generator.",
         unset="all",
+    ),
+    option(
+        MEASURED,
+        "--generator",
+        "custom",
+        metavar="NAME=a,b,c;d,e,f",
+        multiple=True,
+        is_eager=True,  # --generators may name it
+        callback=parsing.custom,
+        help="A field of your own, v = (ax + by + c, dx + ey + f) in pixels from the centre; or NAME=FILE.npy, the "
+        "displacements of the pixels (H, W, 2). May be repeated.",
     ),
     *(_choice(name) for name in CHOICES),
     option(
@@ -207,8 +218,8 @@ _SPEC = (
 )
 
 NO_MEASUREMENT = (
-    "generators", "method", "convention", "interpolation", "padding", "layerwise", "step", "seed", "bootstrap",
-    "relative_images", "torch_source", "torch_factory", "weights",
+    "generators", "custom", "method", "convention", "interpolation", "padding", "layerwise", "step", "seed",
+    "bootstrap", "relative_images", "torch_source", "torch_factory", "weights",
 )  # fmt: skip
 """What `inspect` accepts and has no use for: it measures no derivative."""
 
@@ -279,6 +290,7 @@ def spec_from(options: Mapping[str, Any]) -> spec_pb2.AuditSpec:
         classes=names,
         class_offset=offset,
         feeds=options["feeds"],
+        custom=options["custom"],
         size=options["size"],
         **values,
     )

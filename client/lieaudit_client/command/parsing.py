@@ -10,17 +10,32 @@ from lieaudit_api.v1 import spec_pb2
 from lieaudit_policy import GENERATORS
 
 from lieaudit_client.exceptions import InvalidInputError
-from lieaudit_client.feeds import parse_feed
+from lieaudit_client.feeds import parse_feed, parse_field
 from lieaudit_client.suggestions import split_names, unknown
 
 
-def generators(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Split names of generators, and say which is meant where one is none."""
+def generators(context: click.Context, _option: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Split names of generators, of the table or ``--generator``'s, and say which is meant where one is none."""
     names = split_names(value) if value else ()
+    known = (*GENERATORS, *context.params.get("custom", ()))
     for name in names:
-        if name not in GENERATORS:
-            raise click.BadParameter(unknown(name, GENERATORS))
+        if name not in known:
+            raise click.BadParameter(unknown(name, known))
     return names
+
+
+def custom(_context: click.Context, _option: click.Parameter, value: tuple[str, ...]) -> dict[str, spec_pb2.Tensor]:
+    """Read ``NAME=a,b,c;d,e,f`` or ``NAME=FILE.npy``."""
+    found: dict[str, spec_pb2.Tensor] = {}
+    for text in value:
+        try:
+            name, tensor = parse_field(text)
+        except InvalidInputError as problem:
+            raise click.BadParameter(str(problem)) from problem
+        if name in found:
+            raise click.BadParameter(f"{name!r} is given twice")
+        found[name] = tensor
+    return found
 
 
 def layouts(_context: click.Context, _option: click.Parameter, value: tuple[str, ...]) -> tuple[tuple[str, str], ...]:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from lieaudit_client.formats.advice import CAVEAT, advice
 from lieaudit_client.formats.columns import Column, Fitted, brief
+from lieaudit_client.formats.directions import directions_view
 from lieaudit_client.formats.legend import legend
 from lieaudit_client.formats.numbers import (
     FEW_IMAGES,
@@ -45,6 +46,8 @@ def report_view(report: report_pb2.Report, *, top: int = TOP, trees: bool = Fals
     yield Text("")
     yield _generators(report)
     yield from legend(report)
+    if report.HasField("affine"):
+        yield from directions_view(report.affine)
     order = _in_order(report, report.layerwise)
     layers = [(name, report.layerwise[name]) for name in order]
     yield from layers_view(layers, top=top, trees=trees)

@@ -13,6 +13,7 @@ from lieaudit_api.v1 import gate_pb2, report_pb2
 
 from lieaudit_client.formats import comparison
 from lieaudit_client.formats.html import charts, measurements
+from lieaudit_client.formats.html.directions import directions
 from lieaudit_client.formats.html.layers import layers
 from lieaudit_client.formats.html.markup import badge, card, chart, code, facts, num, panel, table, tabs, text
 from lieaudit_client.formats.html.verdict import rules, verdict
@@ -50,6 +51,7 @@ def render(
     body = top + "".join(
         [
             measurements.generators(candidate, baseline, figures),
+            directions(candidate, baseline),
             measurements.images(candidate, baseline, decision, figures),
             measurements.pictures(candidate),
             layers(candidate, baseline, figures),
@@ -122,6 +124,7 @@ _SOURCE = (
 _SECTIONS: Mapping[str, str] = {
     "rules": "rules",
     "generators": "symmetries",
+    "directions": "every direction",
     "images": "every image",
     "worst": "worst images",
     "layers": "layers",
