@@ -21,7 +21,7 @@ from lieaudit.errors import ModelError, SpecError
 from lieaudit.graph import image_input, output
 from lieaudit.graph.load import load_model
 from lieaudit.graph.read import read_model
-from lieaudit.ops import is_op
+from lieaudit.ops import lookup
 from lieaudit.runtime.session import Session
 from lieaudit.spec import AuditSpec
 
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 MOST_COPIES = 64
 _DOMAIN = "lieaudit"
 _FAR = np.iinfo(np.int64).max
-_HEADS = {"Softmax", "LogSoftmax", "Sigmoid"}
-_SHAPE_OPS = {"Identity", "Flatten", "Reshape", "Squeeze"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +180,11 @@ def _check_applicable(loaded: AuditableModel) -> None:
 def _logits(value: ir.Value) -> ir.Value:
     """Return what a final Softmax, LogSoftmax or Sigmoid reads, or the value itself."""
     node = value.producer()
-    while node is not None and is_op(node, *_SHAPE_OPS) and node.inputs[0] is not None:
+    op = lookup(node) if node is not None else None
+    while node is not None and op is not None and op.view and node.inputs[0] is not None:
         node = node.inputs[0].producer()
-    if node is not None and is_op(node, *_HEADS) and node.inputs[0] is not None:
+        op = lookup(node) if node is not None else None
+    if node is not None and op is not None and op.head and node.inputs[0] is not None:
         return node.inputs[0]
     return value
 

@@ -7,9 +7,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from lieaudit.derivatives.base import Float32Array, Float64Array
-
-_WEIGHED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
-"""Ops whose weights are moved: long sums of products, where rounding is made."""
+from lieaudit.ops import lookup
 
 
 def jittered(values: Float32Array, draw: int = 0) -> Float32Array:
@@ -42,7 +40,7 @@ def jittered_weights(model: ir.Model, draw: int) -> ir.Model:
     weights = {
         value
         for node in copy.graph
-        if node.op_type in _WEIGHED
+        if (op := lookup(node)) is not None and op.sums_products
         for value in node.inputs
         if value is not None and value.is_initializer() and value.dtype == ir.DataType.FLOAT
     }

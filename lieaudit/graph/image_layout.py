@@ -7,15 +7,12 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from lieaudit.errors import ModelError
-from lieaudit.ops import is_op
+from lieaudit.ops import is_op, lookup
 
 FEW = 4
 """Most channels of a picture: an axis of so few is theirs; a longer one only where the graph or the data say so."""
 
 _TO_NCHW = [0, 3, 1, 2]
-_POINTWISE = {"Add", "Cast", "Clip", "DequantizeLinear", "Div", "Identity", "Mul", "QuantizeLinear", "Sub"}
-"""Ops between an image and the first one that tells its axes apart."""
-
 _AXES = {"NCHW": 1, "NHWC": 3}
 
 
@@ -115,7 +112,8 @@ def _readers(value: ir.Value) -> Iterator[ir.Node]:
     while waiting:
         for use in waiting.pop().uses():
             node = use.node
-            if is_op(node, *_POINTWISE):
+            op = lookup(node)
+            if op is not None and op.elementwise:
                 fresh = [output for output in node.outputs[:1] if output not in seen]
                 seen.update(fresh)
                 waiting += fresh

@@ -5,14 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-MAKES_SEQUENCE = {
-    "SequenceConstruct",
-    "SequenceEmpty",
-    "SequenceErase",
-    "SequenceInsert",
-    "SequenceMap",
-    "SplitToSequence",
-}
+from lieaudit.ops import lookup
 
 
 def infer_shapes(model: ir.Model) -> None:
@@ -25,11 +18,13 @@ def infer_shapes(model: ir.Model) -> None:
         output = node.outputs[0] if node.outputs else None
         source = node.inputs[0] if node.inputs else None
         inside = source.type if source is not None else None
+        op = lookup(node)
+        makes = op.makes if op is not None else ""
         if output is None:
             continue
-        if node.op_type in MAKES_SEQUENCE and isinstance(output.type, ir.TensorType):
+        if makes == "sequence" and isinstance(output.type, ir.TensorType):
             output.type, output.shape = ir.SequenceType(output.type), None
-        elif node.op_type == "Optional" and isinstance(held := inside or output.type, ir.TensorType | ir.SequenceType):
+        elif makes == "optional" and isinstance(held := inside or output.type, ir.TensorType | ir.SequenceType):
             output.type, output.shape = ir.OptionalType(held), None
         elif node.op_type == "Identity" and isinstance(inside, ir.SequenceType | ir.OptionalType):
             output.type, output.shape = inside, None

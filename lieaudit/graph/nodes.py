@@ -56,6 +56,18 @@ def constant(value: ir.Value | None) -> np.ndarray[Any, Any] | None:
     return None if tensor is None else tensor.numpy()
 
 
+def new_constant(graph: ir.Graph, array: np.ndarray[Any, Any], name: str) -> ir.Value:
+    """Register an initializer under a name like the given one."""
+    unique, serial = name, 0
+    while unique in graph.initializers:
+        serial += 1
+        unique = f"{name}.{serial}"
+    value = ir.Value(name=unique, const_value=ir.Tensor(array, name=unique))
+    value.shape, value.type = ir.Shape(array.shape), ir.TensorType(ir.Tensor(array).dtype)
+    graph.register_initializer(value)
+    return value
+
+
 def ints_input(node: ir.Node, index: int) -> list[int]:
     """Return a constant integer input.
 

@@ -8,7 +8,8 @@ import onnx_ir as ir
 
 from lieaudit.errors import SpecError
 from lieaudit.graph.selection import refuse_selected
-from lieaudit.graph.tail import FLOATS, check_real, is_quantised
+from lieaudit.graph.tail import check_real, is_quantised
+from lieaudit.ops import FLOATS
 from lieaudit.spec import AuditSpec
 
 

@@ -17,26 +17,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from lieaudit.errors import LieauditError, ModelError
-from lieaudit.graph.endings import Ending, constant, ending_of, is_standard
+from lieaudit.graph.endings import Ending, constant, ending_of
+from lieaudit.ops import FLOATS, is_op, lookup, rearranges
 from lieaudit.runtime.session import Session
-
-FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
-_SAME = {"Identity", "Dropout", "Cast", "Clip", "QuantizeLinear", "DequantizeLinear"}
-_MOVES = {"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose"}
-_QUANTISED_OUTPUTS = {
-    "QLinearConv": 6,
-    "QLinearMatMul": 6,
-    "QGemm": 7,
-    "QLinearAdd": 6,
-    "QLinearMul": 6,
-    "QLinearConcat": 0,
-    "QLinearGlobalAveragePool": 3,
-    "QLinearAveragePool": 3,
-    "QLinearLeakyRelu": 3,
-    "QLinearSigmoid": 3,
-    "QLinearSoftmax": 3,
-}
-"""Ops that give integers, and the input that holds their scale; the zero point follows it."""
 
 _HARMLESS = 1e-4
 """A Clip of probabilities to [ε, 1 − ε] with ε up to this only keeps a logarithm finite."""
@@ -71,10 +54,7 @@ class Tail:
 def is_quantised(output: ir.Value) -> bool:
     """Say whether an output of integers holds real values whose scale the graph states."""
     node = _behind_moves(output)
-    return node is not None and (
-        (node.op_type == "QuantizeLinear" and _scale(node, 1) is not None)
-        or (node.op_type in _QUANTISED_OUTPUTS and _scale(node, _QUANTISED_OUTPUTS[node.op_type]) is not None)
-    )
+    return node is not None and _own_scale(node) is not None
 
 
 def peel(
@@ -98,7 +78,7 @@ def peel(
     integers = output.dtype is not None and output.dtype not in FLOATS
     output, scale, zero_point = _dequantised(model, output)
     chain, node = _chain(output)
-    quantisers = [link for link in chain if link.op_type in {"QuantizeLinear", "DequantizeLinear"}]
+    quantisers = [link for link in chain if _is_quantiser(link)]
     if quantisers and not scale:
         scale, zero_point = _scale(quantisers[0], 1) or (0.0, 0)
     ending = ending_of(node) if node is not None else None
@@ -111,14 +91,14 @@ def peel(
         notes.append(f"the final {ending.op} is over several axes and stays in the float32 graph")
         ending = None
     if ending is None:
-        chain = [link for link in chain if link.op_type not in {"Cast", "Clip"}]
+        chain = [link for link in chain if not is_op(link, "Cast", "Clip")]
         if not integers or not any(link.op_type == "QuantizeLinear" for link in quantisers):
             # rounded floats are what such a graph gives: secants of it see the rounding
             chain = [link for link in chain if link not in quantisers]
     if any(link.op_type == "QuantizeLinear" for link in chain):
         notes.append("the final QuantizeLinear was taken off: the values before their rounding are audited")
     for link in chain:
-        if link.op_type in _SAME:
+        if not _moves(link):
             _bypass(link.outputs[0], link.inputs[0])
     if ending is None:
         return Tail(scale=scale, zero_point=zero_point) if integers else Tail()
@@ -135,7 +115,7 @@ def _bypass(value: ir.Value, source: ir.Value | None) -> None:
 
 def _behind_moves(value: ir.Value) -> ir.Node | None:
     node = value.producer()
-    while node is not None and is_standard(node) and node.op_type in _MOVES | {"Identity"}:
+    while node is not None and (_moves(node) or is_op(node, "Identity")):
         source = node.inputs[0]
         node = source.producer() if source is not None else None
     return node
@@ -150,14 +130,30 @@ def _scale(node: ir.Node, at: int) -> tuple[float, int] | None:
     return float(scale.reshape(-1)[0]), int(zero.reshape(-1)[0]) if zero is not None else 0
 
 
+def _own_scale(node: ir.Node) -> tuple[float, int] | None:
+    """Give the scale and zero point of the integers that a node makes, where it makes any and the graph states them."""
+    op = lookup(node)
+    return _scale(node, op.scale) if op is not None and op.scale is not None else None
+
+
+def _moves(node: ir.Node) -> bool:
+    """Say whether a node moves the elements of its operand, each once, and changes none."""
+    op = lookup(node)
+    return op is not None and op.copies and rearranges(node) and not is_op(node, "Identity")
+
+
+def _is_quantiser(node: ir.Node) -> bool:
+    op = lookup(node)
+    return op is not None and op.name in {"QuantizeLinear", "DequantizeLinear"}
+
+
 def _dequantised(model: ir.Model, output: ir.Value) -> tuple[ir.Value, float, int]:
     """Put real values behind an output of integers that an integer kernel made; others stay as they are."""
     node = _behind_moves(output)
-    if node is None or node.op_type not in _QUANTISED_OUTPUTS:
-        return output, 0.0, 0
-    at = _QUANTISED_OUTPUTS[node.op_type]
-    found = _scale(node, at)
-    if found is None:
+    op = lookup(node) if node is not None and not _is_quantiser(node) else None
+    at = op.scale if op is not None else None
+    found = _scale(node, at) if node is not None and at is not None else None
+    if node is None or at is None or found is None:
         return output, 0.0, 0
     zero = node.inputs[at + 1] if at + 1 < len(node.inputs) else None
     made = ir.node("DequantizeLinear", [output, node.inputs[at], zero], name="lieaudit_dequantise")
@@ -179,16 +175,14 @@ def _chain(output: ir.Value) -> tuple[list[ir.Node], ir.Node | None]:
 
 
 def _passes(node: ir.Node) -> bool:
-    if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
+    if _is_quantiser(node):
         return _rounds(node)
-    if not is_standard(node) or node.op_type not in _SAME | _MOVES:
-        return False
-    if node.op_type == "Cast":
+    if is_op(node, "Clip"):
+        return _bound(node, "min", 1, 0.0) <= _HARMLESS and _bound(node, "max", 2, 1.0) >= 1.0 - _HARMLESS
+    if is_op(node, "Cast"):
         source = node.inputs[0]
         return source is not None and source.dtype in FLOATS and ir.DataType(node.attributes["to"].as_int()) in FLOATS
-    if node.op_type == "Clip":
-        return _bound(node, "min", 1, 0.0) <= _HARMLESS and _bound(node, "max", 2, 1.0) >= 1.0 - _HARMLESS
-    return True
+    return rearranges(node) and not is_op(node, "CastLike")
 
 
 def _bound(node: ir.Node, name: str, at: int, default: float) -> float:
@@ -208,15 +202,14 @@ def _rounds(node: ir.Node) -> bool:
         return own is not None
     source = node.inputs[0]
     before = _behind_moves(source) if source is not None else None
-    at = {"QuantizeLinear": 1, "QLinearSoftmax": 3, "QLinearSigmoid": 3}.get(before.op_type) if before else None
-    return before is not None and at is not None and _scale(before, at) == own
+    return before is not None and _own_scale(before) == own
 
 
 def _final_axis(
     model: ir.Model, ending: Ending, chain: Sequence[ir.Node], further: Mapping[str, npt.NDArray[Any]]
 ) -> int:
     """Follow the axis of a softmax to the output; 0 where it is none there."""
-    moves = [link for link in reversed(chain) if link.op_type in _MOVES]
+    moves = [link for link in reversed(chain) if _moves(link)]
     rank = len(ending.raw.shape) if ending.raw.shape is not None else None
     if rank is not None and not moves and (rank == 2 or not ending.flattens):
         axis = ending.axis % rank

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lieaudit.ops import is_op, rearranges
+from lieaudit.ops import lookup, rearranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,7 +30,6 @@ CLASSES = {
 SUM_TOLERANCE = 1e-4
 _NORM_TOLERANCE = 1e-3
 _CONVINCING = 1e-3
-_LOGIT_READERS = ("Softmax", "LogSoftmax", "ArgMax", "Hardmax")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,8 @@ def consumer(output: ir.Value) -> str:
             continue
         seen.add(value)
         for node in _readers(value):
-            if is_op(node, *_LOGIT_READERS):
+            op = lookup(node)
+            if op is not None and op.of_classes:
                 return node.op_type
             if rearranges(node) and node.inputs[0] is value:
                 pending += node.outputs

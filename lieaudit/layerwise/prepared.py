@@ -14,6 +14,7 @@ import onnx_ir.passes.common as passes
 from lieaudit.errors import ModelError
 from lieaudit.graph.forward import inline_control_flow, measure_shapes
 from lieaudit.graph.forward.pixel_sizes import followers
+from lieaudit.graph.nodes import subgraphs
 from lieaudit.layerwise.probe import probe_integers
 from lieaudit.layerwise.segments import Segmentation, segment
 from lieaudit.layerwise.stages import Stage, commuting, plan_stages, settle_shapes, shape_tensors
@@ -21,14 +22,10 @@ from lieaudit.layerwise.tracking import track
 from lieaudit.layouts.axes import Axes
 from lieaudit.layouts.layout import parse_layouts
 from lieaudit.layouts.tracker import Tracker, measured_sizes
-from lieaudit.ops import is_op
 
 if TYPE_CHECKING:
     from lieaudit.graph.load import AuditableModel
     from lieaudit.spec import AuditSpec
-
-
-_CONTROL_FLOW = ("If", "Loop", "Scan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +85,7 @@ def tracked(model: AuditableModel, spec: AuditSpec) -> tuple[ir.Model, Tracker]:
     """
     copy = model.model.clone()
     integers = _settled(copy)
-    while any(is_op(node, *_CONTROL_FLOW) for node in copy.graph) and inline_control_flow(copy):
+    while any(subgraphs(node) for node in copy.graph) and inline_control_flow(copy):
         integers = _settled(copy)
     layouts = {
         model.raw_output if name == model.info.output.name else name: text for name, text in spec.layouts.items()

@@ -20,6 +20,8 @@ from lieaudit.autodiff.tangent import Tangent
 from lieaudit.layouts.axes import Axes
 from lieaudit.layouts.tracker import Tracker
 from lieaudit.ops.body import Expansion
+from lieaudit.ops.elementwise_axes import nary, unary
+from lieaudit.ops.held import Resolve
 
 OpName = tuple[str, str]
 """(domain, op type); the default domain is the empty string."""
@@ -230,6 +232,16 @@ class Op:
         Operands whose sizes do.
     linear
         Operands in which it is linear while the others are held: those a reverse mode transposes.
+    head
+        The function that it is, where it makes what a head shows of raw values: ``softmax`` or ``sigmoid``.
+    of_classes
+        Reads class scores: a softmax over them, or the largest.
+    scale
+        Operand that holds the scale of the integers that it makes; the zero point follows it. None: it makes none.
+    resolve
+        Follows sequences and optionals through it while a graph is read.
+    makes
+        ``sequence`` or ``optional``, where that is what its first output is.
     random
         Says how a node's output is no function of one image: it draws numbers, or looks at the whole batch. Empty
         where it is one.
@@ -251,7 +263,22 @@ class Op:
     sized_by: Container[int] = ()
     shaped_by: Container[int] = ALL
     linear: Container[int] = ()
+    head: str = ""
+    of_classes: bool = False
+    scale: int | None = None
+    resolve: Resolve | None = None
+    makes: str = ""
     random: Callable[[Use], str] = every_form
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether its output has the axes of its operands: it tells no axis from another."""
+        return self.layout in {unary, nary}
+
+    @property
+    def sums_products(self) -> bool:
+        """Whether it sums long products of its first operand with weights, which is where rounding is made."""
+        return self.kind in {Kind.CONVOLUTION, Kind.MATRIX_PRODUCT, Kind.UPSAMPLING} and 1 in self.linear
 
     @property
     def key(self) -> OpName:

@@ -359,7 +359,8 @@ OPS = (
            homogeneous=on_one_grid(always) if name == "Neg" else spatial if name in _HOMOGENEOUS else None,
            kind=None if name in _FUNCTIONS else Kind.NONLINEARITY, kinked=name in _KINKED,
            linear=(0,) if name == "Neg" else (),
-           expansion=thresholded_relu if name == "ThresholdedRelu" else None)
+           expansion=thresholded_relu if name == "ThresholdedRelu" else None,
+           head="sigmoid" if name == "Sigmoid" else "")
         for name, slope in _SLOPES.items()
     ),
 )  # fmt: skip

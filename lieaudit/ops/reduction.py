@@ -199,7 +199,12 @@ OPS = (
         for name in ("ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp")
     ),
     *(
-        Op(name, tangent=Rule(INTEGER_RULE, operands=(), outputs=ALL, steps=ALL), layout=_layout)
+        Op(
+            name,
+            tangent=Rule(INTEGER_RULE, operands=(), outputs=ALL, steps=ALL),
+            layout=_layout,
+            of_classes=name == "ArgMax",
+        )
         for name in ("ArgMax", "ArgMin")
     ),
     Op("CumSum", tangent=Rule("layout", cumulative, ignored=(1,)), layout=unary, linear=(0,)),

@@ -37,6 +37,13 @@ def log_softmax(context: Context, node: ir.Node) -> Outputs:
 
 
 OPS = (
-    Op("Softmax", tangent=Rule("softmax", softmax), layout=unary, kind=Kind.NONLINEARITY),
-    Op("LogSoftmax", tangent=Rule("softmax", log_softmax), layout=unary),
+    Op(
+        "Softmax",
+        tangent=Rule("softmax", softmax),
+        layout=unary,
+        kind=Kind.NONLINEARITY,
+        head="softmax",
+        of_classes=True,
+    ),
+    Op("LogSoftmax", tangent=Rule("softmax", log_softmax), layout=unary, head="softmax", of_classes=True),
 )

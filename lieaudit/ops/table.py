@@ -26,6 +26,7 @@ from lieaudit.ops import (
     sampling,
     scatter,
     selection,
+    sequences,
     softmax,
 )
 from lieaudit.ops.fused import activations, blocked, experimental, namesakes, normalisation, products
@@ -34,7 +35,7 @@ from lieaudit.ops.op import Kind, Op, OpName, Rule, Use, name_of
 
 _FAMILIES = (
     arithmetic, attention, convolution, discrete, linear_models, matmul, normalization, pointwise, pooling,
-    quantization, rearrange, recurrent, reduction, resampling, sampling, scatter, selection, softmax,
+    quantization, rearrange, recurrent, reduction, resampling, sampling, scatter, selection, sequences, softmax,
     activations, blocked, experimental, fused_attention, namesakes, normalisation, products,
 )  # fmt: skip
 

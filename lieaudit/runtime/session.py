@@ -16,6 +16,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from lieaudit.errors import BudgetError, LieauditError, ModelError, ProviderError, UnsupportedOpError
+from lieaudit.ops import Kind, is_op, lookup, rearranges
 from lieaudit.runtime.failures import DERIVATIVE, Origin, Stop, origins
 from lieaudit.runtime.providers import Provider, find_provider, usable_cores
 from lieaudit.runtime.serialised import serialised
@@ -190,7 +191,7 @@ def _wrong_optimizers(model: ir.Model | bytes) -> list[str]:
     load. Graphs without these keep it, since a Pad before a convolution ends the blocked layout.
     """
     if isinstance(model, ir.Model) and not any(
-        _pads_first(node) for node in model.graph.all_nodes() if node.op_type in {"MaxPool", "AveragePool"}
+        _pads_first(node) for node in model.graph.all_nodes() if (op := lookup(node)) and op.kind == Kind.POOLING
     ):
         return []
     return ["Pad_Fusion"]
@@ -199,9 +200,7 @@ def _wrong_optimizers(model: ir.Model | bytes) -> list[str]:
 def _pads_first(node: ir.Node) -> bool:
     """Say whether a Pad is what a node reads, ahead of ops that onnxruntime eliminates."""
     source = node.inputs[0].producer() if node.inputs[0] is not None else None
-    return source is not None and (
-        source.op_type == "Pad" or (source.op_type in {"Identity", "Dropout"} and _pads_first(source))
-    )
+    return source is not None and (is_op(source, "Pad") or (rearranges(source) and _pads_first(source)))
 
 
 @cache

@@ -10,10 +10,10 @@ import numpy as np
 import onnx_ir as ir
 
 from lieaudit.graph.forward.folding import fold_constants
-from lieaudit.graph.forward.graphs import inline_body, new_constant
+from lieaudit.graph.forward.graphs import inline_body
 from lieaudit.graph.forward.pixel_sizes import followers
 from lieaudit.graph.forward.shapes import MEASURED, measure_shapes
-from lieaudit.graph.nodes import constant
+from lieaudit.graph.nodes import constant, new_constant
 from lieaudit.ops import is_op
 
 

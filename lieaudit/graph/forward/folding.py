@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 import onnxruntime
 
-from lieaudit.graph.forward.graphs import new_constant
+from lieaudit.graph.nodes import new_constant
 from lieaudit.ops import is_random
 from lieaudit.runtime.serialised import serialised
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from lieaudit.errors import ModelError
 from lieaudit.graph.names import ORIGIN, called
-from lieaudit.graph.nodes import constant
+from lieaudit.graph.nodes import constant, new_constant
 from lieaudit.ops import is_op
 
 
@@ -68,18 +68,6 @@ def initial(value: ir.Value) -> np.ndarray[Any, Any]:
             hint="export the model again, with its weights",
         )
     return array
-
-
-def new_constant(graph: ir.Graph, array: np.ndarray[Any, Any], name: str) -> ir.Value:
-    """Register an initializer under a name like the given one."""
-    unique, serial = name, 0
-    while unique in graph.initializers:
-        serial += 1
-        unique = f"{name}.{serial}"
-    value = ir.Value(name=unique, const_value=ir.Tensor(array, name=unique))
-    value.shape, value.type = ir.Shape(array.shape), ir.TensorType(ir.Tensor(array).dtype)
-    graph.register_initializer(value)
-    return value
 
 
 def inline_body(

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from lieaudit.graph.forward.graphs import inline_body, new_constant
+from lieaudit.graph.forward.graphs import inline_body
 from lieaudit.graph.forward.pixel_sizes import Followers, followers, inside
 from lieaudit.graph.forward.shapes import MEASURED, measure_shapes
-from lieaudit.graph.nodes import constant
+from lieaudit.graph.nodes import constant, new_constant
 from lieaudit.ops import is_op
 
 _MOST_NODES = 20_000

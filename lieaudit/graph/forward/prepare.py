@@ -20,11 +20,11 @@ import onnx_ir.passes.common as passes
 from lieaudit.graph.forward.branches import take_branches
 from lieaudit.graph.forward.expand import expand
 from lieaudit.graph.forward.folding import fold_constants
-from lieaudit.graph.forward.graphs import lift_opset, new_constant, splice
+from lieaudit.graph.forward.graphs import lift_opset, splice
 from lieaudit.graph.forward.loops import unroll_loops
 from lieaudit.graph.forward.sequences import resolve_sequences
 from lieaudit.graph.forward.shapes import MEASURED, measure_shapes
-from lieaudit.graph.nodes import constant, reads
+from lieaudit.graph.nodes import constant, new_constant, reads
 from lieaudit.ops import FLOATS, Use, is_op, lookup
 from lieaudit.ops.op import Body
 

@@ -17,8 +17,9 @@ import onnxruntime
 
 from lieaudit.errors import ModelError
 from lieaudit.graph.forward.pixel_sizes import followers
-from lieaudit.graph.inference import MAKES_SEQUENCE, infer_shapes
+from lieaudit.graph.inference import infer_shapes
 from lieaudit.graph.names import SAMPLES
+from lieaudit.ops import lookup
 from lieaudit.runtime.failures import Stop, origins
 from lieaudit.runtime.serialised import serialised
 
@@ -193,6 +194,7 @@ def _probe(model: ir.Model) -> tuple[ir.Model, dict[str, str]]:
 
 def _is_tensor(value: ir.Value) -> bool:
     producer = value.producer()
-    if value.type is None and producer is not None and producer.op_type in {*MAKES_SEQUENCE, "Optional"}:
+    op = lookup(producer) if producer is not None else None
+    if value.type is None and op is not None and op.makes:
         return False
     return value.type is None or isinstance(value.type, ir.TensorType)
