@@ -255,10 +255,10 @@ class Context:
         if fixed.count(-1) == 1:
             return self.op("Concat", self.count, self.ints(fixed), axis=0)
         raise UnsupportedOpError(
-            f"a tensor with sizes {dims} has more than one that is not fixed",
+            "more than one size of a tensor is open, or follows the image",
             reason="DYNAMIC_SHAPE",
-            subject=str(dims),
-            hint="export the model with fixed height and width",
+            subject="shape",
+            hint="export the model with fixed height and width, or use --method finite_difference",
         )
 
     def add(self, left: Tangent | None, right: Tangent | None) -> Tangent | None:

@@ -5,28 +5,88 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from lieaudit.autodiff.context import Context
-from lieaudit.graph.nodes import has_input
+from lieaudit.autodiff.tangent import Tangent
+from lieaudit.graph.nodes import has_input, required
 from lieaudit.layouts.algebra import convolved
 from lieaudit.layouts.tracker import Tracker
 from lieaudit.ops.commuting import axis_has_grid, on_one_grid, only_first, spatial
 from lieaudit.ops.elementwise_axes import Result
-from lieaudit.ops.op import Kind, Op, Outputs, Rule
+from lieaudit.ops.op import Kind, Op, Outputs, Rule, Use
 
 
 def convolution(context: Context, node: ir.Node) -> Outputs:
-    """Apply the same convolution without bias, on all directions as one batch."""
-    rows = context.op(node.op_type, context.fold(context.moving(node)), node.inputs[1], attributes=node.attributes)
-    return context.folded(rows, context.dims(node.outputs[0]))
+    """d(w ∗ x + b) = w ∗ dx + dw ∗ x + db."""
+    dx, result = context.tangent(node.inputs[0]), None
+    if dx is not None:
+        # all directions as one batch
+        rows = context.op(node.op_type, context.fold(dx), node.inputs[1], attributes=node.attributes)
+        result = context.folded(rows, context.dims(node.outputs[0]))
+    result = context.add(result, _by_weights(context, node))
+    return context.add(result, _by_bias(context, node, 2))
 
 
 def deformable(context: Context, node: ir.Node) -> Outputs:
-    """Apply the same deformable convolution without bias, offsets and mask repeated for every direction."""
-    rest = [context.repeat(v) if i in {2, 4} and v is not None else v for i, v in enumerate(node.inputs)]
-    rest[0] = context.fold(context.moving(node))
-    if len(rest) > 3:
-        rest[3] = None
-    rows = context.op(node.op_type, *rest, attributes=node.attributes)
-    return context.folded(rows, context.dims(node.outputs[0]))
+    """As `convolution`; linear in the mask too. Offsets and mask are repeated for every direction."""
+    dx, dmask = context.tangent(node.inputs[0]), context.tangent(node.inputs[4] if has_input(node, 4) else None)
+    dims, result = context.dims(node.outputs[0]), None
+    _, weights, offset, _, mask = [*node.inputs, None, None][:5]
+    for moving, at in ((dx, 0), (dmask, 4)):
+        if moving is None:
+            continue
+        inputs = [context.repeat(required(node, 0)), weights, context.repeat(required(node, 2)), None, None]
+        inputs[4] = context.repeat(mask) if mask is not None else None
+        inputs[at] = context.fold(moving)
+        rows = context.op(node.op_type, *inputs, attributes=node.attributes)
+        result = context.add(result, context.folded(rows, dims))
+    result = context.add(result, _by_weights(context, node, offset, None, mask))
+    return context.add(result, _by_bias(context, node, 3))
+
+
+def _by_weights(context: Context, node: ir.Node, *others: ir.Value | None) -> Tangent | None:
+    """Give dw ∗ x, the weights of all directions as those of more output channels; ``others`` are further operands."""
+    x, moving, dims = required(node, 0), context.tangent(required(node, 1)), context.dims(node.outputs[0])
+    if moving is None:
+        return None
+    rows = context.stack(moving)
+    if not context.lead:
+        return context.stacked(context.op(node.op_type, x, rows, *others, attributes=node.attributes), dims)
+    groups = node.attributes.get_int("group", 1)
+    first, second, *kernel = (int(size) for size in moving.dims)
+    rank = len(kernel)
+    if node.op_type == "ConvTranspose":  # (D, C, M / groups, …) → (C, D · M / groups, …)
+        each = second
+        rows = context.op("Transpose", rows, perm=[1, 0, *range(2, rank + 3)])
+        rows = context.op("Reshape", rows, context.ints([first, -1, *kernel]))
+    else:  # (D, M, C / groups, …) → (groups · D · M / groups, C / groups, …)
+        each = first // groups
+        rows = context.op("Reshape", rows, context.ints([-1, groups, each, second, *kernel]))
+        rows = context.op("Transpose", rows, perm=[1, 0, *range(2, rank + 4)])
+        rows = context.op("Reshape", rows, context.ints([-1, second, *kernel]))
+    made = context.op(node.op_type, x, rows, *others, attributes=node.attributes)
+    grid = [int(size) for size in dims[2:]]
+    made = context.op("Reshape", made, context.ints([0, groups, -1, each, *grid]))
+    made = context.op("Transpose", made, perm=[2, 0, 1, *range(3, rank + 4)])
+    return context.stacked(context.op("Reshape", made, context.ints([0, 0, groups * each, *grid])), dims)
+
+
+def _by_bias(context: Context, node: ir.Node, place: int) -> Tangent | None:
+    moving = context.tangent(node.inputs[place] if has_input(node, place) else None)
+    if moving is None:
+        return None
+    out = node.outputs[0]
+    rank, lead = context.rank(out), context.lead
+    rows = context.unsqueeze(context.stack(moving), [lead, *range(lead + 2, lead + rank)])
+    return context.broadcast(context.stacked(rows, (1, moving.dims[0], *[1] * (rank - 2))), out)
+
+
+def _sizes_fixed(use: Use) -> str:
+    """Refuse weights that move where a size is open: their rows are put among the channels."""
+    if 1 not in use.active:
+        return ""
+    shapes = (required(use.node, 1).shape, use.node.outputs[0].shape)
+    sizes = [size for shape, start in zip(shapes, (0, 2), strict=True) for size in (shape or [None])[start:]]
+    fixed = all(shape is not None for shape in shapes) and all(isinstance(size, int) for size in sizes)
+    return "" if fixed else "its weights follow the image and a size of theirs, or of the output, is open"
 
 
 def convolution_axes(tracker: Tracker, node: ir.Node) -> Result:
@@ -63,13 +123,14 @@ def _without_bias(tracker: Tracker, node: ir.Node) -> bool:
     return not has_input(node, 2) and spatial(tracker, node)
 
 
-_CONVOLUTION = Rule("convolution", convolution)
+_CONVOLUTION = Rule("convolution", convolution, operands=(0, 1, 2), accepts=_sizes_fixed)
+_DEFORMABLE = Rule("convolution", deformable, operands=(0, 1, 3, 4), accepts=_sizes_fixed)
 
 OPS = (
     Op("Conv", tangent=_CONVOLUTION, layout=convolution_axes, geometric=on_one_grid(_one_pixel),
        homogeneous=_without_bias, kind=Kind.CONVOLUTION, linear=(0, 1)),
     Op("ConvTranspose", tangent=_CONVOLUTION, layout=convolution_axes, homogeneous=_without_bias, kind=Kind.UPSAMPLING,
        linear=(0, 1)),
-    Op("DeformConv", tangent=Rule("convolution", deformable), layout=convolution_axes, kind=Kind.CONVOLUTION,
+    Op("DeformConv", tangent=_DEFORMABLE, layout=convolution_axes, kind=Kind.CONVOLUTION,
        linear=(0, 1)),
 )  # fmt: skip

@@ -51,13 +51,39 @@ def from_statistics(
 
 
 def batch_normalization(context: Context, node: ir.Node) -> Outputs:
-    """With fixed statistics a per-channel factor γ / √(var + ε)."""
-    tangent, gamma, variance = context.moving(node), required(node, 1), required(node, 4)
+    """With fixed statistics y = γ (x − m) / σ + β, σ = √(v + ε): of x a factor per channel; any operand may move."""
+    x, gamma, _, mean, variance = (required(node, i) for i in range(5))
+    rank = context.rank(x)
     epsilon = context.number(node.attributes.get_float("epsilon", 1e-5), variance)
     sigma = context.op("Sqrt", context.op("Add", variance, epsilon))
-    factor = _channels(context, context.op("Div", gamma, sigma), tangent.rank)
-    dims: Dims = (tangent.dims[1], *[1] * (tangent.rank - 2)) if tangent.rank > 1 else ()
-    return [context.scaled(tangent, factor, dims), *[None] * (len(node.outputs) - 1)]
+    slope = context.op("Div", gamma, sigma)
+    result = None
+    if (dx := context.tangent(x)) is not None:
+        dims: Dims = (dx.dims[1], *[1] * (rank - 2)) if rank > 1 else ()
+        result = context.scaled(dx, _channels(context, slope, rank), dims)
+    dgamma, dbeta, dmean, dvariance = (context.tangent(node.inputs[i]) for i in range(1, 5))
+    # what is added to y per channel, and what multiplies x − m there
+    shift = context.subtract(dbeta, None if dmean is None else context.scaled(dmean, slope, context.dims(gamma)))
+    gain = None if dgamma is None else context.scaled(dgamma, context.op("Reciprocal", sigma), context.dims(gamma))
+    if dvariance is not None:
+        bend = context.op("Mul", context.op("Div", slope, context.op("Add", variance, epsilon)), context.number(0.5, x))
+        gain = context.subtract(gain, context.scaled(dvariance, bend, context.dims(gamma)))
+    if shift is not None:
+        result = context.add(result, context.broadcast(_per_channel_rows(context, shift, rank), node.outputs[0]))
+    if gain is not None:
+        centred = context.op("Sub", x, _channels(context, mean, rank))
+        rows = context.op("Mul", context.stack(_per_channel_rows(context, gain, rank)), centred)
+        result = context.add(result, context.stacked(rows, context.dims(node.outputs[0])))
+    return [result, *[None] * (len(node.outputs) - 1)]
+
+
+def _per_channel_rows(context: Context, tangent: Tangent, rank: int) -> Tangent:
+    """Give rows of one number per channel, (D, C), as those of a tensor (1, C, 1 …)."""
+    if rank < 2:
+        return tangent
+    lead = context.lead
+    rows = context.unsqueeze(context.stack(tangent), [lead, *range(lead + 2, lead + rank)])
+    return context.stacked(rows, (1, tangent.dims[0], *[1] * (rank - 2)))
 
 
 def _of_the_batch(use: Use) -> str:
@@ -196,7 +222,8 @@ _LAST_AXES = Rule("normalisation", layer_normalization)
 _OVER = Kind.NORMALISATION
 
 OPS = (
-    Op("BatchNormalization", tangent=Rule("affine", batch_normalization, accepts=_fixed_statistics), layout=unary,
+    Op("BatchNormalization",
+       tangent=Rule("affine", batch_normalization, operands=range(5), accepts=_fixed_statistics), layout=unary,
        geometric=on_one_grid(_per_channel), kind=_OVER, random=_of_the_batch),
     Op("LayerNormalization", tangent=_LAST_AXES, layout=unary, kind=_OVER, expansion=layer_normalization_before),
     Op("RMSNormalization", tangent=_LAST_AXES, layout=unary, kind=_OVER),

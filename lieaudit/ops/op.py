@@ -142,6 +142,8 @@ class Rule:
         Operands in which the output is piecewise constant: zero almost everywhere, and the jumps are not seen.
     nearest
         Operands in which it is where the op's mode is nearest.
+    mode
+        The mode where a node states none.
     ignored
         Operands on which the output provably does not depend, or that are integers, such as a shape.
     accepts
@@ -161,6 +163,7 @@ class Rule:
     outputs: Container[int] = (0,)
     steps: Container[int] = ()
     nearest: Container[int] = ()
+    mode: str = ""
     ignored: Container[int] = ()
     accepts: Callable[[Use], str] = every_form
     exact: bool = True
@@ -193,7 +196,7 @@ class Rule:
         return all(any(i in group for group in known) or self._steps(use, i) for i in use.active)
 
     def _steps(self, use: Use, i: int) -> bool:
-        nearest = i in self.nearest and use.node.attributes.get_string("mode", "") == "nearest"
+        nearest = i in self.nearest and use.node.attributes.get_string("mode", self.mode) == "nearest"
         return i in self.steps or nearest
 
 

@@ -10,7 +10,7 @@ from lieaudit.layouts.algebra import pooled, reduced
 from lieaudit.layouts.tracker import Tracker
 from lieaudit.ops.commuting import spatial
 from lieaudit.ops.elementwise_axes import Result
-from lieaudit.ops.op import Kind, Op, Outputs, Rule, Use
+from lieaudit.ops.op import STEP_NOTE, Kind, Op, Outputs, Rule, Use
 
 
 def average(context: Context, node: ir.Node) -> Outputs:
@@ -95,6 +95,9 @@ OPS = (
     Op("GlobalAveragePool", tangent=_AVERAGE, layout=_global_pool, kind=Kind.POOLING, linear=(0,)),
     Op("MaxPool", tangent=_WINNER, layout=_pool, homogeneous=spatial, kind=Kind.POOLING, kinked=True),
     Op("GlobalMaxPool", tangent=Rule("winner", global_max_pool), layout=_global_pool, kind=Kind.POOLING, kinked=True),
+    # its windows are of whole pixels; it gives no indices of the winners, by which tangents could be taken
+    Op("MaxRoiPool", tangent=Rule("winner", operands=(), steps=(1,), differentiable=False, note=STEP_NOTE),
+       kind=Kind.POOLING, kinked=True),
     Op("LpPool", tangent=Rule("average", lp_pool, accepts=_whole_windows), layout=_pool, homogeneous=spatial,
        kind=Kind.POOLING),
     Op("GlobalLpPool", tangent=Rule("average", lp_pool), layout=_global_pool, kind=Kind.POOLING),

@@ -90,6 +90,8 @@ def resize(context: Context, node: ir.Node) -> Outputs:
 
 def _batch_kept(use: Use) -> str:
     """Refuse what resamples the first axis: the directions are folded into it."""
+    if 0 not in use.active:
+        return ""
     x, y, axes = required(use.node, 0), use.node.outputs[0], ints_of(use.node, "axes")
     if x.shape is None or y.shape is None or not len(x.shape):
         return "its rank is not known"
@@ -158,7 +160,9 @@ def _linear_resize(tracker: Tracker, node: ir.Node) -> bool:
     return not (crops and beyond) and spatial(tracker, node)
 
 
-_RESIZE = Rule("resize", resize, ignored=(3,), accepts=_batch_kept)
+_RESIZE = Rule("resize", resize, ignored=(3,), nearest=(1, 2), mode="nearest", accepts=_batch_kept)
+"""Of Upsample, and before opset 11, the scales are operand 1; later that is the region, which may decide sizes too."""
+
 _FOLDED = Rule("layout", folded, ignored=(1, 2))
 
 OPS = (
@@ -166,7 +170,7 @@ OPS = (
        geometric=on_one_grid(_adds_nothing), homogeneous=on_one_grid(_adds_nothing), kind=Kind.PADDING,
        sized_by=(1,), linear=(0, 2)),
     Op("Resize", tangent=_RESIZE, layout=_resize_axes, homogeneous=_linear_resize, kind=Kind.UPSAMPLING,
-       sized_by=(2, 3), linear=(0,)),
+       sized_by=(1, 2, 3), linear=(0,)),
     Op("Upsample", tangent=_RESIZE, layout=_resize_axes, homogeneous=_linear_resize, kind=Kind.UPSAMPLING,
        sized_by=(1,), linear=(0,)),
     Op("DepthToSpace", tangent=_FOLDED, layout=_depth_to_space_axes, homogeneous=spatial, kind=Kind.UPSAMPLING,

@@ -195,6 +195,6 @@ def _vector(context: Context, like: ir.Value, values: np.ndarray) -> ir.Value:
 
 
 OPS = (
-    Op("AffineGrid", body=affine_grid),
+    Op("AffineGrid", body=affine_grid, sized_by=(1,)),
     Op("GridSample", tangent=Rule("sampling", grid_sample, operands=(0, 1), nearest=(1,)), linear=(0,)),
 )

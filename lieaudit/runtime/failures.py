@@ -37,9 +37,13 @@ _NOISE = (
     re.compile(r"^\w*(Impl|Validation|Helper|Compute) (?=[A-Z])"),
     re.compile(r"^[^.]*(==|!=|<=|>=|&&|\|\||->|\(\)|[<>])[^.]* was false\. "),
     re.compile(r"^\S+ was false\. "),
+    re.compile(r" in node \(\)"),
     re.compile(r" Please fix either the inputs/outputs or the model\."),
 )
 _LONGEST = 300
+_OURS = "'…'"
+"""What a name of lieaudit's own reads as."""
+
 _READ = 4000
 """Characters of a message that are read: a hostile model's names may be of any length."""
 
@@ -117,7 +121,7 @@ def cleaned(text: str) -> str:
         before = text
         for noise in _NOISE:
             text = noise.sub("", text).strip()
-    text = re.sub(r"'([^']*)'", lambda quoted: repr(plain(quoted[1])), text)
+    text = re.sub(r"'([^']*)'", lambda quoted: _OURS if is_own(quoted[1]) else repr(plain(quoted[1])), text)
     return (text or "it says no more")[:_LONGEST].removesuffix(".")
 
 

@@ -7,6 +7,8 @@ below 1e-4 of the op's scale for a smooth op in float32.
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import onnx_ir as ir
 
@@ -14,11 +16,16 @@ from lieaudit.autodiff.context import Context
 from lieaudit.autodiff.tangent import Tangent
 from lieaudit.errors import UnsupportedOpError
 from lieaudit.graph.forward.graphs import with_inputs
+from lieaudit.graph.names import called
 from lieaudit.graph.nodes import reads
+from lieaudit.ops import lookup
 from lieaudit.ops.op import ALL, Outputs, Rule
 
 RELATIVE_STEP = 2.0**-9
 _TINY = 1e-30
+_BATCH = re.compile(r"\d*N")
+"""A size that follows the batch."""
+
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.DOUBLE}
 _COMPLEX = {ir.DataType.COMPLEX64, ir.DataType.COMPLEX128}
 
@@ -34,6 +41,7 @@ def generic(context: Context, node: ir.Node) -> Outputs:
                 subject=node.name or node.op_type,
                 hint="use --method finite_difference",
             )
+    _refuse_sizes(context, node)
     wanted = [i for i, value in enumerate(node.outputs) if value.dtype in _FLOATS and value.shape is not None]
     unseen = [v for i, v in enumerate(node.outputs) if i not in wanted and _moves_unseen(v)]
     if unseen:
@@ -64,6 +72,22 @@ def generic(context: Context, node: ir.Node) -> Outputs:
     for i, value in zip(wanted, made, strict=True):
         tangents[i] = context.stacked(value, context.dims(node.outputs[i]))
     return tangents
+
+
+def _refuse_sizes(context: Context, node: ir.Node) -> None:
+    """Raise where the size of the output follows the image smoothly: two outputs of other sizes have no difference."""
+    op = lookup(node)
+    open_sizes = {str(size) for v in node.outputs for size in v.shape or () if not isinstance(size, int)}
+    if op is None or all(_BATCH.fullmatch(size) for size in open_sizes):
+        return
+    for i, value in enumerate(node.inputs):
+        if i > 0 and i in op.sized_by and context.tangent(value) is not None:
+            raise UnsupportedOpError(
+                f"the size of what {called(node)} makes follows the image",
+                reason="NO_RULE",
+                subject=node.name or node.op_type,
+                hint="use --method finite_difference",
+            )
 
 
 def _moves_unseen(value: ir.Value) -> bool:

@@ -18,6 +18,7 @@ from lieaudit.graph.forward.generic import GENERIC
 from lieaudit.graph.forward.memory import OVERHEAD, peak_bytes
 from lieaudit.graph.forward.prepare import prepare
 from lieaudit.graph.forward.shapes import measure_shapes
+from lieaudit.graph.names import called
 from lieaudit.graph.nodes import reads
 from lieaudit.ops import Rule, Use, lookup, name_of
 from lieaudit.ops.op import QUANTISATION_RULE
@@ -205,10 +206,25 @@ def differentiate(context: Context, node: ir.Node) -> Applied:
         except UnsupportedOpError as problem:
             # a form that the rule does not take, such as axes that the graph computes
             if rule is GENERIC:
-                raise
-            rule, refusal = GENERIC, str(problem)
-            _apply(context, node, rule)
+                raise _named(problem, node) from problem
+            rule, refusal = GENERIC, problem.message
+            try:
+                _apply(context, node, rule)
+            except UnsupportedOpError as second:
+                raise _named(second, node) from second
     return _record(node, rule, jumps=rule.jumps(use), refusal=refusal)
+
+
+def _named(problem: UnsupportedOpError, node: ir.Node) -> UnsupportedOpError:
+    """Say at which node it is, where the problem is one of the tangents alone."""
+    if node.op_type in problem.message:
+        return problem
+    return UnsupportedOpError(
+        f"at {called(node)}: {problem.message}",
+        reason=problem.reason,
+        subject=node.name or node.op_type,
+        hint=problem.hint,
+    )
 
 
 def _apply(context: Context, node: ir.Node, rule: Rule) -> None:

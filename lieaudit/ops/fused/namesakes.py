@@ -66,6 +66,6 @@ OPS = (
     Op("Trilu", MICROSOFT, expansion=_trilu),
     Op("GatherND", MICROSOFT, expansion=_gather_nd),
     Op("GridSample", MICROSOFT, expansion=_grid_sample),
-    Op("Pad", MICROSOFT, expansion=_pad),
-    Op("ExpandDims", MICROSOFT, expansion=_expand_dims),
+    Op("Pad", MICROSOFT, expansion=_pad, sized_by=(1,)),
+    Op("ExpandDims", MICROSOFT, expansion=_expand_dims, sized_by=(1,)),
 )
