@@ -19,7 +19,8 @@ MAX_MESSAGE = 32 * 2**20
 """Largest message of gRPC in bytes, either way; it is held whole while it is read."""
 _READ_AT_ONCE, _READ_EACH = 4, 2
 _UNKNOWN_AT_ONCE, _UNKNOWN_EACH = 2, 1
-_UPLOADS_AT_ONCE, _UPLOADS_EACH = 16, 8
+_UPLOADS_AT_ONCE, _UPLOADS_EACH = 16, 4
+_TALKS_AT_ONCE, _TALKS_EACH = 4, 2
 _STREAMS_SHARE = 0.8
 _RETRY_SECONDS = 1.0
 
@@ -44,13 +45,21 @@ class Places:
     @asynccontextmanager
     async def hold(self, caller: str) -> AsyncIterator[None]:
         """Wait for a place and hold it."""
-        await self._take(caller)
+        await self.take(caller)
         try:
             yield
         finally:
             self._give(caller)
 
-    async def _take(self, caller: str) -> None:
+    def give(self, caller: str, after: float = 0.0) -> None:
+        """Give a place back, after so many seconds: what it was taken for has cost others as much."""
+        if after > 0.0:
+            asyncio.get_running_loop().call_later(after, self._give, caller)
+        else:
+            self._give(caller)
+
+    async def take(self, caller: str) -> None:
+        """Wait for a place; the caller gives it back."""
         if self._free and self._held[caller] < self._each:
             self._free -= 1
             self._held[caller] += 1
@@ -98,6 +107,7 @@ class Admission:
         self.reading = Places(_READ_AT_ONCE, _READ_EACH)
         self.reading_unknown = Places(_UNKNOWN_AT_ONCE, _UNKNOWN_EACH)
         self.uploads = Places(_UPLOADS_AT_ONCE, _UPLOADS_EACH)
+        self.talks = Places(_TALKS_AT_ONCE, _TALKS_EACH)  # streams of requests by callers without identity
 
     @contextmanager
     def call(self, caller: str, *, stream: bool) -> Iterator[None]:

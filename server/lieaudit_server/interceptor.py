@@ -83,8 +83,10 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     async def _request(self, handler: Any, parse: Callable[[bytes], Any], raw: Any, call: _Call) -> Any:
         if not handler.request_streaming:
             return await reading.one(raw, parse, self._admission.reading, call.owner, call.held)
-        await call.held.enter_async_context(self._admission.uploads.hold(call.owner))
-        return _all(raw, parse, call.check)
+        uploads, owner = self._admission.uploads, call.owner
+        await uploads.take(owner)
+        call.held.callback(lambda: uploads.give(owner, call.price))
+        return _all(raw, parse, call)
 
     def begin(self, call: _Call) -> None:
         """Identify the caller."""
@@ -133,11 +135,10 @@ def _behaviour(handler: Any) -> Callable[[Any, Any], Any]:
     return handler.unary_stream if handler.response_streaming else handler.unary_unary  # type: ignore[no-any-return]
 
 
-async def _all(
-    raw: AsyncIterator[bytes], parse: Callable[[bytes], Any], check: Callable[[], None]
-) -> AsyncIterator[Any]:
+async def _all(raw: AsyncIterator[bytes], parse: Callable[[bytes], Any], call: _Call) -> AsyncIterator[Any]:
     async for data in raw:
-        check()
+        call.price += reading.cost(data)
+        call.check()
         yield reading.parsed(parse, data)
 
 
@@ -171,6 +172,7 @@ class _Call:
     request_id: str = ""
     owner: str = ""
     code: str = "CANCELLED"
+    price: float = 0.0  # see `reading.cost`
     span: Any = None
     started: float = dataclasses.field(default_factory=time.monotonic)
     checked: float = dataclasses.field(default_factory=time.monotonic)

@@ -35,6 +35,12 @@ class Metrics:
         self.rpc_seconds = Histogram(
             "lieaudit_rpc_seconds", "Time to serve a call", ["method"], buckets=_SECONDS, registry=registry
         )
+        self.loop_lag = Histogram(
+            "lieaudit_event_loop_lag_seconds",
+            "How late the event loop was, twenty times a second",
+            buckets=_SECONDS,
+            registry=registry,
+        )
 
     def serve(self, listen: str) -> None:
         """Serve ``/metrics`` over HTTP at ``HOST:PORT``. Raises `ConfigError` where that cannot be done."""

@@ -37,7 +37,8 @@ class Public:
                     async with AsyncExitStack() as held:
                         held.enter_context(self._admission.unknown(peer))
                         if handler.request_streaming:
-                            responses = handler.stream_stream(_all(raw, parse), context)
+                            await held.enter_async_context(self._admission.talks.hold(peer))
+                            responses = handler.stream_stream(reading.every(raw, parse), context)
                         else:
                             request = await self._request(raw, parse, peer, held)
                             responses = handler.unary_stream(request, context)
@@ -69,11 +70,6 @@ class Public:
             return await asyncio.wait_for(request, _CHECK_SECONDS)
         except TimeoutError:  # others keep us from reading what is asked: the answer is about the whole server
             return health_pb2.HealthCheckRequest()
-
-
-async def _all(raw: AsyncIterator[bytes], parse: Callable[[bytes], Any]) -> AsyncIterator[Any]:
-    async for data in raw:
-        yield reading.parsed(parse, data)
 
 
 async def _abort(context: Any, problem: ServiceError) -> None:

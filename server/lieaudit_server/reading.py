@@ -1,8 +1,9 @@
-"""Reads requests: after the caller is known, a bounded number at a time, and not for ever."""
+"""Reads requests: after the caller is known, a bounded number at a time, not for ever, and large ones not too often."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -13,34 +14,48 @@ from lieaudit_server.admission import Places
 from lieaudit_server.errors import ServiceError, invalid
 
 _SECONDS = 20.0
-_SMALL = 2**20
-"""Messages up to this size are parsed in the event loop and give their place back before the call goes on."""
+SMALL = 2**20 + 2**10
+"""Bytes of a message that costs nobody anything; one chunk of an upload is as large."""
+_BYTES_PER_SECOND = 8 * 2**20
 
 
 async def one(
     raw: AsyncIterator[bytes], parse: Callable[[bytes], Any], places: Places, caller: str, stack: AsyncExitStack
 ) -> Any:
-    """Read the only request of a call. A large one keeps its place in ``places`` until ``stack`` is left.
+    """Read the only request of a call. A large one keeps its place in ``places`` until ``stack`` is left, and longer.
 
     Raises `ServiceError` where it does not come, comes too slowly or is no message.
     """
-    async with AsyncExitStack() as reading:
-        await reading.enter_async_context(places.hold(caller))
-        try:
-            async with asyncio.timeout(_SECONDS):
-                messages = aiter(raw)
-                data = await anext(messages, None)
-                await messages.aclose()  # type: ignore[attr-defined]  # else it keeps the message as long as the call
-        except TimeoutError as problem:
-            raise ServiceError(
-                "DEADLINE_EXCEEDED", f"the request did not come within {_SECONDS:g} seconds", reason="REQUEST_TOO_SLOW"
-            ) from problem
+    await places.take(caller)
+    price = 0.0
+    started = time.monotonic()
+    try:
+        messages = aiter(raw)
+        data = await _next(messages)
+        await messages.aclose()  # type: ignore[attr-defined]  # else it keeps the message as long as the call
         if data is None:
             raise invalid("request", "the call has no request", reason="UNREADABLE")
-        if len(data) <= _SMALL:
-            return parsed(parse, data)
-        await stack.enter_async_context(reading.pop_all())
-    return await asyncio.to_thread(parsed, parse, data)
+        price = cost(data)
+    finally:
+        if price:
+            stack.callback(lambda: places.give(caller, price - (time.monotonic() - started)))
+        else:
+            places.give(caller)
+    return await asyncio.to_thread(parsed, parse, data) if price else parsed(parse, data)
+
+
+async def every(raw: AsyncIterator[bytes], parse: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+    """Read a stream of requests, none of which may be large or keep us waiting. Raises `ServiceError`."""
+    messages = aiter(raw)
+    while (data := await _next(messages)) is not None:
+        if cost(data):
+            raise invalid("request", f"the request has {len(data)} bytes, at most {SMALL} are taken")
+        yield parsed(parse, data)
+
+
+def cost(data: bytes) -> float:
+    """Give the seconds for which a place that read this message stays taken: the event loop copied it for everybody."""
+    return 0.0 if len(data) <= SMALL else len(data) / _BYTES_PER_SECOND
 
 
 def parsed(parse: Callable[[bytes], Any], data: bytes) -> Any:
@@ -49,3 +64,13 @@ def parsed(parse: Callable[[bytes], Any], data: bytes) -> Any:
         return parse(data)
     except DecodeError as problem:
         raise invalid("request", "the request is not a message of lieaudit.v1", reason="UNREADABLE") from problem
+
+
+async def _next(messages: AsyncIterator[bytes]) -> bytes | None:
+    try:
+        async with asyncio.timeout(_SECONDS):
+            return await anext(messages, None)
+    except TimeoutError as problem:
+        raise ServiceError(
+            "DEADLINE_EXCEEDED", f"the request did not come within {_SECONDS:g} seconds", reason="REQUEST_TOO_SLOW"
+        ) from problem

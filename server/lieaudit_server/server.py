@@ -28,6 +28,7 @@ from lieaudit_server.identity import Authority
 from lieaudit_server.interceptor import Interceptor
 from lieaudit_server.maintenance import Maintenance
 from lieaudit_server.metrics import Metrics
+from lieaudit_server.runtime import Lag, tune
 from lieaudit_server.scheduling.confinement import Confinement
 from lieaudit_server.scheduling.forkserver import ForkServer
 from lieaudit_server.scheduling.journal import Journal
@@ -90,6 +91,7 @@ class Server:
 
         Raises `ConfigError` where the folder, the address or a file named in the settings cannot be used.
         """
+        tune()
         config = self._config
         authority = Authority(config.tokens_file, client_certificates=config.tls_client_ca is not None)
         server_credentials = credentials(config)
@@ -145,6 +147,7 @@ class Server:
             raise
         await self._grpc.start()
         await self._scheduler.start()
+        self._lag = Lag(self.metrics)
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         _log.info("serving lieaudit.v1 %s on %s", __version__, self.target)
 
@@ -206,6 +209,7 @@ class Server:
         self._journal.close()
         self._provider_task.cancel()
         self._room.stop()
+        self._lag.stop()
         await self._grpc.stop(grace=2.0)
         await self._background.wait()
         await self._fork_server.stop()

@@ -71,6 +71,11 @@ class Child:
         if not self._end.done():
             self._running.kill(self._number)
 
+    def give_way(self) -> None:
+        """Have the kernel run it only where nothing else wants to run. A worker that has ended stays as it is."""
+        if not self._end.done():
+            self._running.give_way(self._number)
+
     def close(self) -> None:
         """Read no more of what it wrote."""
         for pipe in self._pipes:
@@ -154,6 +159,9 @@ class _Running:
 
     def kill(self, number: int) -> None:
         self._send({"kill": number}, [])
+
+    def give_way(self, number: int) -> None:
+        self._send({"give_way": number}, [])
 
     def _send(self, command: Mapping[str, Any], ancillary: list[tuple[int, int, array.array[int]]]) -> None:
         try:

@@ -10,6 +10,8 @@ from lieaudit_server.store.audits import Audit
 from lieaudit_server.store.folder import Folder
 from lieaudit_server.store.resources import Resource
 
+_CHECK_NICENESS, _AUDIT_NICENESS = 5, 10  # somebody waits for a check
+
 
 def blob(folder: Folder, resource: Resource) -> dict[str, str]:
     """Describe a stored blob to a worker."""
@@ -25,6 +27,7 @@ def check(config: Config, task: str) -> dict[str, Any]:
     """Describe a check or an inspection; what it is about is added by `Probes`."""
     return {
         "task": task,
+        "niceness": _CHECK_NICENESS,
         "threads": 1,
         "cpus": sorted(os.sched_getaffinity(0)),
         "memory_mib": config.probe_memory_mib,
@@ -37,6 +40,7 @@ def audit(config: Config, folder: Folder, record: Audit, cpus: tuple[int, ...]) 
     blobs = {role: {"path": str(folder.blob(b["sha256"])), **b} for role, b in record.blobs.items()}
     return {
         "task": "audit",
+        "niceness": _AUDIT_NICENESS,
         "threads": record.threads,
         "cpus": list(cpus),
         "memory_mib": config.memory_mib if record.device is None else config.gpu_memory_mib,

@@ -25,6 +25,7 @@ from lieaudit_server.store.folder import Folder
 
 _log = logging.getLogger(__name__)
 _RETRY_SECONDS = 5.0
+_PATIENCE_SECONDS = 2.0  # checks of most files take a tenth of one
 
 
 class Probes:
@@ -85,7 +86,9 @@ class Probes:
             for name, data in files.items():
                 await asyncio.to_thread((scratch / name).write_bytes, data)
             job = await self._confinement.confine({**jobs.check(self._config, task), **parts, "scratch": str(scratch)})
-            worker = Worker(job, self._fork_server, max_log_bytes=self._config.max_log_bytes)
+            worker = Worker(
+                job, self._fork_server, max_log_bytes=self._config.max_log_bytes, patience=_PATIENCE_SECONDS
+            )
             with self._room.watching(scratch, worker):
                 return await worker.run(self._config.probe_seconds)
         finally:

@@ -43,6 +43,8 @@ class Worker:
         Output after which the worker is stopped.
     on_progress
         Called with each progress message, in order.
+    patience
+        Seconds after which it gives way to all other workers; None: never.
     """
 
     def __init__(
@@ -52,11 +54,13 @@ class Worker:
         *,
         max_log_bytes: int,
         on_progress: Callable[[Mapping[str, Any]], Awaitable[None]] | None = None,
+        patience: float | None = None,
     ) -> None:
         self._job = job
         self._fork_server = fork_server
         self._max_log_bytes = max_log_bytes
         self._on_progress = on_progress
+        self._patience = patience
         self._child: Child | None = None
         self._tail = b""
         self._final: dict[str, Any] | None = None
@@ -70,6 +74,8 @@ class Worker:
         self._child = await self._fork_server.spawn(self._job)
         if self._stopped is not None:
             self._kill()
+        if self._patience is not None:
+            asyncio.get_running_loop().call_later(self._patience, self._child.give_way)
         try:
             async with asyncio.timeout(max(deadline_seconds - already, 0.0)):
                 await asyncio.gather(self._read_messages(), self._read_log(), self._child.wait())

@@ -21,14 +21,13 @@ from lieaudit_server.conversions import into, spec_from_proto, timestamp, within
 from lieaudit_server.errors import ServiceError, invalid, not_found
 from lieaudit_server.scheduling import jobs
 from lieaudit_server.services import paging, reuse
-from lieaudit_server.services.context import Context
+from lieaudit_server.services.context import LARGE, Context
 from lieaudit_server.services.evaluation import check_policy, evaluate
 from lieaudit_server.store import audits, garbage, reports
 from lieaudit_server.store.audits import Audit, Event
 
 _STATES = (*audits.UNFINISHED, *audits.FINISHED)
 _PROVIDER_NAMES = {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "Tensorrt"}
-_LARGE = 16 * 2**10
 API_VERSION = "lieaudit.v1"
 
 
@@ -39,12 +38,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):  # type: ignore[misc]
         self._context = context
 
     async def CreateAudit(self, request: audit_pb2.CreateAuditRequest, _context: Any) -> audit_pb2.Audit:  # noqa: N802, D102
-        bounds.check(request)
-        spec = AuditSpec()
-        if request.spec.ByteSize() > _LARGE:
-            spec = await self._context.convert(lambda: spec_from_proto(request.spec))
-        elif request.HasField("spec"):
-            spec = spec_from_proto(request.spec)
+        spec = await self._context.convert(lambda: _spec(request), at_once=request.ByteSize() < LARGE)
         if not request.spec.HasField("budget_mib"):
             spec = within_memory(spec, self._memory(spec))
         if len(request.idempotency_key) > 200:
@@ -280,7 +274,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):  # type: ignore[misc]
             return [_message(audit, events[audit.id]) for audit in found]
 
         entries = sum(len(v) for audit in found for v in audit.spec.values() if isinstance(v, list | dict))
-        return convert() if entries < _LARGE // 8 else await self._context.convert(convert)
+        return await self._context.convert(convert, at_once=entries < LARGE // 8)
 
 
 def report(context: Context, audit: Audit) -> Iterator[bytes]:
@@ -294,6 +288,11 @@ def report(context: Context, audit: Audit) -> Iterator[bytes]:
             hint="" if audit.failure is None else f"it failed: {audit.failure.message}",
         )
     return reports.chunks(context.folder, audit)
+
+
+def _spec(request: audit_pb2.CreateAuditRequest) -> AuditSpec:
+    bounds.check(request)
+    return spec_from_proto(request.spec) if request.HasField("spec") else AuditSpec()
 
 
 def _request_sha256(request: audit_pb2.CreateAuditRequest) -> str:

@@ -26,6 +26,8 @@ from lieaudit_server.store.resources import Resource
 
 _HEX = frozenset("0123456789abcdef")
 T = TypeVar("T")
+LARGE = 16 * 2**10
+"""Bytes of a request whose conversion takes noticeably long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +95,13 @@ class Context:
                     await damage.verify(self.database, self.folder, resource.sha256)
             raise
 
-    async def convert(self, function: Callable[[], T]) -> T:
-        """Carry out a long conversion outside the event loop, one at a time: callers take turns.
+    async def convert(self, function: Callable[[], T], *, at_once: bool) -> T:
+        """Carry out a conversion ``at_once``, or, where it is long, outside the event loop, where callers take turns.
 
         Several at once would not be faster, for Python runs one thread at a time, and starve the event loop.
         """
+        if at_once:
+            return function()
         async with self.converting.hold(self.caller.owner):
             return await asyncio.to_thread(function)
 

@@ -54,7 +54,7 @@ async def check_policy(context: Context, request: gate_pb2.CheckPolicyRequest) -
 
 
 def _check_size(policy_yaml: str) -> None:
-    if len(policy_yaml.encode()) > _POLICY_BYTES:
+    if len(policy_yaml) > _POLICY_BYTES or len(policy_yaml.encode()) > _POLICY_BYTES:
         raise invalid("policy_yaml", "a policy has at most 1 MiB", reason="POLICY_TOO_LARGE")
     if policy_yaml.count("[") + policy_yaml.count("{") > _BRACKETS:
         raise invalid("policy_yaml", f"a policy has at most {_BRACKETS} brackets", reason="POLICY_TOO_LARGE")

@@ -12,6 +12,7 @@ from lieaudit_server import bounds
 from lieaudit_server.conversions import into, spec_from_proto, within_memory
 from lieaudit_server.errors import ServiceError
 from lieaudit_server.services import stored
+from lieaudit_server.services.context import LARGE
 from lieaudit_server.services.uploads import Requests
 from lieaudit_server.store.resources import Resource
 
@@ -50,12 +51,7 @@ class ModelService(stored.StoredService, model_pb2_grpc.ModelServiceServicer):  
                 reason="NOT_ONNX",
                 subject="sha256",
             )
-        bounds.check(request)
-        spec = (
-            await self._context.convert(lambda: spec_from_proto(request.spec))
-            if request.HasField("spec")
-            else AuditSpec()
-        )
+        spec = await self._context.convert(lambda: _spec(request), at_once=request.ByteSize() < LARGE)
         threads = self._context.config.default_threads
         # Checks are not scheduled, so they use no GPU whatever the audit is to run on.
         spec = dataclasses.replace(spec, provider="cpu", threads=threads)
@@ -73,6 +69,11 @@ class ModelService(stored.StoredService, model_pb2_grpc.ModelServiceServicer):  
             used.append(dataset)
         result = await self._context.probe("inspect", parts, used)
         return into(model_pb2.Inspection(), result["inspection"])
+
+
+def _spec(request: model_pb2.InspectModelRequest) -> AuditSpec:
+    bounds.check(request)
+    return spec_from_proto(request.spec) if request.HasField("spec") else AuditSpec()
 
 
 def _message(resource: Resource) -> model_pb2.Model:

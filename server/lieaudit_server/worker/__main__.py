@@ -5,10 +5,11 @@ where a new interpreter with onnxruntime takes most of a second of a core. It ne
 itself, holds no secret (its environment is a clean one) and has one thread, so that a fork is a whole process.
 
 Commands come on standard input, a socket that keeps messages apart: ``{"start": ID}`` with three descriptors, the new
-worker's standard input, output and error; ``{"kill": ID}``; ``{"ask": true}``, which it answers with
-``{"alive": true}``. For each worker that has ended it answers ``{"ended": ID, "status": STATUS}``, the status negative
-for a signal. A worker that somebody stops (SIGSTOP) would hold its place for ever, and is killed. The fork server ends,
-and all workers with it, when the server closes the socket or dies.
+worker's standard input, output and error; ``{"kill": ID}``; ``{"give_way": ID}``, to lower its priority; and
+``{"ask": true}``, which it answers with ``{"alive": true}``. For each worker that has ended it answers
+``{"ended": ID, "status": STATUS}``, the status negative for a signal. A worker that somebody stops (SIGSTOP) would hold
+its place for ever, and is killed. The fork server ends, and all workers with it, when the server closes the socket or
+dies.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from collections import deque
 from lieaudit_server.worker.sandbox import die_with
 
 _COMMAND_BYTES = 4096
+_LAST_NICENESS = 15
 
 
 def preload() -> None:
@@ -91,6 +93,8 @@ class ForkServer:
             self._start(command["start"], descriptors)
         elif "ask" in command:
             self._answers.append(b'{"alive": true}')
+        elif "give_way" in command:
+            self._give_way(command["give_way"])
         else:
             self._kill(command["kill"])
         for descriptor in descriptors:
@@ -138,6 +142,12 @@ class ForkServer:
                 self._kill_session(pid)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)  # where it has no session of its own yet
+
+    def _give_way(self, job: int) -> None:
+        for pid, running in self._workers.items():
+            if running == job:
+                with contextlib.suppress(OSError):
+                    os.setpriority(os.PRIO_PGRP, pid, _LAST_NICENESS)  # all its threads
 
     def _kill_session(self, pid: int) -> None:
         # What the worker may have started goes with it. Before it is reaped, so that its number is still its own.

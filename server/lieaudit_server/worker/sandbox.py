@@ -20,7 +20,6 @@ from lieaudit_server.worker import landlock, seccomp
 from lieaudit_server.worker.files import access
 
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
-_NICENESS = 10
 _MORE_TASKS = 1024
 _ADDRESSES = 4 * 2**30
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -45,7 +44,7 @@ def enter(parent: int, job: Mapping[str, Any]) -> list[str]:
     if sys.platform == "linux":
         os.sched_setaffinity(0, job["cpus"])
     os.umask(0o077)
-    os.nice(_NICENESS)
+    os.nice(job["niceness"])
     os.chdir(job["scratch"])
     os.environ.update({"HOME": job["scratch"], "TMPDIR": job["scratch"]})
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(job["threads"])))
