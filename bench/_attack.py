@@ -118,7 +118,8 @@ class Attack:
                 await attack(number)
                 self.ends["OK"] += 1
             except grpc.aio.AioRpcError as error:
-                self.ends[error.code().name] += 1
+                code = error.code().name
+                self.ends[f"{code} {error.details()}" if code in {"INTERNAL", "UNKNOWN"} else code] += 1
             await asyncio.sleep(float(os.environ.get("ABUSE_SLEEP", "0.1")))
 
 

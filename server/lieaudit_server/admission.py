@@ -10,10 +10,13 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from urllib.parse import unquote
 
 from lieaudit_server.config import Config
+from lieaudit_server.connections import network
 from lieaudit_server.errors import ServiceError
 from lieaudit_server.identity import LOCAL
+from lieaudit_server.rates import Rates
 
 MAX_MESSAGE = 32 * 2**20
 """Largest message of gRPC in bytes, either way; it is held whole while it is read."""
@@ -22,6 +25,9 @@ _UNKNOWN_AT_ONCE, _UNKNOWN_EACH = 2, 1
 _UPLOADS_AT_ONCE, _UPLOADS_EACH = 16, 4
 _TALKS_AT_ONCE, _TALKS_EACH = 4, 2
 _STREAMS_SHARE = 0.8
+_BURST_SECONDS = 2
+_PUBLIC_RATE, _PUBLIC_BURST = 50.0, 100
+_REFUSALS_RATE, _REFUSALS_BURST, _REFUSALS_WAITING = 20.0, 100, 500
 _RETRY_SECONDS = 1.0
 
 
@@ -107,6 +113,10 @@ class Admission:
         self.reading = Places(_READ_AT_ONCE, _READ_EACH)
         self.reading_unknown = Places(_UNKNOWN_AT_ONCE, _UNKNOWN_EACH)
         self.uploads = Places(_UPLOADS_AT_ONCE, _UPLOADS_EACH)
+        rate = config.max_rate_per_owner
+        self._calls_of_owners = Rates(rate, int(_BURST_SECONDS * rate)) if rate else None
+        self._public_calls = Rates(_PUBLIC_RATE, _PUBLIC_BURST, _REFUSALS_WAITING)
+        self._refusals = Rates(_REFUSALS_RATE, _REFUSALS_BURST, _REFUSALS_WAITING)
         self.talks = Places(_TALKS_AT_ONCE, _TALKS_EACH)  # streams of requests by callers without identity
 
     @contextmanager
@@ -136,6 +146,19 @@ class Admission:
         with _counted(self._calls, peer):
             yield
 
+    async def turn(self, owner: str) -> None:
+        """Let an owner who calls too often wait."""
+        if self._calls_of_owners is not None and owner != LOCAL.owner:
+            await self._calls_of_owners.turn(owner)
+
+    async def public_turn(self, peer: str) -> None:
+        """Let an address that calls too often, without saying who it is, wait."""
+        await self._public_calls.turn(peer)
+
+    async def refusal(self, peer: str) -> None:
+        """Let an address whose calls are not admitted too often wait for its answer: it would call again at once."""
+        await self._refusals.turn(peer)
+
     def _check(self, refused: object, message: str, reason: str) -> None:
         if refused:
             raise ServiceError(
@@ -159,6 +182,8 @@ def _counted(counter: Counter[str], caller: str) -> Iterator[None]:
 
 
 def address(peer: str) -> str:
-    """Give the address of a gRPC peer without its port: ``ipv4:10.0.0.1:4711`` is ``peer ipv4:10.0.0.1``."""
+    """Give what counts as the address of a gRPC peer: ``ipv4:10.0.0.1:4711`` is ``peer 10.0.0.1``; see `network`."""
     kind, _, rest = peer.partition(":")
-    return f"peer {kind}:{rest.rpartition(':')[0]}" if kind in {"ipv4", "ipv6"} else f"peer {kind}"
+    if kind not in {"ipv4", "ipv6"}:
+        return f"peer {kind}"
+    return f"peer {network(unquote(rest).rpartition(':')[0].strip('[]'))}"

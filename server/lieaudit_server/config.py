@@ -81,7 +81,7 @@ class Config:
     ] = 60.0
     upload_bytes_per_second: Annotated[
         int, "an upload stream slower than this over half a minute is ended (and can be resumed)"
-    ] = 1024
+    ] = 512
     max_uploads_per_owner: Annotated[int, "half-done uploads of one owner"] = 100
     quota_bytes_per_owner: Annotated[int, "bytes of one owner's models, data sets and reports; 0: no quota"] = 0
     min_free_bytes: Annotated[int, "uploads and audits are refused where the disk would have less left"] = 256 * 2**20
@@ -98,7 +98,13 @@ class Config:
         int,
         "streams of one address without identity (health watches, reflection); behind a proxy all are one address",
     ] = 64
+    max_rate_per_owner: Annotated[
+        float, "calls of one owner a second, in the long run; those beyond wait. 0: no bound"
+    ] = 200.0
     max_connections: Annotated[int, "connections at the same time"] = 4096
+    max_connections_per_peer: Annotated[
+        int, "of them those of one address, or of one /64 network of IPv6; behind a proxy all are one. 0: no bound"
+    ] = 512
     no_reflection: Annotated[bool, "do not offer server reflection"] = False
     drain_seconds: Annotated[
         float, "time for running calls and audits after SIGTERM; interrupted audits resume at the next start"

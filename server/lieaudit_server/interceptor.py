@@ -18,7 +18,7 @@ import grpc
 from grpc_status import rpc_status
 
 from lieaudit_server import identity, logs, reading
-from lieaudit_server.admission import Admission
+from lieaudit_server.admission import Admission, address
 from lieaudit_server.errors import ServiceError
 from lieaudit_server.identity import Authority, unauthenticated
 from lieaudit_server.metrics import Metrics
@@ -81,6 +81,7 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return grpc.stream_unary_rpc_method_handler(single, None, handler.response_serializer)
 
     async def _request(self, handler: Any, parse: Callable[[bytes], Any], raw: Any, call: _Call) -> Any:
+        await self._admission.turn(call.owner)
         if not handler.request_streaming:
             return await reading.one(raw, parse, self._admission.reading, call.owner, call.held)
         uploads, owner = self._admission.uploads, call.owner
@@ -113,6 +114,8 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             _log.error("%s failed", call.method, exc_info=problem)
         elif not isinstance(problem, ServiceError):
             _log.info("%s refused", call.method, exc_info=problem)
+        if not call.owner:  # it was not admitted
+            await self._admission.refusal(address(call.context.peer()))
         status = to_status(error, call.request_id, self._hidden)
         # The exception lives on in gRPC for a while: not with the request and all that was made of it.
         traceback.clear_frames(problem.__traceback__)

@@ -35,6 +35,7 @@ class Public:
                 try:
                     peer = address(context.peer())
                     async with AsyncExitStack() as held:
+                        await self._admission.public_turn(peer)
                         held.enter_context(self._admission.unknown(peer))
                         if handler.request_streaming:
                             await held.enter_async_context(self._admission.talks.hold(peer))
@@ -55,7 +56,9 @@ class Public:
         async def single(raw: Any, context: Any) -> Any:
             try:
                 async with AsyncExitStack() as held:
-                    request = await self._request(raw, parse, address(context.peer()), held)
+                    peer = address(context.peer())
+                    await self._admission.public_turn(peer)
+                    request = await self._request(raw, parse, peer, held)
                     return await handler.unary_unary(request, context)
             except ServiceError as problem:
                 return await _abort(context, problem)

@@ -23,6 +23,7 @@ from lieaudit_server import __version__
 from lieaudit_server.admission import MAX_MESSAGE, Admission
 from lieaudit_server.background import Background
 from lieaudit_server.config import Config, factories
+from lieaudit_server.connections import Connections
 from lieaudit_server.errors import ConfigError, DamagedFolderError, ServiceError
 from lieaudit_server.identity import Authority
 from lieaudit_server.interceptor import Interceptor
@@ -148,6 +149,8 @@ class Server:
         await self._grpc.start()
         await self._scheduler.start()
         self._lag = Lag(self.metrics)
+        self._connections = Connections(self.port, config.max_connections_per_peer)
+        self._connections.start()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         _log.info("serving lieaudit.v1 %s on %s", __version__, self.target)
 
@@ -210,6 +213,7 @@ class Server:
         self._provider_task.cancel()
         self._room.stop()
         self._lag.stop()
+        self._connections.stop()
         await self._grpc.stop(grace=2.0)
         await self._background.wait()
         await self._fork_server.stop()
