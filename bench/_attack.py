@@ -118,9 +118,10 @@ class Attack:
                 await attack(number)
                 self.ends["OK"] += 1
             except grpc.aio.AioRpcError as error:
-                code = error.code().name
-                self.ends[f"{code} {error.details()}" if code in {"INTERNAL", "UNKNOWN"} else code] += 1
-            await asyncio.sleep(float(os.environ.get("ABUSE_SLEEP", "0.1")))
+                # grpc.aio loses the status of a stream that the server ends while it writes (grpc/grpc #36066).
+                lost = error.details() == "Internal error from Core"
+                self.ends["ended while it wrote" if lost else error.code().name] += 1
+            await asyncio.sleep(0.01)
 
 
 def own_cpu_seconds() -> float:
@@ -144,7 +145,7 @@ async def attack(target: str, headers: Headers) -> None:
 
 
 def main() -> None:
-    os.nice(int(os.environ.get("ABUSE_NICE", "19")))
+    os.nice(19)
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     asyncio.run(attack(sys.argv[1], (("authorization", sys.stdin.readline().strip()),)))
 

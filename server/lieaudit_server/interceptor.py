@@ -87,7 +87,7 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         uploads, owner = self._admission.uploads, call.owner
         await uploads.take(owner)
         call.held.callback(lambda: uploads.give(owner, call.price))
-        return _all(raw, parse, call)
+        return await call.held.enter_async_context(aclosing(_all(raw, parse, call)))
 
     def begin(self, call: _Call) -> None:
         """Identify the caller."""
@@ -138,11 +138,12 @@ def _behaviour(handler: Any) -> Callable[[Any, Any], Any]:
     return handler.unary_stream if handler.response_streaming else handler.unary_unary  # type: ignore[no-any-return]
 
 
-async def _all(raw: AsyncIterator[bytes], parse: Callable[[bytes], Any], call: _Call) -> AsyncIterator[Any]:
-    async for data in raw:
-        call.price += reading.cost(data)
-        call.check()
-        yield reading.parsed(parse, data)
+async def _all(raw: AsyncIterator[bytes], parse: Callable[[bytes], Any], call: _Call) -> AsyncGenerator[Any, None]:
+    async with reading.closing(raw) as messages:
+        async for data in messages:
+            call.price += reading.cost(data)
+            call.check()
+            yield reading.parsed(parse, data)
 
 
 async def _checked(responses: AsyncGenerator[Any, None], check: Callable[[], None]) -> AsyncGenerator[Any, None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 import grpc
@@ -39,7 +39,8 @@ class Public:
                         held.enter_context(self._admission.unknown(peer))
                         if handler.request_streaming:
                             await held.enter_async_context(self._admission.talks.hold(peer))
-                            responses = handler.stream_stream(reading.every(raw, parse), context)
+                            requests = await held.enter_async_context(aclosing(reading.every(raw, parse)))
+                            responses = handler.stream_stream(requests, context)
                         else:
                             request = await self._request(raw, parse, peer, held)
                             responses = handler.unary_stream(request, context)

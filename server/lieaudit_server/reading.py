@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -30,9 +30,8 @@ async def one(
     price = 0.0
     started = time.monotonic()
     try:
-        messages = aiter(raw)
-        data = await _next(messages)
-        await messages.aclose()  # type: ignore[attr-defined]  # else it keeps the message as long as the call
+        async with closing(raw) as messages:
+            data = await _next(messages)
         if data is None:
             raise invalid("request", "the call has no request", reason="UNREADABLE")
         price = cost(data)
@@ -44,13 +43,21 @@ async def one(
     return await asyncio.to_thread(parsed, parse, data) if price else parsed(parse, data)
 
 
-async def every(raw: AsyncIterator[bytes], parse: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+async def every(raw: AsyncIterator[bytes], parse: Callable[[bytes], Any]) -> AsyncGenerator[Any, None]:
     """Read a stream of requests, none of which may be large or keep us waiting. Raises `ServiceError`."""
-    messages = aiter(raw)
-    while (data := await _next(messages)) is not None:
-        if cost(data):
-            raise invalid("request", f"the request has {len(data)} bytes, at most {SMALL} are taken")
-        yield parsed(parse, data)
+    async with closing(raw) as messages:
+        while (data := await _next(messages)) is not None:
+            size, small = len(data), not cost(data)
+            request = parsed(parse, data) if small else None
+            del data  # not to live on with the error
+            if request is None:
+                raise invalid("request", f"the request has {size} bytes, at most {SMALL} are taken")
+            yield request
+
+
+def closing(raw: AsyncIterator[bytes]) -> aclosing[Any]:
+    """Iterate over gRPC's messages and close it after: it would keep the last message as long as the call is known."""
+    return aclosing(aiter(raw))
 
 
 def cost(data: bytes) -> float:

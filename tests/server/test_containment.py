@@ -272,9 +272,29 @@ def test_a_worker_has_its_cpus_memory_and_niceness(start, kit):
     assert next(line for line in limits.splitlines() if "data size" in line).split()[3:5] == [str(3000 * 2**20)] * 2
     assert next(line for line in limits.splitlines() if "core file" in line).split()[4] == "0"
     assert len(os.sched_getaffinity(pid)) == 1
+    assert os.getpriority(os.PRIO_PROCESS, pid) == nicer_by(10)
     server.audits.CancelAudit(audit_pb2.CancelAuditRequest(id=created.id))
     server.signal(signal.SIGTERM)
     assert server.wait_exit() == 0
+
+
+def test_a_check_that_takes_long_gives_way_with_all_its_threads(start, kit):
+    server = start(probe_seconds="60")
+    model = server.upload_model(endless_loop()).sha256
+    images = server.upload_dataset(kit.tiny_dataset()).sha256
+    request = model_pb2.InspectModelRequest(sha256=model, dataset_sha256=images)
+    call = server.models.InspectModel.future(request, timeout=kit.SECONDS)
+    (pid,) = kit.wait_for(server.workers)
+    kit.wait_for(lambda: os.getpriority(os.PRIO_PROCESS, pid) == nicer_by(5))  # before audits: somebody waits for it
+    kit.wait_for(lambda: os.getpriority(os.PRIO_PROCESS, pid) == nicer_by(15))
+    threads = [int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()]
+    assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads} == {nicer_by(15)}
+    call.cancel()
+
+
+def nicer_by(steps):
+    """The niceness of a process that is nicer than this one; the kernel knows none above 19."""
+    return min(os.getpriority(os.PRIO_PROCESS, 0) + steps, 19)
 
 
 def test_a_worker_has_no_descriptor_of_the_server_or_of_another_worker(start, kit):

@@ -28,7 +28,7 @@ from collections import deque
 from lieaudit_server.worker.sandbox import die_with
 
 _COMMAND_BYTES = 4096
-_LAST_NICENESS = 15
+_MORE_NICENESS = 10
 
 
 def preload() -> None:
@@ -147,7 +147,8 @@ class ForkServer:
         for pid, running in self._workers.items():
             if running == job:
                 with contextlib.suppress(OSError):
-                    os.setpriority(os.PRIO_PGRP, pid, _LAST_NICENESS)  # all its threads
+                    nicer = os.getpriority(os.PRIO_PROCESS, pid) + _MORE_NICENESS
+                    os.setpriority(os.PRIO_PGRP, pid, nicer)  # with all its threads
 
     def _kill_session(self, pid: int) -> None:
         # What the worker may have started goes with it. Before it is reaped, so that its number is still its own.
