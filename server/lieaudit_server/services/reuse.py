@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import platform
 
 from google.protobuf.message import DecodeError
@@ -15,6 +14,8 @@ from lieaudit_server.services.context import Context
 from lieaudit_server.store import audits, reports
 from lieaudit_server.store.audits import Audit
 
+_BYTES = 64 * 2**20  # a larger report is not looked into: all callers share the server's memory
+
 
 async def alike(context: Context, asked: Audit) -> Audit | None:
     """Give the owner's latest audit of the same request that succeeded with the versions installed here, if any.
@@ -24,7 +25,9 @@ async def alike(context: Context, asked: Audit) -> Audit | None:
     found = await context.database.run(lambda db: audits.find_alike(db, asked.owner, asked.request_sha256))
     if found is None or found.blobs != asked.blobs or found.threads != asked.threads or found.device != asked.device:
         return None
-    return found if await asyncio.to_thread(_is_current, context, found) else None
+    if found.report is None or found.report.size > _BYTES:
+        return None
+    return found if await context.convert(lambda: _is_current(context, found), at_once=False) else None
 
 
 def _is_current(context: Context, audit: Audit) -> bool:
