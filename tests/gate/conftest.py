@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 import struct
+import subprocess
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -197,3 +200,32 @@ def service() -> Iterator[str]:
     """Run the real service for the whole session and give its address."""
     with EmbeddedServer() as target:
         yield target
+
+
+NpmFile = Callable[[str, str], bytes]
+NpmFolder = Callable[[str], Path]
+
+
+@pytest.fixture(scope="session")
+def npm_folder(tmp_path_factory: pytest.TempPathFactory) -> NpmFolder:
+    """Return a function: package@version → the folder of its files, which the project uses and does not copy."""
+    if shutil.which("npm") is None:
+        pytest.skip("published schemas and validators come in npm packages, and npm is not installed")
+
+    def fetch(package: str) -> Path:
+        folder = tmp_path_factory.mktemp("npm")
+        done = subprocess.run(
+            ["npm", "pack", package, "--pack-destination", folder], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"npm cannot fetch {package}: {done.stderr[-200:]}")
+        subprocess.run(["tar", "-xzf", done.stdout.split()[-1]], cwd=folder, check=True)
+        return folder
+
+    return fetch
+
+
+@pytest.fixture(scope="session")
+def npm_file(npm_folder: NpmFolder) -> Callable[[str, str], bytes]:
+    """Return a function: (package@version, path inside) → bytes of a published schema."""
+    return lambda package, path: (npm_folder(package) / path).read_bytes()

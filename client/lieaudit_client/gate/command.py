@@ -151,7 +151,7 @@ def _write(outcome: Outcome, options: dict[str, Any]) -> int:
         "junit_file": lambda: junit.render(outcome),
         "sarif_file": lambda: sarif.render(outcome),
         "markdown_file": lambda: markdown.render(outcome),
-        "html_file": lambda: page.render(candidate, baseline, decision),
+        "html_file": lambda: page.render(candidate, baseline, decision, promote=options["promote"]),
         "report_file": lambda: dump_report(candidate),
     }
     places = [(options[name], render) for name, render in writers.items() if options[name] is not None]

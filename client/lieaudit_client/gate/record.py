@@ -43,7 +43,7 @@ def to_mlflow(
             "baseline_sha256": decision.baseline_sha256 or "none",
         },
     )
-    run = registry.log(experiment, version, decision.verdict, artefacts(outcome))
+    run = registry.log(experiment, version, decision.verdict, artefacts(outcome, alias))
     registry.tag(version, {"run_id": run})
     say(f"{version}: verdict {decision.verdict}, logged in MLflow run {run}")
     if alias is None or not passed:
@@ -54,12 +54,12 @@ def to_mlflow(
     say(f"{version.name}@{alias} is now version {version.version}")
 
 
-def artefacts(outcome: Outcome) -> dict[str, str]:
-    """Give what is kept with a verdict, by file name."""
+def artefacts(outcome: Outcome, alias: str | None = None) -> dict[str, str]:
+    """Give what is kept with a verdict, by file name; ``alias`` is the one that a pass is to move."""
     found = {
         "decision.json": decision_json.render(outcome),
         "report.json": dump_report(outcome.candidate),
-        "page.html": page.render(outcome.candidate, outcome.baseline, outcome.decision),
+        "page.html": page.render(outcome.candidate, outcome.baseline, outcome.decision, promote=alias),
     }
     if outcome.baseline is not None:
         found["baseline.json"] = dump_report(outcome.baseline)

@@ -1,7 +1,4 @@
-"""Plotly figures as plain dicts; colours are names of the page's style sheet ("@candidate"), set when drawn.
-
-Nothing here imports plotly: the page carries its JavaScript, and figures are data.
-"""
+"""What is drawn: reports as rows under one axis, and as plots of two axes; static, and drawn by no library."""
 
 from __future__ import annotations
 
@@ -11,16 +8,19 @@ from typing import Any
 
 from lieaudit_api.v1 import report_pb2
 
-from lieaudit_client.formats.numbers import interval, number
+from lieaudit_client.formats.html.markup import text
+from lieaudit_client.formats.html.plots import Plot, beam, mark, rows
+from lieaudit_client.formats.html.scales import even_scale, log_scale
+from lieaudit_client.formats.numbers import interval, number, per_unit, percent
 
-Figure = dict[str, Any]
-_MOST_POINTS = 4000
+_MOST_POINTS = 600
 """Points drawn in one scatter; more only make the page heavy, and are thinned evenly (the page says so)."""
+_WORST_POINTS = 50
+_CURVE = 120
+"""Points of a distribution's curve."""
 
-
-def rounded(value: float) -> float:
-    """Give four significant digits: what a chart can show, at a third of the bytes."""
-    return float(f"{value:.4g}")
+Side = tuple[str, str, report_pb2.Report]
+"""A label, the name of its colour, and the report."""
 
 
 def names(results: Mapping[str, Any], spec: report_pb2.Report | None = None) -> list[str]:
@@ -29,278 +29,164 @@ def names(results: Mapping[str, Any], spec: report_pb2.Report | None = None) -> 
     return sorted(results, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
-def overview(reports: Sequence[tuple[str, str, report_pb2.Report]], generators: Sequence[str]) -> Figure:
-    """LEE of every generator with its 95 % interval, one row each; ``reports`` are (label, colour name, report)."""
-    shown = list(reversed(generators))
-    spread = 0.3 if len(reports) > 1 else 0.0
-    data = []
-    for index, (label, colour, report) in enumerate(reports):
-        offset = spread * (0.5 - index / max(1, len(reports) - 1)) if len(reports) > 1 else 0.0
-        points = [
-            (i, report.results[g]) for i, g in enumerate(shown) if g in report.results and report.results[g].lee > 0
-        ]
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": label,
-                "x": [rounded(r.lee) for _, r in points],
-                "y": [i + offset for i, _ in points],
-                "error_x": _intervals([r for _, r in points], color=f"@{colour}", thickness=1.8, width=4),
-                "marker": {"color": f"@{colour}", "size": 9, "symbol": "square" if colour == "baseline" else "circle"},
-                "text": [
-                    f"{g.replace('_', ' ')}<br>LEE {number(r.lee)}, 95 % {interval(r.ci95)}"
-                    for g, r in ((shown[i], r) for i, r in points)
-                ],
-                "hovertemplate": "%{text}<extra>" + _plain(label) + "</extra>",
-            }
-        )
-    return {
-        "data": data,
-        "layout": {
-            "height": 110 + 38 * len(shown),
-            "showlegend": len(reports) > 1,
-            "xaxis": {"type": "log", "title": {"text": "LEE (log scale)"}, **_decades(data)},
-            "yaxis": {
-                "tickvals": list(range(len(shown))),
-                "ticktext": [g.replace("_", " ") for g in shown],
-                "range": [-0.6, len(shown) - 0.4],
-                "zeroline": False,
-                "showgrid": False,
-            },
-        },
-    }
+def spoken(name: str) -> str:
+    """Write a generator's name as words."""
+    return name.replace("_", " ")
+
+
+def overview(sides: Sequence[Side], generators: Sequence[str]) -> str:
+    """LEE of every generator with its interval, one row each, all on one logarithmic axis."""
+    found = [side[2].results[name] for side in sides for name in generators if name in side[2].results]
+    scale = log_scale([value for result in found for value in (result.lee, *result.ci95)])
+    entries = []
+    for name in generators:
+        tracks = []
+        unit = ""
+        for label, colour, report in sides:
+            if name not in report.results:
+                continue
+            result = report.results[name]
+            unit = per_unit(result.unit)
+            tip = f"{spoken(name)}, {label}: LEE {number(result.lee)} {unit}, interval {interval(result.ci95)}"
+            tracks.append(mark(scale, result.lee, result.ci95, colour, tip))
+        entries.append((f"{text(spoken(name))} <small>{text(unit)}</small>", tracks))
+    return rows(scale, entries, "LEE per generator with intervals, logarithmic") + legend(sides)
+
+
+def legend(sides: Sequence[tuple[str, str, Any]]) -> str:
+    """Name the colours; nothing where there is one."""
+    if len(sides) < 2:
+        return ""
+    shown = "".join(f'<span><i class="swatch {colour}"></i>{text(label)}</span>' for label, colour, _ in sides)
+    return f'<p class="legend">{shown}</p>'
 
 
 def scatter(
-    candidate: report_pb2.GeneratorResult, baseline: report_pb2.GeneratorResult, margin: float | None
-) -> Figure:
-    """Per-image LEE of the candidate against the baseline on the same images, with the line of equality."""
+    name: str, candidate: report_pb2.GeneratorResult, baseline: report_pb2.GeneratorResult, margin: float | None
+) -> tuple[str, int]:
+    """Per-image LEE of the candidate against the baseline, with the line of equality; and how many points are drawn."""
     pairs = [
         (i, b, c)
         for i, (b, c) in enumerate(zip(baseline.per_image, candidate.per_image, strict=False))
         if b > 0 and c > 0
     ]
     step = max(1, math.ceil(len(pairs) / _MOST_POINTS))
-    worst = sorted(pairs, key=lambda p: -p[2])[:50]
+    worst = sorted(pairs, key=lambda pair: -pair[2])[:_WORST_POINTS]
     shown = sorted({*pairs[::step], *worst})
-    low, high = _range([v for _, b, c in pairs for v in (b, c)])
-    line = [low, high]
-    data: list[dict[str, Any]] = [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": "one image",
-            "x": [rounded(b) for _, b, _ in shown],
-            "y": [rounded(c) for _, _, c in shown],
-            "text": [
-                f"image {i}<br>candidate {number(c)}<br>baseline {number(b)}<br>ratio {number(c / b)}"
-                for i, b, c in shown
-            ],
-            "hovertemplate": "%{text}<extra></extra>",
-            "marker": {"color": "@candidate", "size": 6, "opacity": 0.55},
-            "showlegend": False,
-        },
-        _line(line, line, "equal", "@muted", "solid"),
-    ]
-    if margin is not None and margin > 1:
-        data.append(_line(line, [margin * v for v in line], f"{number(margin)} × the baseline", "@fail", "dash"))
-    span = [math.log10(low), math.log10(high)]
-    ticks = {"exponentformat": "power", "dtick": max(1, math.ceil((span[1] - span[0]) / 7))}  # decades
-    return {
-        "data": data,
-        "layout": {
-            "height": 560,
-            "xaxis": {
-                "type": "log",
-                "title": {"text": "baseline LEE per image"},
-                "range": span,
-                **ticks,
-            },
-            "yaxis": {
-                "type": "log",
-                "title": {"text": "candidate LEE per image"},
-                "range": span,
-                **ticks,
-            },
-        },
-    }
-
-
-def distribution(results: Mapping[str, report_pb2.GeneratorResult], generators: Sequence[str]) -> Figure:
-    """Show, per generator, the fraction of images whose LEE is at most x."""
-    palette = (
-        "#3b7dd8",
-        "#e07b39",
-        "#2f9e6e",
-        "#b05bc4",
-        "#c94f5c",
-        "#7a8f2a",
-        "#2aa7b8",
-        "#a8763e",
-        "#6f74d6",
-        "#8a8f98",
+    scale = log_scale([value for _, b, c in pairs for value in (b, c)], 1.6)
+    plot = Plot(
+        scale, scale, "baseline LEE per image", "candidate LEE per image",
+        f"{spoken(name)}: LEE of {len(shown)} images, candidate against baseline, logarithmic", width=460, height=430,
+    )  # fmt: skip
+    ends = (scale.low, scale.high)
+    plot.line([(end, end) for end in ends], "equal")
+    plot.note(
+        scale.low * (scale.high / scale.low) ** 0.9, scale.low * (scale.high / scale.low) ** 0.9, "equal", lift=-14
     )
-    data = []
-    for index, name in enumerate(generators):
-        values = sorted(v for v in results[name].per_image if v > 0)
-        zeros = len(results[name].per_image) - len(values)
-        if not values:
-            continue
-        step = max(1, len(values) // 400)
-        picked = [*range(0, len(values), step), len(values) - 1]
-        total = len(results[name].per_image)
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": name.replace("_", " "),
-                "x": [rounded(values[i]) for i in picked],
-                "y": [rounded((zeros + i + 1) / total) for i in picked],
-                "line": {"color": palette[index % len(palette)], "width": 2, "dash": "solid" if index < 5 else "dot"},
-                "hovertemplate": "%{y:.0%} of images at most %{x:.3g}<extra>" + name.replace("_", " ") + "</extra>",
-            }
-        )
-    return {
-        "data": data,
-        "layout": {
-            "height": 420,
-            "xaxis": {"type": "log", "title": {"text": "LEE per image (log scale)"}, **_exponents()},
-            "yaxis": {"title": {"text": "fraction of images"}, "range": [0, 1.02], "tickformat": ".0%"},
-            "legend": {"orientation": "h", "x": 0, "y": -0.22, "xanchor": "left", "yanchor": "top"},
-        },
-    }
+    if margin is not None and margin > 1:
+        top = scale.high / margin
+        plot.line([(scale.low, margin * scale.low), (top, scale.high)], "limit")
+        plot.note(top, scale.high, f"{number(margin)} ×", "note limit", end=True, lift=-10)
+    for image, b, c in shown:
+        plot.dot(b, c, "point", f"image {image}: {number(c)}, baseline {number(b)}, ratio {number(c / b)}", 3)
+    return plot.svg(), len(shown)
 
 
-def by_kind(reports: Sequence[tuple[str, str, report_pb2.Layerwise]]) -> Figure:
-    """Share of every layer kind, side by side for each of (label, colour name, layerwise)."""
-    kinds = sorted({t.kind for _, _, part in reports for t in part.by_kind})
-    first = {t.kind: t.share for t in reports[0][2].by_kind}
-    kinds.sort(key=lambda kind: first.get(kind, 0.0))
-    data = []
-    for label, colour, part in reversed(reports):
-        shares = {t.kind: t for t in part.by_kind}
-        data.append(
-            {
-                "type": "bar",
-                "orientation": "h",
-                "name": label,
-                "y": kinds,
-                "x": [rounded(shares[k].share) if k in shares else None for k in kinds],
-                "marker": {"color": f"@{colour}"},
-                "text": [f"{shares[k].segments} segments" if k in shares else "" for k in kinds],
-                "textposition": "none",
-                "hovertemplate": "%{y}: share %{x:.1%}, %{text}<extra>" + _plain(label) + "</extra>",
-            }
-        )
-    return {
-        "data": data,
-        "layout": {
-            "height": 130 + (26 + 14 * len(reports)) * len(kinds),
-            "barmode": "group",
-            "showlegend": len(reports) > 1,
-            "legend": {"traceorder": "reversed", "orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-            "xaxis": {"tickformat": ".0%", "title": {"text": "share of the whole"}},
-            "yaxis": {"showgrid": False},
-        },
-    }
+def distributions(results: Mapping[str, report_pb2.GeneratorResult], generators: Sequence[str]) -> str:
+    """Per generator the fraction of images whose LEE is at most x: its curve before those of all others."""
+    scale = log_scale([value for name in generators for value in results[name].per_image], 1.1)
+    curves = {name: _curve(results[name].per_image) for name in generators}
+    panels = []
+    for place, name in enumerate(generators):
+        plot = Plot(
+            scale, even_scale([0.0, 1.0], 0.0), f"LEE per image, {per_unit(results[name].unit)}".rstrip(", "),
+            "images at most", f"{spoken(name)}: distribution of LEE over the images, logarithmic",
+            width=340, height=210, percent=(False, True), left=46,
+        )  # fmt: skip
+        if place == 0:
+            shapes = (f'<path id="curve-{text(other)}" d="{plot.path(curves[other])}"/>' for other in generators)
+            plot.marks.append(f"<defs>{''.join(shapes)}</defs>")
+        plot.marks += [f'<use href="#curve-{text(other)}" class="behind"/>' for other in generators if other != name]
+        plot.marks.append(f'<use href="#curve-{text(name)}" class="before"/>')
+        median = results[name].median
+        if median > 0:
+            plot.dot(median, 0.5, "point before", f"{spoken(name)}: half of the images have at most {number(median)}")
+        panels.append(f"<figure><figcaption>{text(spoken(name))}</figcaption>{plot.svg()}</figure>")
+    return f'<div class="multiples">{"".join(panels)}</div>'
 
 
-def by_depth(reports: Sequence[tuple[str, str, report_pb2.Layerwise]]) -> Figure:
+def _curve(per_image: Sequence[float]) -> list[tuple[float, float]]:
+    values = sorted(value for value in per_image if value > 0)
+    if not values:
+        return []
+    zeros, total = len(per_image) - len(values), len(per_image)
+    step = max(1, len(values) // _CURVE)
+    picked = [*range(0, len(values), step), len(values) - 1]
+    return [(values[i], (zeros + i + 1) / total) for i in picked]
+
+
+def by_kind(parts: Sequence[tuple[str, str, report_pb2.Layerwise]]) -> str:
+    """Share of every layer kind that has one, side by side for each part, on one axis with one zero."""
+    shares = [{total.kind: total for total in part.by_kind} for _, _, part in parts]
+    kinds = sorted(
+        {kind for own in shares for kind, total in own.items() if total.share}, key=lambda kind: -_size(shares, kind)
+    )
+    scale = even_scale([0.0, *(total.share for own in shares for total in own.values())], 0.04)
+    entries = []
+    for kind in kinds:
+        tracks = []
+        for (label, colour, _), own in zip(parts, shares, strict=True):
+            if kind in own:
+                tip = f"{kind}, {label}: {percent(own[kind].share)}, {own[kind].segments} segments"
+                tracks.append(beam(scale, own[kind].share, colour, tip))
+        first = next(own[kind] for own in shares if kind in own)
+        entries.append((f"{text(kind)} <small>{percent(first.share)}</small>", tracks))
+    return rows(scale, entries, "share of the error by kind of layer", percent=True) + legend(parts)
+
+
+def _size(shares: Sequence[Mapping[str, report_pb2.KindTotal]], kind: str) -> float:
+    return next(own[kind].share for own in shares if kind in own)
+
+
+def by_depth(name: str, parts: Sequence[tuple[str, str, report_pb2.Layerwise]]) -> str:
     """Share accumulated up to a relative depth (Gruver et al. 2023, Figure 4)."""
-    return {
-        "data": [
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": label,
-                "x": [rounded(t.depth) for t in part.by_depth],
-                "y": [rounded(t.share) for t in part.by_depth],
-                "line": {"color": f"@{colour}", "shape": "hv"},
-                "marker": {"size": 5},
-                "hovertemplate": "up to depth %{x:.0%}: %{y:.1%}<extra>" + _plain(label) + "</extra>",
-            }
-            for label, colour, part in reports
-        ],
-        "layout": {
-            "height": 330,
-            "showlegend": len(reports) > 1,
-            "xaxis": {"title": {"text": "relative depth"}, "tickformat": ".0%", "range": [0, 1.02]},
-            "yaxis": {"title": {"text": "share so far"}, "tickformat": ".0%"},
-        },
-    }
+    totals = [total.share for _, _, part in parts for total in part.by_depth]
+    plot = Plot(
+        even_scale([0.0, 1.0], 0.0), even_scale([0.0, *totals]), "relative depth", "share of the error so far",
+        f"{spoken(name)}: share of the error up to a depth", percent=(True, True),
+    )  # fmt: skip
+    plot.line([(0.0, 0.0), (1.0, 0.0)], "equal")
+    for label, colour, part in parts:
+        path, before = [(0.0, 0.0)], 0.0
+        for total in part.by_depth:
+            path += [(total.depth, before), (total.depth, total.share)]
+            before = total.share
+        plot.line(path, f"steps {colour}")
+        for total in part.by_depth:
+            tip = f"{label}, up to depth {percent(total.depth)}: {percent(total.share)}"
+            plot.dot(total.depth, total.share, f"small {colour}", tip, 2.2)
+    return plot.svg() + legend(parts)
 
 
-def against_accuracy(reports: Sequence[tuple[str, report_pb2.Report]], generator: str) -> Figure:
+def against_accuracy(reports: Sequence[tuple[str, report_pb2.Report]], generator: str) -> str:
     """LEE against top-1 accuracy, a point per model (Gruver et al. 2023, Figure 1)."""
     points = [
-        (label, r, r.results[generator]) for label, r in reports if generator in r.results and r.data.HasField("top1")
+        (label, report.data.top1, report.results[generator])
+        for label, report in reports
+        if generator in report.results and report.data.HasField("top1") and report.results[generator].lee > 0
     ]
-    points = [p for p in points if p[2].lee > 0]
-    data = [
-        {
-            "type": "scatter",
-            "mode": "markers+text",
-            "x": [rounded(r.data.top1) for _, r, _ in points],
-            "y": [rounded(g.lee) for _, _, g in points],
-            "text": [f"  {_plain(label)}" for label, _, _ in points],  # beside the error bar, not on it
-            "textposition": "middle right",
-            "cliponaxis": False,
-            "marker": {"color": "@candidate", "size": 11},
-            "error_y": _intervals([g for _, _, g in points], color="@muted"),
-            "hovertemplate": "%{text}: top-1 %{x:.1%}, LEE %{y:.3g}<extra></extra>",
-        }
-    ]
-    tops = [r.data.top1 for _, r, _ in points] or [0.0, 1.0]
-    pad = max(0.01, 0.18 * (max(tops) - min(tops)))
-    span = [min(tops) - pad, max(tops) + pad]
-    return {
-        "data": data,
-        "layout": {
-            "height": 430,
-            "showlegend": False,
-            "xaxis": {"tickformat": ".0%", "title": {"text": "top-1 accuracy on these images"}, "range": span},
-            "yaxis": {"type": "log", "title": {"text": f"LEE, {generator.replace('_', ' ')}"}, **_exponents()},
-        },
-    }
-
-
-def _intervals(results: Sequence[report_pb2.GeneratorResult], **look: Any) -> dict[str, Any]:
-    """Draw the intervals of LEE as error bars; none where there is no interval (one image)."""
-    bounds = [(r.lee, *(r.ci95 if len(r.ci95) == 2 else (r.lee, r.lee))) for r in results]
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [rounded(max(0.0, high - lee)) for lee, _, high in bounds],
-        # a logarithmic axis has no place for 0
-        "arrayminus": [rounded(max(0.0, min(lee - low, lee * (1 - 1e-9)))) for lee, low, _ in bounds],
-        **look,
-    }
-
-
-def _line(x: list[float], y: list[float], name: str, colour: str, dash: str) -> dict[str, Any]:
-    line = {"color": colour, "width": 1.5, "dash": dash}
-    return {"type": "scatter", "mode": "lines", "x": x, "y": y, "name": name, "line": line, "hoverinfo": "skip"}
-
-
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    if not values:
-        return 0.1, 10.0
-    return min(values) / 1.6, max(values) * 1.6
-
-
-def _exponents() -> dict[str, Any]:
-    return {"exponentformat": "power", "nticks": 7}
-
-
-def _decades(data: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Short ranges get plain ticks, long ones powers of ten."""
-    values = [v for trace in data for v in trace["x"]]
-    if values and max(values) / min(values) < 300:
-        return {"dtick": "D2", "tickformat": "~g"}
-    return _exponents()
-
-
-def _plain(label: str) -> str:
-    """Take the characters out that plotly would read as markup."""
-    return label.replace("<", "‹").replace(">", "›").replace("&", "+").replace("%{", "% {")
+    values = [value for _, _, result in points for value in (result.lee, *result.ci95)]
+    plot = Plot(
+        even_scale([top1 for _, top1, _ in points] or [0.0, 1.0], 0.15), log_scale(values),
+        "top-1 accuracy on these images",
+        f"LEE {per_unit(points[0][2].unit) if points else ''}", f"{spoken(generator)}: LEE against accuracy",
+        percent=(True, False), width=400, height=280,
+    )  # fmt: skip
+    for _, top1, result in points:
+        if len(result.ci95) == 2:
+            plot.bar(top1, result.ci95[0], result.ci95[1], "whisker")
+    for label, top1, result in points:
+        tip = f"{label}: top-1 {percent(top1)}, LEE {number(result.lee)}, interval {interval(result.ci95)}"
+        plot.dot(top1, result.lee, "candidate", tip)
+    plot.labels([(top1, result.lee, label) for label, top1, result in points])
+    return plot.svg()

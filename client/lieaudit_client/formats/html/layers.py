@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from lieaudit_api.v1 import report_pb2
 
 from lieaudit_client.formats.advice import CAVEAT, advice
+from lieaudit_client.formats.columns import brief
 from lieaudit_client.formats.html import charts
-from lieaudit_client.formats.html.markup import badge, card, chart, num, panel, table, tabs, text
+from lieaudit_client.formats.html.markup import badge, card, num, panel, table, tabs, text
+from lieaudit_client.formats.html.plots import beam
+from lieaudit_client.formats.html.scales import Scale, even_scale
 from lieaudit_client.formats.numbers import percent
 
 _DEEPEST = 50
@@ -29,35 +32,26 @@ class Node:
         return own + sum(child.share() for child in self.children.values())
 
 
-def layers(candidate: report_pb2.Report, baseline: report_pb2.Report | None, figures: dict[str, charts.Figure]) -> str:
+def layers(candidate: report_pb2.Report, baseline: report_pb2.Report | None) -> str:
     """Give the layerwise section; empty where nothing was attributed."""
     order = charts.names(candidate.layerwise, candidate)
     if not order:
         return ""
     panels = []
-    for index, name in enumerate(order):
+    for name in order:
         part = candidate.layerwise[name]
         shown = [("candidate" if baseline else "model", "candidate", part)]
         if baseline is not None and name in baseline.layerwise:
             shown.append(("baseline", "baseline", baseline.layerwise[name]))
         plots = ""
         if part.by_kind:
-            figures[f"kind-{name}"] = charts.by_kind(shown)
-            plots += f"<div><h3>By kind of layer</h3>{chart(f'kind-{name}', f'share by kind of layer, {name}')}</div>"
+            plots += f"<div><h4>By kind of layer</h4>{charts.by_kind(shown)}</div>"
         if part.by_depth:
-            figures[f"depth-{name}"] = charts.by_depth(shown)
-            plots += f"<div><h3>By depth</h3>{chart(f'depth-{name}', f'share by depth, {name}')}</div>"
-        panels.append(
-            panel(
-                "layers",
-                name,
-                f"{_facts(part)}{_tree(part)}<div class='cols'>{plots}</div>{_more(part)}",
-                hidden=index > 0,
-            )
-        )
+            plots += f"<div><h4>By depth</h4>{charts.by_depth(name, shown)}</div>"
+        panels.append(panel("layers", name, f"{_facts(part)}{tree(part)}<div class='cols'>{plots}</div>{_more(part)}"))
     hint = (
         "Each layer's contribution to the total; shares add up to 100 %. "
-        "A negative share (left, blue) undoes error that other layers made."
+        "A negative share (left of the line, blue) undoes error that other layers made."
     )
     found = advice([(name, candidate.layerwise[name]) for name in order])
     lines = "".join(f"<li>{text(line)}</li>" for line in (*(item.sentence() for item in found), CAVEAT))
@@ -74,7 +68,8 @@ def _facts(part: report_pb2.Layerwise) -> str:
     )
 
 
-def _tree(part: report_pb2.Layerwise) -> str:
+def tree(part: report_pb2.Layerwise) -> str:
+    """Give the modules with their shares: one scale and one zero line for all bars, however deep they stand."""
     root = Node("")
     for segment in part.segments:
         place = root
@@ -84,15 +79,34 @@ def _tree(part: report_pb2.Layerwise) -> str:
             again = f"{place.name} ({len(place.children) + 2})"
             place = place.children.setdefault(again, Node(again))
         place.segment = segment
-    scale = max((abs(s.share) for s in part.segments), default=1.0)
-    scale = max([scale, *(abs(n.share()) for n in root.children.values())]) or 1.0
-    rows = "".join(_node(child, scale, 0) for child in root.children.values())
+    scale = even_scale([0.0, *_shares(root)], 0.0)
+    lines = "".join(_node(child, scale, 0) for child in root.children.values())
     buttons = (
         '<p class="noprint"><button type="button" data-open="true">open all</button> '
         '<button type="button" data-open="false">close all</button></p>'
     )
     nested = any(child.children for child in root.children.values())
-    return f'{buttons if nested else ""}<div class="tree">{rows}</div>'
+    ticks = "".join(f'<span style="left:{100 * place:.2f}%">{said}</span>' for place, said in _ticks(scale))
+    head = (
+        '<div class="row head" aria-hidden="true"><span class="name">module</span><span class="kind">kind</span>'
+        f'<span class="scale">{ticks}</span><span class="share">share</span></div>'
+    )
+    return f'{buttons if nested else ""}<div class="tree">{head}{lines}</div>'
+
+
+def _ticks(scale: Scale) -> list[tuple[float, str]]:
+    values = [scale.low, 0.0, scale.high] if scale.low < -0.1 * scale.high else [0.0, scale.high]
+    return [(scale.place(value), percent(value).replace(".0 %", " %")) for value in values]
+
+
+def _shares(node: Node) -> list[float]:
+    """Give the shares of all rows below a node."""
+    found = []
+    for child in node.children.values():
+        found += [child.share(), *_shares(child)]
+        if child.segment is not None:
+            found.append(child.segment.share)
+    return found
 
 
 def _path(name: str) -> list[str]:
@@ -101,28 +115,27 @@ def _path(name: str) -> list[str]:
     return steps if len(steps) <= _DEEPEST else [*steps[:_DEEPEST], ".".join(steps[_DEEPEST:])]
 
 
-def _node(node: Node, scale: float, depth: int) -> str:
+def _node(node: Node, scale: Scale, depth: int) -> str:
     if node.segment is not None and not node.children:
-        return f'<div class="leaf">{_row(node, scale)}</div>'
+        return f'<div class="leaf">{_row(node, scale, depth)}</div>'
     inner = "".join(_node(child, scale, depth + 1) for child in node.children.values())
     if node.segment is not None:
-        inner = f'<div class="leaf">{_row(Node("(itself)", segment=node.segment), scale)}</div>{inner}'
-    return f"<details{' open' if depth == 0 else ''}><summary>{_row(node, scale)}</summary>{inner}</details>"
+        own = _row(Node("(itself)", segment=node.segment), scale, depth + 1)
+        inner = f'<div class="leaf">{own}</div>{inner}'
+    return f"<details{' open' if depth == 0 else ''}><summary>{_row(node, scale, depth)}</summary>{inner}</details>"
 
 
-def _row(node: Node, scale: float) -> str:
+def _row(node: Node, scale: Scale, depth: int) -> str:
     share = node.share()
-    width = 50 * min(1.0, abs(share) / scale)
-    left = 50.0 if share >= 0 else 50 - width
     kind, tip = "", f"{node.name}: share {percent(share)}"
     if node.segment is not None:
         kind = "commutes" if node.segment.commutes else node.segment.kind
         measured = f"LEE {node.segment.lee:.3g}, norm {node.segment.norm:.3g}"
         tip = f"{node.segment.name}: share {percent(share)}, {measured}; {', '.join(node.segment.ops[:12])}"
-    bar = f'<i class="{"minus" if share < 0 else "plus"}" style="left:{left:.2f}%;width:{width:.2f}%"></i>'
     return (
-        f'<span class="row" title="{text(tip)}"><span class="name">{text(node.name)}</span>'
-        f'<span class="kind">{text(kind)}</span><span class="signed">{bar}</span>'
+        f'<span class="row"><span class="name" style="--depth:{depth}">{text(brief(node.name))}</span>'
+        f'<span class="kind">{text(kind)}</span>'
+        f'<span class="track">{beam(scale, share, "candidate", brief(tip))}</span>'
         f'<span class="share">{text(percent(share))}</span></span>'
     )
 
@@ -142,13 +155,13 @@ def _more(part: report_pb2.Layerwise) -> str:
         for s in worst
     ]
     head = ["segment", "kind", "share", "LEE", "norm", "error bar", "layout"]
-    largest = table(head, rows, numeric=(2, 3, 4, 5))
+    largest = table(head, rows, numeric=(2, 3, 4, 5), said="the largest segments")
     made = f'<details class="more"><summary>the largest segments in numbers</summary>{largest}</details>'
     if part.cancellations:
         pairs = [[text(c.first), text(c.second), num(c.inner)] for c in part.cancellations]
         made += (
             '<details class="more"><summary>layers that cancel each other</summary>'
-            f"{table(['one', 'other', 'inner product ÷ total'], pairs, numeric=(2,))}</details>"
+            f"{table(['one', 'other', 'inner product ÷ total'], pairs, (2,), said='cancelling layers')}</details>"
         )
     if part.merged:
         merged = "".join(f"<li><code>{text(m.what)}</code>: {text(m.why)}</li>" for m in part.merged)

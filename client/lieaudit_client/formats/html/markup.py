@@ -29,39 +29,55 @@ def card(name: str, title: str, hint: str, body: str) -> str:
 
 
 def table(
-    head: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[int] = (), wide: Sequence[int] = ()
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    numeric: Sequence[int] = (),
+    wide: Sequence[int] = (),
+    *,
+    said: str,
 ) -> str:
-    """Give a table from HTML cells; ``numeric`` columns are set right, ``wide`` ones hold running text."""
+    """Give a table from HTML cells; ``numeric`` columns are set right, ``wide`` ones hold running text.
+
+    Where the screen is narrow it scrolls sideways under its first column; ``said`` names it to who reaches it by the
+    keyboard. A row of fewer cells than the head ends in one that spans the rest.
+    """
 
     def cells(tag: str, row: Sequence[str]) -> str:
         classes = [' class="n"' if i in numeric else ' class="w"' if i in wide else "" for i in range(len(row))]
+        if len(row) < len(head):
+            classes[-1] = f' colspan="{len(head) - len(row) + 1}" class="w"'
         return "".join(f"<{tag}{kind}>{cell}</{tag}>" for kind, cell in zip(classes, row, strict=True))
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{cells("th", head)}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def tabs(group: str, names: Sequence[str], *, everything: bool = False) -> str:
-    """Give buttons that show one panel of ``group`` at a time; the first is chosen."""
-    choices = [("*", "all"), *((n, n) for n in names)] if everything else [(n, n) for n in names]
-    buttons = "".join(
-        f'<button type="button" role="tab" aria-selected="{"true" if i == 0 else "false"}" data-show="{text(value)}">'
-        f"{text(label.replace('_', ' '))}</button>"
-        for i, (value, label) in enumerate(choices)
-    )
-    return f'<div class="tabs noprint" role="tablist" data-tabs="{text(group)}">{buttons}</div>'
-
-
-def panel(group: str, name: str, body: str, *, hidden: bool) -> str:
-    """Give one panel that `tabs` of the same group shows or hides."""
-    state = " hidden" if hidden else ""
-    return f'<div class="panel" data-group="{text(group)}" data-name="{text(name)}"{state}>{body}</div>'
-
-
-def chart(figure: str, label: str, shape: str = "") -> str:
-    """Give the place where a figure is drawn; ``label`` describes it to a screen reader."""
     return (
-        f'<div class="chart loading {shape}" data-figure="{text(figure)}" role="img" aria-label="{text(label)}"></div>'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{text(said)}"><table>'
+        f"<thead><tr>{cells('th', head)}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def two(first: str, second: str) -> str:
+    """Give a cell of two lines, the second in small letters; both are HTML."""
+    return f"{first}<br><small>{second}</small>" if second else first
+
+
+def tabs(group: str, names: Sequence[str]) -> str:
+    """Give buttons that show one panel of ``group`` at a time; nothing where there is one."""
+    if len(names) < 2:
+        return ""
+    buttons = "".join(
+        f'<button type="button" role="tab" aria-selected="{"true" if i == 0 else "false"}" data-show="{text(name)}">'
+        f"{text(name.replace('_', ' '))}</button>"
+        for i, name in enumerate(names)
+    )
+    return f'<div class="tabs" role="tablist" aria-label="generator" data-tabs="{text(group)}">{buttons}</div>'
+
+
+def panel(group: str, name: str, body: str) -> str:
+    """Give one panel that `tabs` of the same group shows; on paper, and without a script, all of them are there."""
+    shown = text(name.replace("_", " "))
+    return (
+        f'<div class="panel" role="tabpanel" aria-label="{shown}" data-group="{text(group)}" data-name="{text(name)}">'
+        f"<h3>{shown}</h3>{body}</div>"
     )
 
 

@@ -9,7 +9,8 @@ from google.protobuf import json_format
 from lieaudit_api.v1 import gate_pb2, report_pb2
 
 from lieaudit_client.formats.html import charts
-from lieaudit_client.formats.html.markup import badge, card, chart, code, facts, num, panel, table, tabs, text
+from lieaudit_client.formats.html.markup import badge, card, code, facts, num, panel, table, tabs, text, two
+from lieaudit_client.formats.legend import on_this_data
 from lieaudit_client.formats.numbers import (
     FEW_IMAGES,
     feed_line,
@@ -17,8 +18,8 @@ from lieaudit_client.formats.numbers import (
     interval,
     lead,
     number,
+    per_unit,
     percent,
-    relative,
     short,
     verdict_of,
 )
@@ -37,112 +38,138 @@ def subject(report: report_pb2.Report, role: str) -> tuple[str, str]:
 
 
 def generators(
-    candidate: report_pb2.Report, baseline: report_pb2.Report | None, figures: dict[str, charts.Figure]
+    candidate: report_pb2.Report, baseline: report_pb2.Report | None, decision: gate_pb2.Decision | None
 ) -> str:
-    """Give LEE per generator with intervals: chart and table."""
+    """Give LEE per generator with intervals, and the accuracy beside it: chart and table."""
     order = charts.names(candidate.results, candidate)
     few = candidate.data.count < FEW_IMAGES
-    shown = [("candidate" if baseline else "model", "candidate", candidate)]
+    sides = [("candidate" if baseline else "model", "candidate", candidate)]
     if baseline is not None:
-        shown.append(("baseline", "baseline", baseline))
-    figures["overview"] = charts.overview(shown, order)
+        sides.append(("baseline", "baseline", baseline))
     rows = []
     for name in order:
-        for label, role, report in shown:
+        for label, role, report in sides:
             if name not in report.results:
                 continue
             result = report.results[name]
-            who = f'<span class="who"><span class="swatch {role}"></span>{label}</span>'
+            own = role == "candidate" or name not in candidate.results
+            named = two(text(charts.spoken(name)), text(per_unit(result.unit))) if own else ""
+            confidence = judged_at(name, decision) if role == "candidate" else ""
             rows.append(
-                [
-                    text(name.replace("_", " ")) if label != "baseline" else "",
-                    *([who] if baseline is not None else []),
-                    *lead(
-                        (num(result.lee), text(interval(result.ci95))),
-                        (num(result.median), num(result.geometric_mean if result.HasField("geometric_mean") else None)),
-                        few=few,
-                    ),
-                    text(percent(result.top_share if result.HasField("top_share") else None)),
-                    text(relative(result)),
-                    num(result.mean_abs),
-                    "± " + num(result.error_bar),
-                    text(result.method.replace("_", " ")),
-                    badge(result.status),
-                ]
+                [named, *([_who(role, label)] if baseline is not None else []), *_cells(result, confidence, few=few)]
             )
     head = [
-        "generator",
+        two("generator", "unit of LEE"),
         *(["model"] if baseline is not None else []),
-        *lead(("LEE", "95 % interval"), ("median", "geometric mean"), few=few),
+        *lead((two("LEE", "95 % interval"),), (two("median", "geometric mean"),), few=few),
         "largest 1 %",
-        "relative",
+        two("relative", "95 % interval"),
+        "LEE/px²",
         "mean |L F|",
+        two("error bar", "method"),
+        "status",
     ]
-    head += ["error bar", "method", "status"]
     first = 1 + (baseline is not None)
     hint = (
-        "Local equivariance error: how fast the output changes along each symmetry, squared and averaged over classes "
-        "and images; 0 is perfect. A few images may carry the mean (<em>largest 1 %</em>: their share "
+        "Local equivariance error (LEE): how fast the output changes along each symmetry, squared and averaged over "
+        "classes and images; 0 is perfect. A few images may carry the mean (<em>largest 1 %</em>: their share "
         "of it), so median and geometric mean stand beside it. <em>Relative</em> "
         "below 1: the model answers less to its symmetry than to an equally large other change."
     )
-    body = chart("overview", "LEE per generator with 95 % intervals") + table(
-        head, rows, numeric=range(first, first + 8)
-    )
+    body = _accuracy(sides) + charts.overview(sides, order)
+    body += table(head, rows, numeric=range(first, first + 7), said="LEE of every generator")
+    said = "".join(f"<li>{text(line)}</li>" for line in on_this_data(candidate))
+    body += f"<ul class='hint'>{said}</ul>" if said else ""
     return card("generators", "Symmetries", hint, body)
+
+
+def _who(role: str, label: str) -> str:
+    return f'<span class="who"><span class="swatch {role}"></span>{label}</span>'
+
+
+def _cells(result: report_pb2.GeneratorResult, confidence: str, *, few: bool) -> list[str]:
+    geometric = num(result.geometric_mean) if result.HasField("geometric_mean") else "–"
+    bounds = interval(result.ci95) + confidence
+    ratio = interval(result.relative_ci95) if len(result.relative_ci95) == 2 else ""
+    return [
+        *lead((two(num(result.lee), text(bounds)),), (two(num(result.median), geometric),), few=few),
+        text(percent(result.top_share if result.HasField("top_share") else None)),
+        two(num(result.relative), text(ratio)) if result.HasField("relative") else "–",
+        num(result.lee_per_px2) if result.HasField("lee_per_px2") else "–",
+        num(result.mean_abs),
+        two("± " + num(result.error_bar), text(result.method.replace("_", " "))),
+        badge(result.status),
+    ]
+
+
+def _accuracy(sides: list[charts.Side]) -> str:
+    """Say the accuracy on the same images, where they have labels: what a change of LEE is weighed against."""
+    known = [(label, role, report.data.top1) for label, role, report in sides if report.data.HasField("top1")]
+    if not known:
+        return '<p class="hint">Accuracy is not shown: the images have no labels.</p>'
+    shown = [f"{_who(role, label)} <strong>{text(percent(top1))}</strong>" for label, role, top1 in known]
+    change = ""
+    if len(known) == 2:
+        points = 100 * (known[0][2] - known[1][2])
+        change = f" ({'+' if points > 0 else '−' if points < 0 else '±'}{abs(points):.1f} points)"
+    return f'<p class="accuracy">top-1 accuracy on these images: {", ".join(shown)}{change}</p>'
+
+
+def judged_at(name: str, decision: gate_pb2.Decision | None) -> str:
+    """Say at which confidence a rule's interval stands in the place of the report's, where that is not 95 %."""
+    judged = any(_decides(rule) and rule.generator == name for rule in decision.rules) if decision else False
+    if decision is None or not judged or abs(decision.confidence - 0.95) < 1e-9:
+        return ""
+    return f" at {100 * decision.confidence:.4g} %"
+
+
+_FIELDS = {("limit", "mean"): "ci95", ("relative", "relative"): "relative_ci95"}
+
+
+def _decides(rule: gate_pb2.RuleOutcome) -> bool:
+    return (rule.kind, rule.statistic) == ("limit", "mean") and len(rule.interval) == 2
 
 
 def as_decided(report: report_pb2.Report, decision: gate_pb2.Decision | None) -> report_pb2.Report:
     """Give the report with the intervals of the rules that decide on its numbers: a number has one on a page."""
-    fields = {("limit", "mean"): "ci95", ("relative", "relative"): "relative_ci95"}
     found = report_pb2.Report()
     found.CopyFrom(report)
     for rule in decision.rules if decision is not None else ():
-        field = fields.get((rule.kind, rule.statistic))
+        field = _FIELDS.get((rule.kind, rule.statistic))
         if field is not None and rule.generator in found.results and len(rule.interval) == 2:
             getattr(found.results[rule.generator], field)[:] = rule.interval
     return found
 
 
-def images(
-    candidate: report_pb2.Report,
-    baseline: report_pb2.Report | None,
-    decision: gate_pb2.Decision | None,
-    figures: dict[str, charts.Figure],
-) -> str:
+def images(candidate: report_pb2.Report, baseline: report_pb2.Report | None, decision: gate_pb2.Decision | None) -> str:
     """Give the per-image scatter against the baseline or, without one, the distribution over images."""
     order = charts.names(candidate.results, candidate)
-    pairs = [n for n in order if baseline is not None and n in baseline.results]
     pairs = [
         n
-        for n in pairs
-        if baseline is not None and len(baseline.results[n].per_image) == len(candidate.results[n].per_image)
+        for n in order
+        if baseline is not None
+        and n in baseline.results
+        and len(baseline.results[n].per_image) == len(candidate.results[n].per_image)
     ]
+    if not order:
+        return ""
     if baseline is None or not pairs or baseline.data.sha256 != candidate.data.sha256:
-        figures["distribution"] = charts.distribution(candidate.results, order)
         hint = (
-            "A curve further left is more equivariant; a long tail to the right means that a few images carry the mean."
+            "How many of the images have at most so much LEE; the dot is the median. Each generator's curve stands "
+            "before those of the others. A long tail to the right means that a few images carry the mean."
         )
-        return card("images", "Every image", hint, chart("distribution", "distribution of LEE over images"))
+        return card("images", "Every image", hint, charts.distributions(candidate.results, order))
     limits = {r.generator: r.limit for r in (decision.rules if decision else ()) if r.kind == "noninferiority"}
     panels = []
-    for index, name in enumerate(pairs):
-        key = f"scatter-{name}"
-        figures[key] = charts.scatter(candidate.results[name], baseline.results[name], limits.get(name))
+    for name in pairs:
         c, b = candidate.results[name].per_image, baseline.results[name].per_image
+        drawing, drawn = charts.scatter(name, candidate.results[name], baseline.results[name], limits.get(name))
         worse = sum(x > y for x, y in zip(c, b, strict=True))
         flat = sum(x <= 0 or y <= 0 for x, y in zip(c, b, strict=True))
-        said = f"The candidate is worse on {worse} of {len(c)} images." + (
-            f" {flat} with a LEE of 0 are not drawn." if flat else ""
-        )
-        panels.append(
-            panel(
-                "scatter",
-                name,
-                f'{chart(key, f"per-image LEE, {name}", "square")}<p class="hint">{said}</p>',
-                hidden=index > 0,
-            )
-        )
+        said = f"The candidate is worse on {worse} of {len(c)} images."
+        said += f" {flat} with a LEE of 0 are not drawn." if flat else ""
+        said += f" {drawn} are drawn, the worst among them." if drawn < len(c) - flat else ""
+        panels.append(panel("scatter", name, f'<div class="square">{drawing}</div><p class="hint">{said}</p>'))
     hint = "One point per image, both models on the same one. Above the line, the candidate is the less equivariant."
     return card("images", "Every image, candidate against baseline", hint, tabs("scatter", pairs) + "".join(panels))
 
@@ -154,11 +181,9 @@ def pictures(report: report_pb2.Report) -> str:
         return ""
     order = [n for n in charts.names(report.results, report) if any(p.generator == n for p in shots)]
     panels = []
-    for index, name in enumerate(order):
+    for name in order:
         found = sorted((p for p in shots if p.generator == name), key=lambda p: -p.lee)
-        panels.append(
-            panel("pictures", name, f'<div class="gallery">{"".join(map(_shot, found))}</div>', hidden=index > 0)
-        )
+        panels.append(panel("pictures", name, f'<div class="gallery">{"".join(map(_shot, found))}</div>'))
     hint = (
         "Where the model is least equivariant: the image, and its tangent, the direction in which the symmetry moves "
         "it (grey is no change)."
@@ -190,7 +215,11 @@ def error_bars(reports: list[tuple[str, report_pb2.Report]]) -> str:
         "Two kinds of uncertainty, both relative to LEE: the numerical error of the derivative, and the sampling error "
         "of having seen only these images. A number whose error bar is wide is never gated on."
     )
-    return card("errors", "Error bars", hint, table(head, rows, numeric=(3, 4, 5, 6), wide=(7, 8)))
+    kept = [place for place in range(len(head)) if place < 3 or any(row[place] != "–" for row in rows)]
+    shown = [[row[place] for place in kept] for row in rows]
+    numeric, wide = ([kept.index(place) for place in places if place in kept] for places in ((3, 4, 5, 6), (7, 8)))
+    made = table([head[place] for place in kept], shown, numeric, wide, said="error bars of every generator")
+    return card("errors", "Error bars", hint, made if rows else "")
 
 
 def _errors(result: report_pb2.GeneratorResult) -> list[str]:

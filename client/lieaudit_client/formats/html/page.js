@@ -1,108 +1,89 @@
 "use strict";
-/* Theme, tabs and charts of the report page. Everything it needs is in the page: no network request is ever made. */
+/* Theme, tabs, trees and tips of the report page. Everything is drawn without it: it only moves things about. */
 (() => {
-  const figures = JSON.parse(document.getElementById("figures").textContent);
   const root = document.documentElement;
-  const drawn = new Map();
-  let plotly = null;
 
-  const colour = (name) => getComputedStyle(root).getPropertyValue("--" + name).trim();
+  document.getElementById("theme").addEventListener("click", () => {
+    root.dataset.theme = root.dataset.theme === "dark" ? "light" : "dark";
+  });
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", (event) => {
+    root.dataset.theme = event.matches ? "dark" : "light";
+  });
 
-  /* Figures name colours as "@name"; the page's style sheet says what they are in each theme. */
-  function paint(value) {
-    if (typeof value === "string") return value.startsWith("@") ? colour(value.slice(1)) : value;
-    if (Array.isArray(value)) return value.length && typeof value[0] === "number" ? value : value.map(paint);
-    if (value && typeof value === "object") {
-      return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, paint(item)]));
-    }
-    return value;
-  }
-
-  function layout(figure) {
-    const narrow = window.innerWidth < 640;
-    const axis = { gridcolor: colour("grid"), zerolinecolor: colour("line"), linecolor: colour("line"), automargin: true };
-    const own = paint(figure.layout);
-    const merged = {
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", dragmode: false,
-      font: { family: getComputedStyle(document.body).fontFamily, size: narrow ? 11 : 13, color: colour("ink") },
-      margin: { l: 10, r: 14, t: 34, b: 10 }, hoverlabel: { bgcolor: colour("card"), bordercolor: colour("line"), font: { color: colour("ink") } },
-      legend: { orientation: "h", x: 0, y: 1.02, xanchor: "left", yanchor: "bottom" },
-      ...own,
-    };
-    if (narrow && merged.height > 450) merged.height = 400;
-    for (const side of [own.xaxis, own.yaxis]) {
-      if (side && side.title) side.title.font = { size: narrow ? 11 : 13, color: colour("muted") };
-    }
-    merged.xaxis = { ...axis, ...(own.xaxis || {}) };
-    merged.yaxis = { ...axis, ...(own.yaxis || {}) };
-    return merged;
-  }
-
-  function draw(element) {
-    const figure = figures[element.dataset.figure];
-    if (!plotly || !figure || element.offsetParent === null) return;
-    const shape = layout(figure);
-    element.style.height = shape.height + "px";
-    plotly.react(element, paint(figure.data), shape, { responsive: true, displayModeBar: false });
-    element.classList.remove("loading");
-    drawn.set(element, true);
-  }
-
-  const charts = () => document.querySelectorAll("[data-figure]");
-  const redraw = () => charts().forEach(draw);
-
-  function theme(name) {
-    root.dataset.theme = name;
-    redraw();
-  }
-
+  /* Tabs show one panel of their group; without this script, and on paper, all are there. */
   document.querySelectorAll("[data-tabs]").forEach((tabs) => {
-    const group = tabs.dataset.tabs;
+    const buttons = [...tabs.querySelectorAll("button")];
+    const choose = (chosen) => {
+      buttons.forEach((button) => {
+        button.setAttribute("aria-selected", String(button === chosen));
+        button.tabIndex = button === chosen ? 0 : -1;
+      });
+      document.querySelectorAll(`[data-group="${tabs.dataset.tabs}"]`).forEach((panel) => {
+        panel.classList.toggle("away", panel.dataset.name !== chosen.dataset.show);
+      });
+    };
     tabs.addEventListener("click", (event) => {
       const button = event.target.closest("button");
-      if (!button) return;
-      tabs.querySelectorAll("button").forEach((other) => other.setAttribute("aria-selected", String(other === button)));
-      document.querySelectorAll(`[data-group="${group}"]`).forEach((panel) => {
-        const wanted = button.dataset.show;
-        panel.hidden = !(wanted === "*" || panel.dataset.name === wanted);
-        if (!panel.hidden) panel.querySelectorAll("[data-figure]").forEach(draw);
-      });
+      if (button) choose(button);
     });
+    tabs.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (!step) return;
+      const next = buttons[(buttons.indexOf(event.target) + step + buttons.length) % buttons.length];
+      choose(next);
+      next.focus();
+    });
+    choose(buttons[0]);
   });
 
   document.querySelectorAll("[data-open]").forEach((button) => {
     button.addEventListener("click", () => {
-      const open = button.dataset.open === "true";
-      const tree = button.closest(".panel").querySelector(".tree");
-      tree.querySelectorAll("details").forEach((item) => { item.open = open; });
+      button.closest(".panel").querySelectorAll(".tree details").forEach((item) => {
+        item.open = button.dataset.open === "true";
+      });
     });
   });
 
-  const dark = window.matchMedia("(prefers-color-scheme: dark)");
-  document.getElementById("theme").addEventListener("click", () => theme(root.dataset.theme === "dark" ? "light" : "dark"));
-  dark.addEventListener("change", (event) => theme(event.matches ? "dark" : "light"));
+  /* Tables that are wider than the screen say so. */
+  const widths = () => document.querySelectorAll(".scroll").forEach((box) => {
+    box.classList.toggle("wide", box.scrollWidth > box.clientWidth + 1);
+  });
+  window.addEventListener("resize", widths);
+  document.addEventListener("toggle", widths, true);
+  document.addEventListener("click", widths);
+  widths();
 
+  /* What a mark is, beside the pointer, and on a touch. */
+  const tip = document.createElement("div");
+  tip.className = "tip";
+  tip.hidden = true;
+  document.body.append(tip);
+  const show = (event) => {
+    const mark = event.target.closest && event.target.closest("[data-tip]");
+    tip.hidden = !mark;
+    if (!mark) return;
+    tip.textContent = mark.dataset.tip;
+    const room = root.clientWidth - tip.offsetWidth - 8;
+    tip.style.left = Math.max(8, Math.min(room, event.clientX + 12)) + "px";
+    tip.style.top = (event.clientY > 80 ? event.clientY - tip.offsetHeight - 12 : event.clientY + 16) + "px";
+  };
+  document.addEventListener("pointermove", show);
+  document.addEventListener("pointerdown", show);
+  document.addEventListener("scroll", () => { tip.hidden = true; }, { passive: true, capture: true });
+
+  /* Paper is light, and shows what is folded. */
   let before = null;
-  window.addEventListener("beforeprint", () => { before = root.dataset.theme; theme("light"); });
-  window.addEventListener("afterprint", () => { if (before) theme(before); });
-  let width = window.innerWidth;
-  window.addEventListener("resize", () => {
-    if (window.innerWidth !== width) { width = window.innerWidth; redraw(); }
+  window.addEventListener("beforeprint", () => {
+    const closed = [...document.querySelectorAll("details:not([open])")];
+    before = { theme: root.dataset.theme, closed };
+    root.dataset.theme = "light";
+    closed.forEach((item) => { item.open = true; });
   });
-
-  /* The plotting library travels compressed: a third of the size. */
-  async function load() {
-    const packed = Uint8Array.from(atob(document.getElementById("plotly").textContent), (c) => c.charCodeAt(0));
-    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-    const script = document.createElement("script");
-    script.textContent = await new Response(stream).text();
-    document.head.append(script);
-    plotly = window.Plotly;
-    redraw();
-    root.dataset.ready = "true";
-  }
-  load().catch((problem) => {
-    charts().forEach((element) => { element.textContent = "This browser cannot draw the charts; every number is in the tables. " + problem; });
-    root.dataset.ready = "failed";
+  window.addEventListener("afterprint", () => {
+    if (!before) return;
+    root.dataset.theme = before.theme;
+    before.closed.forEach((item) => { item.open = false; });
+    before = null;
   });
+  root.dataset.ready = "true";
 })();

@@ -90,6 +90,15 @@ def forest(rule: gate_pb2.RuleOutcome) -> str:
         position = math.log(max(value, 1e-12) / rule.limit) / math.log(factor)
         return middle + half * max(-1.0, min(1.0, position))
 
+    def end(value: float, kind: str) -> str:
+        """Draw an arrow where a value is off the scale."""
+        across = place(value)
+        if abs(math.log(max(value, 1e-12) / rule.limit)) <= math.log(factor) * (1 + 1e-9):
+            return f'<circle class="dot" cx="{across:.1f}" cy="{top}" r="4.5"/>' if kind == "dot" else ""
+        size = -7 if across < middle else 7
+        corners = f"{across + size:.1f},{top} {across:.1f},{top - 6} {across:.1f},{top + 6}"
+        return f'<polygon class="{kind}" points="{corners}"/>'
+
     said = f"{rule.outcome}: value {number(rule.value)}, interval {interval(rule.interval)}, limit {number(rule.limit)}"
     marks = "".join(
         f'<text x="{x:.1f}" y="40" text-anchor="middle">{label}</text>'
@@ -101,7 +110,7 @@ def forest(rule: gate_pb2.RuleOutcome) -> str:
         '<rect class="bad" x="150" y="3" width="132" height="24"/>'
         f'<line class="ci" x1="{place(low):.1f}" x2="{place(high):.1f}" y1="{top}" y2="{top}"/>'
         f'<line class="limit" x1="{middle}" x2="{middle}" y1="1" y2="29"/>'
-        f'<circle class="dot" cx="{place(rule.value):.1f}" cy="{top}" r="4.5"/>{marks}</svg>'
+        f"{end(low, 'arrow')}{end(high, 'arrow')}{end(rule.value, 'dot')}{marks}</svg>"
     )
 
 
