@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lieaudit_api.v1 import model_pb2, report_pb2
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -220,4 +221,9 @@ def _tensor(tensor: report_pb2.ReportTensor | model_pb2.TensorInfo) -> str:
 
 
 def _bullets(title: str, lines: Iterable[str]) -> RenderableType:
-    return Text("\n".join(["", title, *(f"  • {line}" for line in lines)]))
+    listed = Table(box=None, show_header=False, pad_edge=False, padding=(0, 0, 0, 1))
+    listed.add_column(no_wrap=True)
+    listed.add_column(overflow="fold")
+    for line in lines:
+        listed.add_row("•", Text(line))
+    return Group(Text(f"\n{title}"), Padding(listed, (0, 0, 0, 2)))
