@@ -33,10 +33,21 @@ class Context:
         1: tangents have a leading axis of D directions. 0: they have the shape of the value (one direction each).
     count
         int64 tensor of shape (1,): the number of directions D.
+    prefix
+        What the names of emitted nodes and initializers begin with.
     """
 
-    def __init__(self, graph: ir.Graph, *, opset: int, lead: int, count: ir.Value | None = None) -> None:
+    def __init__(
+        self,
+        graph: ir.Graph,
+        *,
+        opset: int,
+        lead: int,
+        count: ir.Value | None = None,
+        prefix: str = TANGENT_NODES,
+    ) -> None:
         self.graph = graph
+        self.prefix = prefix
         self.opset = opset
         self.lead = lead
         self.count = count
@@ -105,7 +116,7 @@ class Context:
     def serial(self) -> str:
         """Give a name prefix that was not given before."""
         self._serial += 1
-        return f"{TANGENT_NODES}{self._serial}"
+        return f"{self.prefix}{self._serial}"
 
     def insert(self, node: ir.Node) -> None:
         """Put a node where emission is."""
@@ -124,7 +135,7 @@ class Context:
         array = np.asarray(array, order="C")
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
-            value = ir.Value(name=f"tangent/constant_{len(self._constants)}")
+            value = ir.Value(name=f"{self.prefix}constant_{len(self._constants)}")
             value.const_value = ir.Tensor(array, name=value.name)
             value.type = ir.TensorType(value.const_value.dtype)
             value.shape = ir.Shape(array.shape)

@@ -9,9 +9,10 @@ from lieaudit.autodiff.rows import times
 from lieaudit.autodiff.tangent import Tangent
 from lieaudit.graph.nodes import constant, has_input, required
 from lieaudit.ops import commuting
+from lieaudit.ops.adjoints import arithmetic as adjoint
 from lieaudit.ops.commuting import constant_over_grid, on_one_grid, spatial, spatial_operands
 from lieaudit.ops.elementwise_axes import nary, unary
-from lieaudit.ops.op import ALL, STEP_NOTE, Kind, Op, Outputs, Rule
+from lieaudit.ops.op import ALL, STEP_NOTE, Kind, Op, Outputs, Rule, Transpose
 from lieaudit.ops.pointwise import clip_slope
 
 
@@ -203,15 +204,19 @@ _PRODUCT = on_one_grid(commuting.product)
 OPS = (
     *(
         Op(name, tangent=Rule("sum", total, operands=ALL), layout=nary, geometric=_SUM,
-           homogeneous=spatial_operands, kind=kind, linear=ALL)
+           homogeneous=spatial_operands, kind=kind, linear=ALL,
+           transpose=Transpose(adjoint.total, ALL))
         for name, kind in (("Add", Kind.SUM), ("Sub", Kind.AFFINE), ("Sum", Kind.SUM), ("Mean", None))
     ),
     Op("Mul", tangent=Rule("product", product, operands=(0, 1)), layout=nary, geometric=_PRODUCT,
-       homogeneous=_PRODUCT, kind=Kind.PRODUCT, linear=(0, 1)),
+       homogeneous=_PRODUCT, kind=Kind.PRODUCT, linear=(0, 1),
+       transpose=Transpose(adjoint.product, (0, 1))),
     Op("Div", tangent=Rule("quotient", quotient, operands=(0, 1)), layout=nary, geometric=_PRODUCT,
-       homogeneous=_PRODUCT, kind=Kind.AFFINE, linear=(0,)),
+       homogeneous=_PRODUCT, kind=Kind.AFFINE, linear=(0,),
+       transpose=Transpose(adjoint.quotient)),
     Op("Range", tangent=Rule("sum", sequence, operands=(0, 2), steps=(1,), differentiable=False, note=STEP_NOTE),
-       sized_by=ALL, linear=(0, 2)),
+       sized_by=ALL, linear=(0, 2),
+       transpose=Transpose(operands=(), without="its tangent is written as products")),
     Op("Mod", tangent=Rule("remainder", modulo, operands=(0, 1)), layout=nary),
     Op("Pow", tangent=Rule("power", power, operands=(0, 1)), layout=nary),
     *(
@@ -220,7 +225,8 @@ OPS = (
         for name in ("Max", "Min")
     ),
     Op("Where", tangent=Rule("choice", where, operands=(1, 2), ignored=(0,)), layout=nary, kinked=True,
-       linear=(1, 2)),
+       linear=(1, 2),
+       transpose=Transpose(adjoint.where, (1, 2))),
     Op("PRelu", tangent=Rule("pointwise", prelu, operands=(0, 1)), layout=nary, homogeneous=spatial,
        kind=Kind.NONLINEARITY, kinked=True),
     Op("Clip", tangent=Rule("pointwise", clip, operands=(0, 1, 2)), layout=unary, kind=Kind.NONLINEARITY,

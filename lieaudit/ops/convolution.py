@@ -9,9 +9,10 @@ from lieaudit.autodiff.tangent import Tangent
 from lieaudit.graph.nodes import has_input, required
 from lieaudit.layouts.algebra import convolved
 from lieaudit.layouts.tracker import Tracker
+from lieaudit.ops.adjoints import convolution as adjoint
 from lieaudit.ops.commuting import axis_has_grid, on_one_grid, only_first, spatial
 from lieaudit.ops.elementwise_axes import Result
-from lieaudit.ops.op import Kind, Op, Outputs, Rule, Use
+from lieaudit.ops.op import Kind, Op, Outputs, Rule, Transpose, Use
 
 
 def convolution(context: Context, node: ir.Node) -> Outputs:
@@ -126,11 +127,16 @@ def _without_bias(tracker: Tracker, node: ir.Node) -> bool:
 _CONVOLUTION = Rule("convolution", convolution, operands=(0, 1, 2), accepts=_sizes_fixed)
 _DEFORMABLE = Rule("convolution", deformable, operands=(0, 1, 3, 4), accepts=_sizes_fixed)
 
+_WEIGHTS = "no rule for weights that move"
+
 OPS = (
     Op("Conv", tangent=_CONVOLUTION, layout=convolution_axes, geometric=on_one_grid(_one_pixel),
-       homogeneous=_without_bias, kind=Kind.CONVOLUTION, linear=(0, 1)),
+       homogeneous=_without_bias, kind=Kind.CONVOLUTION, linear=(0, 1),
+       transpose=Transpose(adjoint.convolution, without=_WEIGHTS)),
     Op("ConvTranspose", tangent=_CONVOLUTION, layout=convolution_axes, homogeneous=_without_bias, kind=Kind.UPSAMPLING,
-       linear=(0, 1)),
+       linear=(0, 1),
+       transpose=Transpose(adjoint.transposed, without=_WEIGHTS)),
     Op("DeformConv", tangent=_DEFORMABLE, layout=convolution_axes, kind=Kind.CONVOLUTION,
-       linear=(0, 1)),
+       linear=(0, 1),
+       transpose=Transpose(operands=(), without="its samples lie between pixels")),
 )  # fmt: skip

@@ -10,9 +10,10 @@ from lieaudit.graph.nodes import has_input, required
 from lieaudit.layouts.algebra import contracted, multiplied
 from lieaudit.layouts.axes import Axis, has_grid, normalise, unify
 from lieaudit.layouts.tracker import Tracker
+from lieaudit.ops.adjoints import products as adjoint
 from lieaudit.ops.commuting import axis_has_grid, on_one_grid, varies_over_grid
 from lieaudit.ops.elementwise_axes import Result
-from lieaudit.ops.op import ALL, Kind, Op, Outputs, Rule, Use
+from lieaudit.ops.op import ALL, Kind, Op, Outputs, Rule, Transpose, Use
 
 
 def matmul(context: Context, node: ir.Node) -> Outputs:
@@ -205,10 +206,13 @@ def _without_bias(tracker: Tracker, node: ir.Node) -> bool:
 OPS = (
     Op("MatMul", tangent=Rule("matrix product", matmul, operands=(0, 1), accepts=_shown), layout=matmul_axes,
        geometric=on_one_grid(_fixed_matrix), homogeneous=on_one_grid(_fixed_matrix), kind=Kind.MATRIX_PRODUCT,
-       linear=(0, 1)),
+       linear=(0, 1),
+       transpose=Transpose(adjoint.matmul, (0, 1))),
     Op("Gemm", tangent=Rule("matrix product", gemm, operands=(0, 1, 2)), layout=_gemm,
        geometric=on_one_grid(_fixed_gemm), homogeneous=on_one_grid(_without_bias), kind=Kind.MATRIX_PRODUCT,
-       linear=(0, 1, 2)),
+       linear=(0, 1, 2),
+       transpose=Transpose(adjoint.gemm, (0, 1, 2))),
     Op("Einsum", tangent=Rule("matrix product", einsum, operands=ALL), layout=_einsum, kind=Kind.MATRIX_PRODUCT,
-       linear=ALL),
+       linear=ALL,
+       transpose=Transpose(adjoint.einsum, ALL)),
 )  # fmt: skip

@@ -15,6 +15,7 @@ from enum import StrEnum
 import onnx
 import onnx_ir as ir
 
+from lieaudit.autodiff.adjoint import Adjoint
 from lieaudit.autodiff.context import Context
 from lieaudit.autodiff.tangent import Tangent
 from lieaudit.layouts.axes import Axes
@@ -200,6 +201,29 @@ class Rule:
         return i in self.steps or nearest
 
 
+TransposeApply = Callable[[Adjoint, ir.Node, int, Sequence["ir.Value | None"]], ir.Value]
+"""(adjoint, node, operand, cotangents of the outputs) → the cotangent of the operand, of its shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transpose:
+    """How an op is turned around in operands in which it is linear.
+
+    Attributes
+    ----------
+    apply
+        Emits the cotangent of one operand.
+    operands
+        Operands that it takes.
+    without
+        Of the other operands in which the op is linear, why there is no rule; empty where there are none.
+    """
+
+    apply: TransposeApply | None = None
+    operands: Container[int] = (0,)
+    without: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Op:
     """Everything the project knows of one op.
@@ -234,7 +258,9 @@ class Op:
     shaped_by
         Operands whose sizes do.
     linear
-        Operands in which it is linear while the others are held: those a reverse mode transposes.
+        Operands in which it is linear while the others are held.
+    transpose
+        How a reverse mode turns it around in these.
     head
         The function that it is, where it makes what a head shows of raw values: ``softmax`` or ``sigmoid``.
     of_classes
@@ -266,6 +292,7 @@ class Op:
     sized_by: Container[int] = ()
     shaped_by: Container[int] = ALL
     linear: Container[int] = ()
+    transpose: Transpose | None = None
     head: str = ""
     of_classes: bool = False
     scale: int | None = None

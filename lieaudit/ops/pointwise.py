@@ -12,10 +12,11 @@ import onnx_ir as ir
 from lieaudit.autodiff.context import Context
 from lieaudit.autodiff.tangent import Tangent
 from lieaudit.graph.nodes import constant, has_input, required
+from lieaudit.ops.adjoints import arithmetic as adjoint
 from lieaudit.ops.commuting import always, on_one_grid, spatial
 from lieaudit.ops.elementwise_axes import unary
 from lieaudit.ops.fused.experimental import thresholded_relu
-from lieaudit.ops.op import Kind, Op, Rule
+from lieaudit.ops.op import Kind, Op, Rule, Transpose
 
 _STEEP = 2.0**100
 
@@ -359,6 +360,7 @@ OPS = (
            homogeneous=on_one_grid(always) if name == "Neg" else spatial if name in _HOMOGENEOUS else None,
            kind=None if name in _FUNCTIONS else Kind.NONLINEARITY, kinked=name in _KINKED,
            linear=(0,) if name == "Neg" else (),
+           transpose=Transpose(adjoint.negative) if name == "Neg" else None,
            expansion=thresholded_relu if name == "ThresholdedRelu" else None,
            head="sigmoid" if name == "Sigmoid" else "")
         for name, slope in _SLOPES.items()

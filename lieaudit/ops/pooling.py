@@ -8,9 +8,10 @@ from lieaudit.autodiff.context import Context
 from lieaudit.graph.nodes import required
 from lieaudit.layouts.algebra import pooled, reduced
 from lieaudit.layouts.tracker import Tracker
+from lieaudit.ops.adjoints import resampling as adjoint
 from lieaudit.ops.commuting import spatial
 from lieaudit.ops.elementwise_axes import Result
-from lieaudit.ops.op import STEP_NOTE, Kind, Op, Outputs, Rule, Use
+from lieaudit.ops.op import STEP_NOTE, Kind, Op, Outputs, Rule, Transpose, Use
 
 
 def average(context: Context, node: ir.Node) -> Outputs:
@@ -91,8 +92,10 @@ def _global_pool(tracker: Tracker, node: ir.Node) -> Result:
 _AVERAGE, _WINNER = Rule("average", average), Rule("winner", max_pool)
 
 OPS = (
-    Op("AveragePool", tangent=_AVERAGE, layout=_pool, homogeneous=spatial, kind=Kind.POOLING, linear=(0,)),
-    Op("GlobalAveragePool", tangent=_AVERAGE, layout=_global_pool, kind=Kind.POOLING, linear=(0,)),
+    Op("AveragePool", tangent=_AVERAGE, layout=_pool, homogeneous=spatial, kind=Kind.POOLING, linear=(0,),
+       transpose=Transpose(adjoint.average)),
+    Op("GlobalAveragePool", tangent=_AVERAGE, layout=_global_pool, kind=Kind.POOLING, linear=(0,),
+       transpose=Transpose(adjoint.average)),
     Op("MaxPool", tangent=_WINNER, layout=_pool, homogeneous=spatial, kind=Kind.POOLING, kinked=True),
     Op("GlobalMaxPool", tangent=Rule("winner", global_max_pool), layout=_global_pool, kind=Kind.POOLING, kinked=True),
     # its windows are of whole pixels; it gives no indices of the winners, by which tangents could be taken

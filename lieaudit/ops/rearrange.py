@@ -13,6 +13,7 @@ from lieaudit.layouts.algebra import expanded, joined, permuted, squeezed, unsqu
 from lieaudit.layouts.axes import reshape as reshape_axes
 from lieaudit.layouts.axes import size_of
 from lieaudit.layouts.tracker import Tracker
+from lieaudit.ops.adjoints import rearrange as adjoint
 from lieaudit.ops.commuting import (
     always,
     at_inference,
@@ -24,7 +25,7 @@ from lieaudit.ops.commuting import (
     spatial_operands,
 )
 from lieaudit.ops.elementwise_axes import Result, unary
-from lieaudit.ops.op import ALL, FLOATS, Kind, Layout, Op, Outputs, Rule, Use
+from lieaudit.ops.op import ALL, FLOATS, Kind, Layout, Op, Outputs, Rule, Transpose, TransposeApply, Use
 
 
 def identity(context: Context, node: ir.Node) -> Outputs:
@@ -205,29 +206,37 @@ _ALWAYS, _FLOATING, _INFERENCE = on_one_grid(always), on_one_grid(between_floats
 _LAYOUT = "layout"
 
 
-def _same(name: str, rule: Rule, layout: Layout, *, view: bool = True, sized_by: Container[int] = ()) -> Op:
+def _same(
+    name: str, rule: Rule, layout: Layout, back: TransposeApply, *, view: bool = True, sized_by: Container[int] = ()
+) -> Op:
     """Return the entry of an op that keeps every element."""
     return Op(name, tangent=rule, layout=layout, geometric=_ALWAYS, homogeneous=_ALWAYS, kind=Kind.REARRANGEMENT,
               view=view, copies=True, sized_by=sized_by,
-              linear=(0,))  # fmt: skip
+              linear=(0,), transpose=Transpose(back))  # fmt: skip
 
 
 OPS = (
-    _same("Identity", Rule("identity", identity), unary),
-    _same("Reshape", Rule(_LAYOUT, reshape, ignored=(1,)), _reshape_axes, sized_by=(1,)),
-    _same("Flatten", Rule(_LAYOUT, flatten), _reshape_axes),
-    _same("Squeeze", Rule(_LAYOUT, squeeze, ignored=(1,)), _squeeze_axes),
-    _same("Unsqueeze", Rule(_LAYOUT, squeeze, ignored=(1,)), _unsqueeze_axes),
-    _same("Transpose", Rule(_LAYOUT, transpose), _transpose_axes, view=False),
+    _same("Identity", Rule("identity", identity), unary, adjoint.identity),
+    _same("Reshape", Rule(_LAYOUT, reshape, ignored=(1,)), _reshape_axes, adjoint.renamed, sized_by=(1,)),
+    _same("Flatten", Rule(_LAYOUT, flatten), _reshape_axes, adjoint.renamed),
+    _same("Squeeze", Rule(_LAYOUT, squeeze, ignored=(1,)), _squeeze_axes, adjoint.renamed),
+    _same("Unsqueeze", Rule(_LAYOUT, squeeze, ignored=(1,)), _unsqueeze_axes, adjoint.renamed),
+    _same("Transpose", Rule(_LAYOUT, transpose), _transpose_axes, adjoint.transpose, view=False),
     Op("Dropout", tangent=Rule("identity", identity, ignored=(1, 2), accepts=_inference), layout=unary,
-       geometric=_INFERENCE, homogeneous=_INFERENCE, kind=Kind.REARRANGEMENT, linear=(0,), random=_drops),
+       geometric=_INFERENCE, homogeneous=_INFERENCE, kind=Kind.REARRANGEMENT, linear=(0,),
+       transpose=Transpose(adjoint.identity), random=_drops),
     Op("Cast", tangent=Rule("cast", cast), layout=unary, geometric=_FLOATING, homogeneous=_FLOATING,
-       kind=Kind.REARRANGEMENT, linear=(0,)),
+       kind=Kind.REARRANGEMENT, linear=(0,),
+       transpose=Transpose(adjoint.cast)),
     Op("CastLike", tangent=Rule("cast", cast, ignored=(1,)), layout=unary, geometric=_FLOATING,
-       homogeneous=_FLOATING, kind=Kind.REARRANGEMENT, linear=(0,)),
+       homogeneous=_FLOATING, kind=Kind.REARRANGEMENT, linear=(0,),
+       transpose=Transpose(adjoint.cast)),
     Op("Concat", tangent=Rule(_LAYOUT, concat_rows, operands=ALL), layout=_concat_axes, geometric=on_one_grid(_joined),
-       homogeneous=_joined_alike, linear=ALL),
-    Op("Tile", tangent=Rule(_LAYOUT, tile, ignored=(1,)), layout=_expand_axes, copies=True, sized_by=(1,), linear=(0,)),
+       homogeneous=_joined_alike, linear=ALL,
+       transpose=Transpose(adjoint.concat, ALL)),
+    Op("Tile", tangent=Rule(_LAYOUT, tile, ignored=(1,)), layout=_expand_axes, copies=True, sized_by=(1,), linear=(0,),
+       transpose=Transpose(adjoint.tile)),
     Op("Expand", tangent=Rule(_LAYOUT, expand, ignored=(1,)), layout=_expand_axes, copies=True, sized_by=(1,),
-       linear=(0,)),
+       linear=(0,),
+       transpose=Transpose(adjoint.expand)),
 )  # fmt: skip

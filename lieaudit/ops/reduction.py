@@ -15,9 +15,10 @@ from lieaudit.graph.nodes import has_input, ints_input, ints_of, required
 from lieaudit.layouts.algebra import reduced
 from lieaudit.layouts.axes import has_grid
 from lieaudit.layouts.tracker import Tracker
+from lieaudit.ops.adjoints import reduction as adjoint
 from lieaudit.ops.commuting import on_one_grid, spatial
 from lieaudit.ops.elementwise_axes import Result, unary
-from lieaudit.ops.op import ALL, INTEGER_RULE, Apply, Kind, Op, Outputs, Rule, Use, is_op
+from lieaudit.ops.op import ALL, INTEGER_RULE, Apply, Kind, Op, Outputs, Rule, Transpose, Use, is_op
 
 
 def _reduced(node: ir.Node) -> list[int] | None:
@@ -185,6 +186,7 @@ def _op(name: str, family: str, apply: Apply, accepts: Callable[[Use], str] = _f
         kind=Kind.REDUCTION,
         kinked=name in {"ReduceL1", "ReduceMax", "ReduceMin"},
         linear=(0,) if averages else (),
+        transpose=Transpose(adjoint.reduced) if averages else None,
     )
 
 
@@ -207,5 +209,11 @@ OPS = (
         )
         for name in ("ArgMax", "ArgMin")
     ),
-    Op("CumSum", tangent=Rule("layout", cumulative, ignored=(1,)), layout=unary, linear=(0,)),
+    Op(
+        "CumSum",
+        tangent=Rule("layout", cumulative, ignored=(1,)),
+        layout=unary,
+        linear=(0,),
+        transpose=Transpose(adjoint.cumulative),
+    ),
 )

@@ -10,9 +10,12 @@ from lieaudit.autodiff.tangent import Tangent
 from lieaudit.graph.nodes import constant, has_input, ints_input, ints_of, required
 from lieaudit.layouts.algebra import depth_to_space, padded, resampled, space_to_depth
 from lieaudit.layouts.tracker import Tracker
+from lieaudit.ops.adjoints import convolution as convolution_adjoint
+from lieaudit.ops.adjoints import rearrange as rearrange_adjoint
+from lieaudit.ops.adjoints import resampling as adjoint
 from lieaudit.ops.commuting import on_one_grid, only_first, spatial
 from lieaudit.ops.elementwise_axes import Result
-from lieaudit.ops.op import Kind, Op, Outputs, Rule, Use
+from lieaudit.ops.op import Kind, Op, Outputs, Rule, Transpose, Use
 
 
 def pad(context: Context, node: ir.Node) -> Outputs:
@@ -168,14 +171,20 @@ _FOLDED = Rule("layout", folded, ignored=(1, 2))
 OPS = (
     Op("Pad", tangent=Rule("layout", pad, operands=(0, 2), ignored=(1, 3)), layout=_pad_axes,
        geometric=on_one_grid(_adds_nothing), homogeneous=on_one_grid(_adds_nothing), kind=Kind.PADDING,
-       sized_by=(1,), linear=(0, 2)),
+       sized_by=(1,), linear=(0, 2),
+       transpose=Transpose(adjoint.pad, (0, 2))),
     Op("Resize", tangent=_RESIZE, layout=_resize_axes, homogeneous=_linear_resize, kind=Kind.UPSAMPLING,
-       sized_by=(1, 2, 3), linear=(0,)),
+       sized_by=(1, 2, 3), linear=(0,),
+       transpose=Transpose(adjoint.resize)),
     Op("Upsample", tangent=_RESIZE, layout=_resize_axes, homogeneous=_linear_resize, kind=Kind.UPSAMPLING,
-       sized_by=(1,), linear=(0,)),
+       sized_by=(1,), linear=(0,),
+       transpose=Transpose(adjoint.resize)),
     Op("DepthToSpace", tangent=_FOLDED, layout=_depth_to_space_axes, homogeneous=spatial, kind=Kind.UPSAMPLING,
-       copies=True, linear=(0,)),
+       copies=True, linear=(0,),
+       transpose=Transpose(rearrange_adjoint.depth_to_space)),
     Op("SpaceToDepth", tangent=_FOLDED, layout=_space_to_depth_axes, homogeneous=spatial, kind=Kind.DOWNSAMPLING,
-       copies=True, linear=(0,)),
-    Op("Col2Im", tangent=_FOLDED, sized_by=(1, 2), linear=(0,)),
+       copies=True, linear=(0,),
+       transpose=Transpose(rearrange_adjoint.space_to_depth)),
+    Op("Col2Im", tangent=_FOLDED, sized_by=(1, 2), linear=(0,),
+       transpose=Transpose(convolution_adjoint.columns)),
 )  # fmt: skip

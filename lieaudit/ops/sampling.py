@@ -16,11 +16,10 @@ from lieaudit.autodiff.context import Context
 from lieaudit.autodiff.tangent import Tangent
 from lieaudit.errors import UnsupportedOpError
 from lieaudit.graph.nodes import required
+from lieaudit.ops.adjoints.sampling import grid_sample as transposed
 from lieaudit.ops.grids import affine_grid
-from lieaudit.ops.op import Op, Outputs, Rule
-
-_CUBIC = -0.75
-"""Slope of the cubic convolution kernel at distance 1 (Keys 1981), as onnxruntime and torch have it."""
+from lieaudit.ops.interpolants import kernel_weights_and_changes, padded_points, vector
+from lieaudit.ops.op import Op, Outputs, Rule, Transpose
 
 
 def grid_sample(context: Context, node: ir.Node) -> Outputs:
@@ -100,18 +99,18 @@ class _Points:
         kernel = 4 if "cubic" in node.attributes.get_string("mode", "linear") else 2
         scale = (sizes - 1) / 2 if corners else sizes / 2
         offset = scale if corners else scale - 0.5
-        at = context.op("Add", context.op("Mul", grid, _vector(context, grid, scale)), _vector(context, grid, offset))
+        at = context.op("Add", context.op("Mul", grid, vector(context, grid, scale)), vector(context, grid, offset))
         x, y = (context.number(float(along), grid) for along in scale)
         padding = node.attributes.get_string("padding_mode", "zeros")
         if kernel == 2 and padding != "zeros":  # a cubic kernel pads each of its pixels, not the point
-            at, turn = _padded(context, at, padding, sizes, corners=corners)
+            at, turn = padded_points(context, at, padding, sizes, corners=corners)
             x, y = context.op("Mul", _axis(context, turn, 0), x), context.op("Mul", _axis(context, turn, 1), y)
         first = context.op("Floor", at)
         return cls(sizes, corners, first, context.op("Sub", at, first), (x, y), kernel)
 
     def slopes(self, context: Context, node: ir.Node, image: ir.Value) -> tuple[ir.Value, ir.Value]:
         """Give ∂y/∂g_x and ∂y/∂g_y, each of the shape of y."""
-        weights, changes = _kernel(context, self.beyond, self.kernel)
+        weights, changes = kernel_weights_and_changes(context, self.beyond, self.kernel)
         x = [(_axis(context, w, 0), _axis(context, c, 0)) for w, c in zip(weights, changes, strict=True)]
         y = [(_axis(context, w, 1), _axis(context, c, 1)) for w, c in zip(weights, changes, strict=True)]
         terms: tuple[list[ir.Value], list[ir.Value]] = ([], [])
@@ -126,62 +125,16 @@ class _Points:
     def _pixel(self, context: Context, node: ir.Node, image: ir.Value, i: int, j: int) -> ir.Value:
         """Give the i-th and j-th pixel along x and y that the kernel takes: (N, C, H', W')."""
         before = self.kernel // 2 - 1
-        index = context.op("Add", self.first, _vector(context, self.first, np.array([i - before, j - before])))
+        index = context.op("Add", self.first, vector(context, self.first, np.array([i - before, j - before])))
         if self.corners:
             scale, offset = 2 / np.maximum(self.sizes - 1, 1), np.array([-1.0, -1.0])
         else:
             scale, offset = 2 / self.sizes, 1 / self.sizes - 1
-        scaled = context.op("Mul", index, _vector(context, index, scale))
-        grid = context.op("Add", scaled, _vector(context, index, offset))
+        scaled = context.op("Mul", index, vector(context, index, scale))
+        grid = context.op("Add", scaled, vector(context, index, offset))
         padding = node.attributes.get_string("padding_mode", "zeros")
         corners = int(self.corners)
         return context.op("GridSample", image, grid, mode="nearest", padding_mode=padding, align_corners=corners)
-
-
-def _padded(
-    context: Context, at: ir.Value, padding: str, sizes: np.ndarray, *, corners: bool
-) -> tuple[ir.Value, ir.Value]:
-    """Give where a point is after padding, and 1, 0 or −1 as it moves with the grid, not at all, or against it."""
-    if padding == "border":
-        last = _vector(context, at, sizes - 1)
-        zero = context.number(0.0, at)
-        held = context.op("Max", context.op("Min", at, last), zero)
-        same = context.op("Equal", held, at, dtype=ir.DataType.BOOL)
-        return held, context.cast(same, at)
-    # a wave of period 2 (max − min): up along one half, down along the other
-    low = np.zeros(2) if corners else np.full(2, -0.5)
-    span = np.maximum(sizes - 1, 1) if corners else sizes
-    period = _vector(context, at, 2 * span)
-    along = context.op("Sub", at, _vector(context, at, low))
-    along = context.op("Sub", along, context.op("Mul", context.op("Floor", context.op("Div", along, period)), period))
-    back = context.op("Greater", along, _vector(context, at, span), dtype=ir.DataType.BOOL)
-    place = context.op("Where", back, context.op("Sub", period, along), along, dtype=at.dtype)
-    turn = context.op("Where", back, context.number(-1.0, at), context.number(1.0, at), dtype=at.dtype)
-    return context.op("Add", place, _vector(context, at, low)), turn
-
-
-def _kernel(context: Context, t: ir.Value, size: int) -> tuple[list[ir.Value], list[ir.Value]]:
-    """Give the weights w_i(t) and their derivatives, i = 0 … size − 1, as polynomials of t in 0 … 1."""
-    a = _CUBIC
-    if size == 2:
-        polynomials = [[1.0, -1.0], [0.0, 1.0]]
-    else:
-        polynomials = [
-            [0.0, a, -2 * a, a],
-            [1.0, 0.0, -(a + 3), a + 2],
-            [0.0, -a, 2 * a + 3, -(a + 2)],
-            [0.0, 0.0, a, -a],
-        ]
-    derived = [[k * c for k, c in enumerate(p)][1:] for p in polynomials]
-    return [_polynomial(context, t, p) for p in polynomials], [_polynomial(context, t, p) for p in derived]
-
-
-def _polynomial(context: Context, t: ir.Value, coefficients: list[float]) -> ir.Value:
-    """Evaluate Σ c_k t^k after Horner."""
-    total = context.op("Add", context.op("Mul", t, context.number(0.0, t)), context.number(coefficients[-1], t))
-    for coefficient in coefficients[-2::-1]:
-        total = context.op("Add", context.op("Mul", total, t), context.number(coefficient, t))
-    return total
 
 
 def _axis(context: Context, value: ir.Value, axis: int) -> ir.Value:
@@ -189,12 +142,12 @@ def _axis(context: Context, value: ir.Value, axis: int) -> ir.Value:
     return context.unsqueeze(context.squeeze(context.slice(value, [axis], [axis + 1], [3]), [3]), [1])
 
 
-def _vector(context: Context, like: ir.Value, values: np.ndarray) -> ir.Value:
-    dtype = like.dtype.numpy() if like.dtype is not None else np.dtype(np.float32)
-    return context.const(np.asarray(values, dtype))
-
-
 OPS = (
     Op("AffineGrid", body=affine_grid, sized_by=(1,)),
-    Op("GridSample", tangent=Rule("sampling", grid_sample, operands=(0, 1), nearest=(1,)), linear=(0,)),
+    Op(
+        "GridSample",
+        tangent=Rule("sampling", grid_sample, operands=(0, 1), nearest=(1,)),
+        linear=(0,),
+        transpose=Transpose(transposed),
+    ),
 )

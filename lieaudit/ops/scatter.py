@@ -8,8 +8,9 @@ import onnx_ir as ir
 from lieaudit.autodiff.context import Context
 from lieaudit.autodiff.rows import repeat_stacked, rows_or_zeros, stacked, to_back
 from lieaudit.graph.nodes import required
+from lieaudit.ops.adjoints import selection as adjoint
 from lieaudit.ops.elementwise_axes import unary
-from lieaudit.ops.op import STEP_NOTE, Op, Outputs, Rule, Use
+from lieaudit.ops.op import STEP_NOTE, Op, Outputs, Rule, Transpose, Use
 
 
 def scatter_elements(context: Context, node: ir.Node) -> Outputs:
@@ -66,11 +67,15 @@ def _plain(use: Use) -> str:
 
 OPS = (
     Op("ScatterElements", tangent=Rule("layout", scatter_elements, operands=(0, 2), ignored=(1,), accepts=_plain),
-       layout=unary, shaped_by=(0,), linear=(0, 2)),
+       layout=unary, shaped_by=(0,), linear=(0, 2),
+       transpose=Transpose(adjoint.scatter_elements, (0, 2))),
     Op("Scatter", tangent=Rule("layout", scatter_elements, operands=(0, 2), ignored=(1,)), layout=unary,
-       shaped_by=(0,), linear=(0, 2)),
+       shaped_by=(0,), linear=(0, 2),
+       transpose=Transpose(adjoint.scatter_elements, (0, 2))),
     Op("ScatterND", tangent=Rule("layout", scatter_nd, operands=(0, 2), ignored=(1,), accepts=_plain), layout=unary,
-       shaped_by=(0,), linear=(0, 2)),
+       shaped_by=(0,), linear=(0, 2),
+       transpose=Transpose(adjoint.scatter_nd, (0, 2))),
     Op("OneHot", tangent=Rule("choice", one_hot, operands=(2,), steps=(0, 1), differentiable=False, note=STEP_NOTE),
-       sized_by=(1,), linear=(2,)),
+       sized_by=(1,), linear=(2,),
+       transpose=Transpose(operands=(), without="its tangent is written as products")),
 )  # fmt: skip

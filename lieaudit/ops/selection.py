@@ -10,9 +10,11 @@ from lieaudit.graph.nodes import has_input, ints_input, ints_of, required
 from lieaudit.layouts.algebra import replaced, sliced, taken
 from lieaudit.layouts.axes import Axes, normalise, plain, size_of, slice_axis, without_position
 from lieaudit.layouts.tracker import Tracker
+from lieaudit.ops.adjoints import rearrange as rearrange_adjoint
+from lieaudit.ops.adjoints import selection as adjoint
 from lieaudit.ops.commuting import on_one_grid, spatial, subset
 from lieaudit.ops.elementwise_axes import Result, unary
-from lieaudit.ops.op import ALL, Op, Outputs, Rule, Use
+from lieaudit.ops.op import ALL, Op, Outputs, Rule, Transpose, Use
 
 
 def split(context: Context, node: ir.Node) -> Outputs:
@@ -206,16 +208,24 @@ _SUBSET = on_one_grid(subset)
 
 OPS = (
     Op("Split", tangent=Rule(_LAYOUT, split, outputs=ALL, ignored=(1,)), layout=_split_axes, geometric=_SUBSET,
-       homogeneous=_subset_alike, copies=True, sized_by=(1,), linear=(0,)),
+       homogeneous=_subset_alike, copies=True, sized_by=(1,), linear=(0,),
+       transpose=Transpose(rearrange_adjoint.split)),
     Op("Slice", tangent=Rule(_LAYOUT, slice_, ignored=(1, 2, 3, 4)), layout=_slice_axes, geometric=_SUBSET,
-       homogeneous=_subset_alike, copies=True, sized_by=(1, 2, 4), linear=(0,)),
+       homogeneous=_subset_alike, copies=True, sized_by=(1, 2, 4), linear=(0,),
+       transpose=Transpose(adjoint.slice_)),
     Op("Gather", tangent=Rule(_LAYOUT, gather, ignored=(1,)), layout=_gather_axes, geometric=_SUBSET,
-       homogeneous=_SUBSET, copies=True, linear=(0,)),
-    Op("GatherElements", tangent=Rule(_LAYOUT, gather_elements, ignored=(1,)), copies=True, linear=(0,)),
-    Op("GatherND", tangent=Rule(_LAYOUT, gather_nd, ignored=(1,)), copies=True, linear=(0,)),
-    Op("ReverseSequence", tangent=Rule(_LAYOUT, reverse_sequence, ignored=(1,)), copies=True, linear=(0,)),
-    Op("Compress", tangent=Rule(_LAYOUT, compress, ignored=(1,)), copies=True, sized_by=(1,), linear=(0,)),
-    Op("Trilu", tangent=Rule(_LAYOUT, trilu, ignored=(1,)), layout=unary, linear=(0,)),
+       homogeneous=_SUBSET, copies=True, linear=(0,),
+       transpose=Transpose(adjoint.gather)),
+    Op("GatherElements", tangent=Rule(_LAYOUT, gather_elements, ignored=(1,)), copies=True, linear=(0,),
+       transpose=Transpose(adjoint.gather_elements)),
+    Op("GatherND", tangent=Rule(_LAYOUT, gather_nd, ignored=(1,)), copies=True, linear=(0,),
+       transpose=Transpose(adjoint.gather_nd)),
+    Op("ReverseSequence", tangent=Rule(_LAYOUT, reverse_sequence, ignored=(1,)), copies=True, linear=(0,),
+       transpose=Transpose(adjoint.reverse_sequence)),
+    Op("Compress", tangent=Rule(_LAYOUT, compress, ignored=(1,)), copies=True, sized_by=(1,), linear=(0,),
+       transpose=Transpose(adjoint.compress)),
+    Op("Trilu", tangent=Rule(_LAYOUT, trilu, ignored=(1,)), layout=unary, linear=(0,),
+       transpose=Transpose(adjoint.trilu)),
     Op("TopK", tangent=Rule("winner", top_k, ignored=(1,), accepts=_with_k), kinked=True, sized_by=(1,)),
     Op("Unique", tangent=Rule("winner", unique), sized_by=(0,)),
 )  # fmt: skip

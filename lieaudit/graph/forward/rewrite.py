@@ -86,6 +86,7 @@ def rewrite(
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
     unroll: int | None = None,
+    single: bool = False,
 ) -> Rewritten:
     """Differentiate a graph, or a part of it, in forward mode.
 
@@ -103,6 +104,8 @@ def rewrite(
         Number of directions, if it is to be fixed: the graph then holds one chain of nodes per direction. Costs more
         nodes, but on CPU onnxruntime keeps its blocked layout between convolutions (docs/forward-mode.md), so that
         convolutional networks run faster. Inputs and outputs are the same as without.
+    single
+        One direction, without an axis for it: every tangent has the shape of its value. ``unroll`` plays no part.
     inputs, outputs
         Names of tensors that bound the part to differentiate (a segment); default: the inputs and outputs of the graph.
 
@@ -131,10 +134,10 @@ def rewrite(
                 f"no input {name!r}", reason="NO_SUCH_INPUT", subject=name, hint=f"inputs: {sorted(map(str, by_name))}"
             )
 
-    context = Context(graph, opset=opset, lead=1 if unroll is None else 0)
+    context = Context(graph, opset=opset, lead=1 if unroll is None and not single else 0)
     values_in = tuple(value.name or "" for value in graph.inputs if not value.is_initializer())
     original = list(graph)
-    tangents_in = _tangent_inputs(context, [by_name[name] for name in names], unroll)
+    tangents_in = _tangent_inputs(context, [by_name[name] for name in names], None if single else unroll)
     applied = []
     for node in original:
         context.move_after(node)
@@ -144,7 +147,7 @@ def rewrite(
             # behind a quantised tensor nothing is active any more; the reader should still see why
             applied.append(_record(node, rule, jumps=True))
     values_out = tuple(value.name or "" for value in graph.outputs)
-    tangents_out = [_tangent_output(context, value) for value in list(graph.outputs)]
+    tangents_out = [_tangent_output(context, value, single=single) for value in list(graph.outputs)]
     finished = _finished(model)
     extents = {
         value.name or "": extent
@@ -159,7 +162,7 @@ def rewrite(
         tuple(tangents_out),
         tuple(applied),
         extents,
-        unroll is not None,
+        unroll is not None or single,
     )
 
 
@@ -269,7 +272,8 @@ def _tangent_inputs(context: Context, active: Sequence[ir.Value], unroll: int | 
     for value in active:
         dims = context.dims(value)
         tangent = ir.Value(name=f"{value.name}.tangent", type=value.type)
-        tangent.shape = ir.Shape([DIRECTIONS if unroll is None else unroll, *dims])
+        lead = [DIRECTIONS if unroll is None else unroll] if context.lead or unroll is not None else []
+        tangent.shape = ir.Shape([*lead, *dims])
         context.graph.inputs.append(tangent)
         made.append(tangent)
     context.lanes = [{} for _ in range(unroll or 1)]
@@ -279,14 +283,14 @@ def _tangent_inputs(context: Context, active: Sequence[ir.Value], unroll: int | 
             rows = tangent if unroll is None else context.op("Gather", tangent, index, axis=0)
             tangents[value] = context.stacked(rows, context.dims(value))
     context.tangents = context.lanes[0]
-    if unroll is None:
+    if context.lead:
         sizes = context.op("Shape", made[0], dtype=ir.DataType.INT64)
         context.count = context.slice(sizes, [0], [1], [0])
     return tuple(tangent.name or "" for tangent in made)
 
 
-def _tangent_output(context: Context, value: ir.Value) -> str:
-    """Add the output (D, ...) of one output, and give its name."""
+def _tangent_output(context: Context, value: ir.Value, *, single: bool) -> str:
+    """Add the output (D, ...) of one output, or one of its shape, and give its name."""
     if value.dtype not in _FLOATS:
         raise UnsupportedOpError(
             f"output {value.name!r} is not floating point",
@@ -298,21 +302,22 @@ def _tangent_output(context: Context, value: ir.Value) -> str:
     for tangents in context.lanes:
         context.tangents = tangents
         lanes.append(rows_or_zeros(context, value))
-    if context.lead:
+    rows: list[int | str]
+    if context.lead or single:
         tangent = context.op("Identity", lanes[0], dtype=value.dtype)
-        size: int | str = DIRECTIONS
+        rows = [] if single else [DIRECTIONS]
     else:
         tangent = context.op("Concat", *(context.unsqueeze(lane, [0]) for lane in lanes), axis=0)
-        size = len(lanes)
+        rows = [len(lanes)]
     if tangent.is_graph_output():
         # a constant apart, two outputs have one tangent; each output needs a name of its own
-        source = lanes[0] if context.lead else tangent
+        source = lanes[0] if context.lead or single else tangent
         copy = ir.Node("", "Identity", [source], name=f"{context.serial()}/Identity")
         context.insert(copy)
         tangent = copy.outputs[0]
         tangent.type = source.type
     tangent.name = f"{value.name}.tangent"
-    tangent.shape = ir.Shape([size, *context.dims(value)])
+    tangent.shape = ir.Shape([*rows, *context.dims(value)])
     context.graph.outputs.append(tangent)
     return tangent.name
 

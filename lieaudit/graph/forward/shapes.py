@@ -75,7 +75,7 @@ def measure_shapes(
         return
     if any(value.shape is None for value in followers(model).sizes):
         infer_shapes(model)  # what the graph alone decides of them
-    probe, names = _probe(model)
+    looked, names = probe(model)
     options = options or onnxruntime.SessionOptions()
     level, options.graph_optimization_level = (
         options.graph_optimization_level,
@@ -85,7 +85,7 @@ def measure_shapes(
     # each Shape as soon as its tensor is there, so that the tensor is freed when its other readers have run
     order, options.execution_order = options.execution_order, onnxruntime.ExecutionOrder.PRIORITY_BASED
     try:
-        with serialised(probe) as source:
+        with serialised(looked) as source:
             session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         fixed = feeds is not None or not any(_symbols(value) for value in graph.inputs)
         runs = [
@@ -93,7 +93,7 @@ def measure_shapes(
             for batch in (_BATCHES[:1] if fixed else _BATCHES)
         ]
     except Exception as problem:
-        raise _not_runnable(model, problem) from problem
+        raise not_runnable(model, problem) from problem
     finally:
         options.graph_optimization_level = level
         options.log_severity_level = severity
@@ -113,7 +113,7 @@ def measure_shapes(
     graph.meta[MEASURED] = True
 
 
-def _not_runnable(model: ir.Model, problem: Exception) -> ModelError:
+def not_runnable(model: ir.Model, problem: Exception) -> ModelError:
     """Say which of the graph's nodes onnxruntime stops at, where it tells."""
     stop = Stop.of(problem, origins(model))
     return ModelError(
@@ -168,7 +168,7 @@ def _at_batch(size: int | ir.SymbolicDim, batch: int) -> int:
     return int(multiple) * batch if multiple.isdigit() else batch
 
 
-def _probe(model: ir.Model) -> tuple[ir.Model, dict[str, str]]:
+def probe(model: ir.Model) -> tuple[ir.Model, dict[str, str]]:
     """Give a copy with a Shape node behind every tensor, and the names tensor → shape output."""
     copy = model.clone()
     graph = copy.graph
