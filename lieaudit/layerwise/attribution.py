@@ -14,7 +14,7 @@ from lieaudit.layerwise.differences import DifferenceChain
 from lieaudit.layerwise.prepared import prepare
 from lieaudit.layerwise.reduce import join, reduce_rows
 from lieaudit.layerwise.stages import StageError
-from lieaudit.layerwise.summary import summarise
+from lieaudit.layerwise.summary import Described, summarise
 from lieaudit.metrics.lee import DERIVATIVE_NOT_FINITE, OutputAction, lie_derivative
 from lieaudit.progress import StageProgress
 from lieaudit.report import Skipped
@@ -207,11 +207,32 @@ class Attributor:
         return join(parts)
 
     def summarise(self, arrays: Mapping[tuple[str, ...], Arrays]) -> dict[str, Layerwise]:
-        """Give the report's part from the joined arrays of every pass, in the order of the spec."""
-        found: dict[str, Layerwise] = {}
-        for part, own in arrays.items():
-            found |= summarise(own, part, self.prepared.segmentation, self._spec, self.method, self.names, self.skipped)
+        """Return the report's part from the joined arrays of every pass, in the order of the spec."""
+        merged = (*self.prepared.segmentation.merged, *self.skipped)
+        found = {
+            generator: replace(
+                summarise(own, g, generator, self._described(generator), self._spec, self.method), merged=merged
+            )
+            for part, own in arrays.items()
+            for g, generator in enumerate(part)
+        }
         return {generator: found[generator] for generator in self._spec.generators}
+
+    def _described(self, generator: str) -> list[Described]:
+        plans = self.prepared.segmentation.segments
+        gain = not get_generator(generator).spatial
+        described = [
+            Described(
+                plan.name, plan.ops, plan.kind, plan.boundary.name or "", plan.layout.text, plan.depth,
+                commutes=plan.gain if gain else plan.geometric,
+            )
+            for plan in plans
+        ]  # fmt: skip
+        last = described[-1]
+        outside = [
+            Described(n, (), "head", last.boundary, last.layout, 1, commutes=False) for n in self.names[len(plans) :]
+        ]
+        return described + outside
 
     def close(self) -> None:
         """Free the sessions."""

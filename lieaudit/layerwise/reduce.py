@@ -55,16 +55,8 @@ def reduce_rows(
     own = None if rows.total is None else _lie(rows.value, rows.total, head, generators, action)
     if extra is not None:
         sources.append(segments - 1)
-    width = segments if segments <= GRAM_SEGMENTS else 0
     size = int(np.prod(rows.value.shape[1:]))
-    out: dict[str, npt.NDArray[np.float64]] = {
-        name: np.zeros((n, count, segments)) for name in ("lee", "inner", "error", "subnetwork")
-    } | {
-        "lie": np.zeros((n, count)),
-        "residual": np.zeros((n, count)),
-        "drift": np.zeros((n, count)),
-        "gram": np.zeros((1, count, width, width)),
-    }
+    out = empty(n, count, segments, size)
     out["subnetwork"][...] = np.nan
     for g in range(count):
         vectors = head.differential(rows.value, rows.contributions[:, :, g]).reshape(n, len(rows.sources), size)
@@ -73,27 +65,66 @@ def reduce_rows(
         audited = lie[:, g].reshape(n, size)
         target = audited if own is None else own[:, g].reshape(n, size)
         out["drift"][:, g] = np.square(target - audited).sum(axis=1)
-        squares = np.einsum("nsk,nsk->ns", vectors, vectors)
-        residual = vectors.sum(axis=1) - target
-        out["residual"][:, g] = np.einsum("nk,nk->n", residual, residual)
-        out["lie"][:, g] = np.einsum("nk,nk->n", target, target)
-        out["lee"][:, g, sources] = squares / size
-        out["inner"][:, g, sources] = np.einsum("nsk,nk->ns", vectors, target)
         out["subnetwork"][:, g, list(rows.sources)] = rows.subnetwork[:, :, g]
-        if width:
-            out["gram"][np.ix_([0], [g], sources, sources)] = np.einsum("nak,nbk->ab", vectors, vectors, optimize=True)
-        rounding = np.sqrt(out["residual"][:, g] + out["drift"][:, g])
-        wrong = np.broadcast_to(rounding[:, None], squares.shape).copy()
+        wrong = None
         if rows.spreads:
             parts = [
                 head.differential(rows.value, spread[:, :, g]).reshape(n, len(rows.sources), size)
                 for spread in rows.spreads
             ]
             total = sum(np.einsum("nsk,nsk->ns", part, part) for part in parts)
-            wrong[:, : len(rows.sources)] = rows.coverage * np.sqrt(total)
-        out["error"][:, g, sources] = (2 * np.sqrt(squares) + wrong) * wrong / size
-    out["size"] = np.full(n, float(size))
+            wrong = rows.coverage * np.sqrt(total)
+        fill(out, g, sources, vectors, target, wrong)
     return out
+
+
+def empty(n: int, generators: int, segments: int, size: int) -> dict[str, npt.NDArray[np.float64]]:
+    """Return the arrays of `reduce_rows`, to be filled generator by generator."""
+    width = segments if segments <= GRAM_SEGMENTS else 0
+    return {name: np.zeros((n, generators, segments)) for name in ("lee", "inner", "error", "subnetwork")} | {
+        "lie": np.zeros((n, generators)),
+        "residual": np.zeros((n, generators)),
+        "drift": np.zeros((n, generators)),
+        "gram": np.zeros((1, generators, width, width)),
+        "size": np.full(n, float(size)),
+    }
+
+
+def fill(
+    out: dict[str, npt.NDArray[np.float64]],
+    g: int,
+    sources: Sequence[int],
+    vectors: Float64Array,
+    target: Float64Array,
+    wrong: Float64Array | None,
+) -> None:
+    """Reduce the contributions under one generator to the numbers of `reduce_rows`, in place.
+
+    Parameters
+    ----------
+    out, g
+        The arrays, with ``drift`` set, and the generator's place in them.
+    sources
+        Segments of the contributions.
+    vectors, target
+        C_k, float64 (n, len(sources), K), and L F, (n, K).
+    wrong
+        Bound on the norm of their errors, for the first of them: (n, ≤ len(sources)). None: none was estimated.
+    """
+    squares = np.einsum("nsk,nsk->ns", vectors, vectors)
+    residual = vectors.sum(axis=1) - target
+    size = target.shape[1]
+    out["residual"][:, g] = np.einsum("nk,nk->n", residual, residual)
+    out["lie"][:, g] = np.einsum("nk,nk->n", target, target)
+    out["lee"][:, g, sources] = squares / size
+    out["inner"][:, g, sources] = np.einsum("nsk,nk->ns", vectors, target)
+    if out["gram"].size:
+        out["gram"][np.ix_([0], [g], sources, sources)] = np.einsum("nak,nbk->ab", vectors, vectors, optimize=True)
+    rounding = np.sqrt(out["residual"][:, g] + out["drift"][:, g])
+    bound = np.broadcast_to(rounding[:, None], squares.shape).copy()
+    if wrong is not None:
+        bound[:, : wrong.shape[1]] = wrong
+    out["error"][:, g, sources] = (2 * np.sqrt(squares) + bound) * bound / size
 
 
 def _head_rows(rows: Rows, head: Head, generators: Sequence[str], action: OutputAction | None) -> Float64Array | None:

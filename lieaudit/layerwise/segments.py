@@ -16,6 +16,7 @@ from lieaudit.layerwise.commute import Prover
 from lieaudit.layerwise.groups import Groups
 from lieaudit.layerwise.kinds import kind_of
 from lieaudit.layerwise.modules import Path, block_paths, module_paths
+from lieaudit.layerwise.node_steps import grid_at, step_of
 from lieaudit.layouts.layout import Layout, layout_of
 from lieaudit.layouts.tracker import Tracker
 from lieaudit.ops import is_op, rearranges
@@ -173,7 +174,7 @@ def _plan(nodes: Sequence[ir.Node], paths: Mapping[ir.Node, Path], tracker: Trac
         path=_common(nodes, paths),
         nodes=tuple(nodes),
         ops=tuple(dict.fromkeys(n.op_type for n in nodes)),
-        kind=kind_of(nodes, tracker),
+        kind=kind_of([step_of(n, tracker) for n in nodes], grid_at(next(iter(tracker.axes)), tracker)),
         inputs=tuple(dict.fromkeys(inputs)),
         outputs=tuple(dict.fromkeys(outputs)),
         boundary=boundary,

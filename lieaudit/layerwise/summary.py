@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from lieaudit.report import Cancellation, DepthTotal, KindTotal, Layerwise, Segment, Skipped
+from lieaudit.report import Cancellation, DepthTotal, KindTotal, Layerwise, Segment
 from lieaudit.statistics import bootstrap_interval
-from lieaudit.symmetries import get_generator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lieaudit.layerwise.segments import Segmentation
     from lieaudit.shards import Arrays
     from lieaudit.spec import AuditSpec
 
 Float64Array = npt.NDArray[np.float64]
 
-COMPLETE = {"forward": 1e-4, "finite_difference": 0.05}
+COMPLETE = {"forward": 1e-4, "torch": 1e-4, "finite_difference": 0.05}
 """Up to this ‖Σ C_k − L F‖ / ‖L F‖ a decomposition is complete: rounding, or the error of differences."""
 
 _DRIFT = 0.05
@@ -31,35 +30,35 @@ _DEPTHS = 10
 _CANCELLATIONS = 5
 
 
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What the report says of a segment beside its numbers; see `lieaudit.report.Segment`."""
+
+    name: str
+    ops: tuple[str, ...]
+    kind: str
+    boundary: str
+    layout: str
+    depth: int
+    commutes: bool
+
+
 def summarise(
-    arrays: Arrays,
-    generators: Sequence[str],
-    segmentation: Segmentation,
-    spec: AuditSpec,
-    method: str,
-    names: Sequence[str],
-    skipped: tuple[Skipped, ...] = (),
-) -> dict[str, Layerwise]:
-    """Give one `Layerwise` per generator from the arrays of `reduce_rows` over all images.
-
-    ``skipped`` is said beside the boundaries that were merged: why another method was not used.
-    """
-    return {
-        generator: _one(arrays, g, generator, segmentation, spec, method, names, skipped)
-        for g, generator in enumerate(generators)
-    }
-
-
-def _one(
-    arrays: Arrays,
-    g: int,
-    generator: str,
-    segmentation: Segmentation,
-    spec: AuditSpec,
-    method: str,
-    names: Sequence[str],
-    skipped: tuple[Skipped, ...],
+    arrays: Arrays, g: int, generator: str, segments: Sequence[Described], spec: AuditSpec, method: str
 ) -> Layerwise:
+    """Return the report's part of one generator, whichever way its contributions were computed.
+
+    Parameters
+    ----------
+    arrays
+        Of `lieaudit.layerwise.reduce.reduce_rows`, over all images.
+    g, generator
+        The generator, and its place in them.
+    segments
+        All of them, in the order of the arrays.
+    method
+        A key of `COMPLETE`.
+    """
     lee, inner, error = (np.asarray(arrays[name], np.float64)[:, g] for name in ("lee", "inner", "error"))
     subnetwork = np.asarray(arrays["subnetwork"], np.float64)[:, g].mean(axis=0)
     size = float(arrays["size"][0])
@@ -68,45 +67,42 @@ def _one(
     share = inner.mean(axis=0) / lie if lie > 0 else np.zeros(lee.shape[1])
     norm = np.sqrt(lee * size).mean(axis=0)
     interval = _intervals(lee, spec)
-    gain = not get_generator(generator).spatial
-    segments = []
-    for k, name in enumerate(names):
-        plan = segmentation.segments[k] if k < len(segmentation.segments) else None
-        last = segmentation.segments[-1]
-        segments.append(
-            Segment(
-                name=name,
-                ops=plan.ops if plan is not None else (),
-                kind=plan.kind if plan is not None else "head",
-                lee=float(lee[:, k].mean()),
-                norm=float(norm[k]),
-                share=float(share[k]),
-                lee_ci95=tuple(float(end) for end in interval[:, k]),
-                error_bar=float(error[:, k].mean()),
-                commutes=plan is not None and (plan.gain if gain else plan.geometric),
-                boundary=(plan or last).boundary.name or "",
-                layout=(plan or last).layout.text,
-                depth=plan.depth if plan is not None else 1,
-                subnetwork=None if math.isnan(subnetwork[k]) else float(subnetwork[k]),
-            )
+    found = [
+        Segment(
+            name=segment.name,
+            ops=segment.ops,
+            kind=segment.kind,
+            lee=float(lee[:, k].mean()),
+            norm=float(norm[k]),
+            share=float(share[k]),
+            lee_ci95=tuple(float(end) for end in interval[:, k]),
+            error_bar=float(error[:, k].mean()),
+            commutes=segment.commutes,
+            boundary=segment.boundary,
+            layout=segment.layout,
+            depth=segment.depth,
+            subnetwork=None if math.isnan(subnetwork[k]) else float(subnetwork[k]),
         )
+        for k, segment in enumerate(segments)
+    ]
     drift = float(np.mean(arrays["drift"][:, g]))
     reasons = _reasons(lie, residual, drift, method, generator, error, lee)
     return Layerwise(
-        segments=tuple(segments),
+        segments=tuple(found),
         completeness=_ratio(residual, lie),
         method=method,
-        by_kind=kind_totals(segments),
-        by_depth=depth_totals(segments),
-        cancellations=_cancellations(np.asarray(arrays["gram"])[0, g] / len(lee), lie, names),
-        merged=(*segmentation.merged, *skipped),
+        by_kind=kind_totals(found),
+        by_depth=depth_totals(found),
+        cancellations=_cancellations(
+            np.asarray(arrays["gram"])[0, g] / len(lee), lie, [segment.name for segment in segments]
+        ),
         status="inconclusive" if reasons else "ok",
         reasons=reasons,
     )
 
 
 def _ratio(residual: float, lie: float) -> float:
-    """Give ‖Σ C_k − L F‖ / ‖L F‖; with L F = 0 the norm of the residual itself."""
+    """Return ‖Σ C_k − L F‖ / ‖L F‖; with L F = 0 the norm of the residual itself."""
     return math.sqrt(residual / lie) if lie > 0 else math.sqrt(residual)
 
 
@@ -135,7 +131,7 @@ def _reasons(
 
 
 def _intervals(lee: Float64Array, spec: AuditSpec) -> Float64Array:
-    """Give the 95 % interval of each segment's mean over images, (2, S); (0, S) for a single image, which has none."""
+    """Return the 95 % interval of each segment's mean over images, (2, S); (0, S) for a single image: it has none."""
     if len(lee) < 2:
         return np.empty((0, lee.shape[1]))
     out = np.zeros((2, lee.shape[1]))
@@ -174,7 +170,7 @@ def depth_totals(segments: Sequence[Segment]) -> tuple[DepthTotal, ...]:
 
 
 def _cancellations(gram: Float64Array, lie: float, names: Sequence[str]) -> tuple[Cancellation, ...]:
-    """Give the pairs whose contributions point most against each other."""
+    """Return the pairs whose contributions point most against each other."""
     if lie <= 0 or not gram.size:
         return ()
     first, second = np.triu_indices(len(gram), 1)

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from lieaudit.errors import ModelError
 from lieaudit.graph.forward.pixel_sizes import followers
 from lieaudit.graph.nodes import holders
-from lieaudit.layouts.axes import HEIGHT, WIDTH, Atom, Axes, coordinate, plain, size_of
+from lieaudit.layouts.axes import Axes, image_axes, plain, size_of
 from lieaudit.layouts.tracker import Tracker, measured_sizes
 from lieaudit.ops import lookup
 
@@ -43,13 +43,7 @@ def track(model: ir.Model, *, integers: Mapping[str, npt.NDArray[Any]], declared
             subject=image.name or "",
             hint="export the model with an image input (N, C, H, W) whose sizes are stated",
         )
-    batch: tuple[Atom, ...] = (Atom("batch", sizes[0]),) if sizes[0] > 1 else ()
-    tracker.axes[image] = (
-        batch,
-        plain("channel", sizes[1]),
-        coordinate(HEIGHT, sizes[2]),
-        coordinate(WIDTH, sizes[3]),
-    )
+    tracker.axes[image] = image_axes(sizes)
     if image.name in declared:
         tracker.axes[image] = declared[image.name or ""]
     for node in model.graph:

@@ -7,7 +7,10 @@ whichever way it is run.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+
+import numpy as np
+import numpy.typing as npt
 
 from lieaudit.layouts.axes import (
     GRID,
@@ -54,6 +57,19 @@ def _repeated(axis: Axis, size: int) -> Axis:
     if size_of(axis) == 1:
         return plain("free", size)
     return plain("channel" if without_position(axis) else "unknown", size)
+
+
+def differs_over_grid(axes: Axes, sizes: Sequence[int], values: Callable[[], npt.NDArray[np.generic] | None]) -> bool:
+    """Say whether a constant of these sizes differs between the pixels of the tensor it is combined with.
+
+    ``axes`` are that tensor's; ``values`` is asked where the sizes do not tell, and None counts as different.
+    """
+    ahead = len(axes) - len(sizes)
+    at = [i - ahead for i, axis in enumerate(axes) if has_grid(axis) and i >= ahead]
+    if all(sizes[i] == 1 for i in at):
+        return False
+    array = values()
+    return array is None or any(np.any(array != np.take(array, [0], axis=i)) for i in at if sizes[i] > 1)
 
 
 # ---- rearranging --------------------------------------------------------------------------------------------------

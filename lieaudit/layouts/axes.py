@@ -70,6 +70,12 @@ def plain(role: str, size: int) -> Axis:
     return (Atom(role, size),) if size > 1 else ()
 
 
+def image_axes(sizes: Sequence[int]) -> Axes:
+    """Return the axes of a batch of images of these sizes, (n, C, H, W)."""
+    n, channels, height, width = sizes
+    return (plain("batch", n), plain("channel", channels), coordinate(HEIGHT, height), coordinate(WIDTH, width))
+
+
 def size_of(axis: Axis) -> int:
     """Give the number of entries of an axis."""
     return math.prod(atom.size for atom in axis)

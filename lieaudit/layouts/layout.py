@@ -159,10 +159,17 @@ def _declared(name: str, text: str, sizes: Mapping[str, tuple[int, ...]]) -> Axe
             subject=f"layouts[{name}]",
             hint="lieaudit inspect --layers lists the tensors",
         )
-    shape = sizes[name]
-    axes = _axes_for(text.replace("×", "x").replace(" ", ""), shape)
+    return declared_axes(text, sizes[name], name, batch=BATCH)
+
+
+def declared_axes(text: str, shape: tuple[int, ...], name: str, *, batch: int) -> Axes:
+    """Read the layout that the user states for a tensor of this shape, in a run of ``batch`` images.
+
+    Raises `SpecError` INVALID_LAYOUT, naming the tensor, where it is none of `GRAMMAR` or does not fit.
+    """
+    axes = _axes_for(text.replace("×", "x").replace(" ", ""), shape, batch)
     if axes is None or tuple(map(size_of, axes)) != shape:
-        shown = "×".join("N" if s == BATCH else str(s) for s in shape)
+        shown = "×".join("N" if at == 0 and s == batch else str(s) for at, s in enumerate(shape))
         raise SpecError(
             f"layout {text!r} does not fit tensor {name!r} of shape {shown}",
             reason="INVALID_LAYOUT",
@@ -172,8 +179,8 @@ def _declared(name: str, text: str, sizes: Mapping[str, tuple[int, ...]]) -> Axe
     return axes
 
 
-def _axes_for(text: str, shape: tuple[int, ...]) -> Axes | None:  # noqa: PLR0911 - one per form
-    batch: Axis = (Atom("batch", BATCH),) if shape and shape[0] % BATCH == 0 else ()
+def _axes_for(text: str, shape: tuple[int, ...], images: int) -> Axes | None:  # noqa: PLR0911 - one per form
+    batch = plain("batch", images) if shape and shape[0] % images == 0 else ()
     if text == "unknown":
         return tuple(plain("unknown", size) for size in shape)
     if text == "vector":

@@ -7,10 +7,10 @@ X h = h; an op commutes if it is positively homogeneous.
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
 from lieaudit.graph.nodes import has_input, reads
+from lieaudit.layouts.algebra import differs_over_grid
 from lieaudit.layouts.axes import GRID, Axis, has_grid
 from lieaudit.layouts.layout import Layout, layout_of
 from lieaudit.layouts.tracker import Tracker
@@ -52,11 +52,7 @@ def varies_over_grid(tracker: Tracker, constant: ir.Value | None, output: ir.Val
     axes, sizes = tracker.of(output), tracker.sizes(constant)
     if axes is None or sizes is None:
         return True
-    at = [i - (len(axes) - len(sizes)) for i, axis in enumerate(axes) if has_grid(axis) and i >= len(axes) - len(sizes)]
-    if all(sizes[i] == 1 for i in at):
-        return False
-    array = tracker.constant(constant)
-    return array is None or any(np.any(array != np.take(array, [0], axis=i)) for i in at if sizes[i] > 1)
+    return differs_over_grid(axes, sizes, lambda: tracker.constant(constant))
 
 
 def grid(tracker: Tracker, value: ir.Value) -> frozenset[tuple[str, int]]:

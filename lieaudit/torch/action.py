@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
 
+from lieaudit.layouts.axes import GRID, HEIGHT, WIDTH, Atom, size_of
+from lieaudit.layouts.layout import Layout
 from lieaudit.symmetries import derivative_matrix, get_generator, velocity_field
-from lieaudit.torch.layouts import Factor, Grid, Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,34 +37,47 @@ class Action:
     _fields: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict, repr=False)
 
     def __call__(self, h: torch.Tensor, layout: Layout, *, image: bool = False) -> torch.Tensor:
-        """Give X h for a tensor of that layout, of h's shape: v · ∇h on its own grid, or gain · h.
+        """Return X h for a tensor of that layout, of h's shape: v · ∇h on its own grid, or gain · h.
 
         0 on vectors and on tokens off the grid. ``image`` says that h is the model's input.
         """
-        grid = layout.grid
-        if grid is None:
+        if not layout.spatial:
             return torch.zeros_like(h)
         if image and any(self.zero_point):
             h = h - torch.tensor(self.zero_point, dtype=self.dtype, device=self.device).reshape(-1, 1, 1)
-        tokens = [(d, axis[0]) for d, axis in enumerate(layout.axes) if len(axis) == 1 and axis[0].kind == "t"]
-        if tokens:
-            dim, part = tokens[0]
-            inner = Layout((*layout.axes[:dim], part.inner, *layout.axes[dim + 1 :]))
-            moved = self(h.narrow(dim, part.prefix, part.size - part.prefix), inner)
-            still = torch.zeros_like(h.narrow(dim, 0, part.prefix))
-            return torch.cat([still, moved], dim=dim)
-        return self._on_factors(h, layout, grid)
+        atoms = [atom for axis in layout.axes for atom in axis]
+        view = h.reshape([_size(atom) for atom in atoms])
+        tokens = next((at for at, atom in enumerate(atoms) if atom.parts), None)
+        moved = self._on_grid(view, atoms) if tokens is None else self._on_tokens(view, atoms, tokens)
+        return moved.reshape(h.shape)
 
-    def _on_factors(self, h: torch.Tensor, layout: Layout, grid: Grid) -> torch.Tensor:
-        factors = [factor for axis in layout.axes for factor in axis]
-        order = sorted(range(len(factors)), key=lambda i: _rank(factors[i], i))
-        back = sorted(range(len(factors)), key=order.__getitem__)
-        sizes = [-1 if factor.kind == "n" else factor.size for factor in factors]
-        planes = h.reshape(sizes).permute(order).reshape(-1, grid.height, grid.width)
-        moved = planes.roll(grid.shifts, (1, 2)) if any(grid.shifts) else planes
+    def _on_tokens(self, view: torch.Tensor, atoms: list[Atom], at: int) -> torch.Tensor:
+        """Act on each grid among the parts of a token axis; prefix tokens get zeros."""
+        pieces, start = [], 0
+        for part in atoms[at].parts:
+            size = size_of(part)
+            piece = view.narrow(at, start, size)
+            start += size
+            if not any(atom.role in GRID for atom in part):
+                pieces.append(torch.zeros_like(piece))
+                continue
+            spread = [*atoms[:at], *part, *atoms[at + 1 :]]
+            pieces.append(self._on_grid(piece.reshape([_size(atom) for atom in spread]), spread).reshape(piece.shape))
+        return torch.cat(pieces, dim=at)
+
+    def _on_grid(self, view: torch.Tensor, atoms: list[Atom]) -> torch.Tensor:
+        """Act on a tensor whose axes are single atoms."""
+        rows, columns = (_digits(atoms, role) for role in (HEIGHT, WIDTH))
+        order = [*(i for i in range(len(atoms)) if i not in rows and i not in columns), *rows, *columns]
+        height, width = (math.prod(atoms[i].size for i in at) for at in (rows, columns))
+        shifts = [atoms[at[0]].shift if at else 0 for at in (rows, columns)]
+        ordered = view.permute(order)
+        planes = ordered.reshape(-1, height, width)
+        moved = planes.roll(shifts, (1, 2)) if any(shifts) else planes
         moved = self._gradient(moved)
-        moved = moved.roll((-grid.shifts[0], -grid.shifts[1]), (1, 2)) if any(grid.shifts) else moved
-        return moved.reshape([sizes[i] for i in order]).permute(back).reshape(h.shape)
+        moved = moved.roll([-shift for shift in shifts], (1, 2)) if any(shifts) else moved
+        back = sorted(range(len(atoms)), key=order.__getitem__)
+        return moved.reshape(ordered.shape).permute(back)
 
     def _gradient(self, planes: torch.Tensor) -> torch.Tensor:
         gain = get_generator(self.generator).gain
@@ -91,17 +106,20 @@ class Action:
         return self._matrices[size]
 
 
-def _rank(factor: Factor, position: int) -> tuple[int, int]:
-    """Order factors: everything else first, then the rows of the grid, then its columns, major to minor."""
-    kind = {"h": 1, "w": 2}.get(factor.kind, 0)
-    return kind * 2, (-factor.stride if kind else position)
+def _digits(atoms: list[Atom], role: str) -> list[int]:
+    """Return the places of a coordinate's digits, the weightiest first."""
+    return sorted((i for i, atom in enumerate(atoms) if atom.role == role), key=lambda i: -atoms[i].unit)
+
+
+def _size(atom: Atom) -> int:
+    return -1 if atom.role == "batch" else atom.size
 
 
 def per_image(values: torch.Tensor, h: torch.Tensor, layout: Layout) -> torch.Tensor:
     """Spread one value per image (n,) over a tensor of that layout: h's shape."""
     if values.shape[0] == 1:
         return values.reshape([1] * h.dim()).expand(h.shape)
-    factors = [factor for axis in layout.axes for factor in axis]
-    shape = [values.shape[0] if factor.kind == "n" else 1 for factor in factors]
-    sizes = [values.shape[0] if factor.kind == "n" else factor.size for factor in factors]
+    atoms = [atom for axis in layout.axes for atom in axis]
+    shape = [values.shape[0] if atom.role == "batch" else 1 for atom in atoms]
+    sizes = [values.shape[0] if atom.role == "batch" else atom.size for atom in atoms]
     return values.reshape(shape).expand(sizes).reshape(h.shape)

@@ -27,12 +27,12 @@ from lieaudit.report import Checks, HeadCheck, Layerwise, Report, ReportModel, R
 from lieaudit.shards import audit_shards
 from lieaudit.spec import AuditSpec
 from lieaudit.torch.attribution import attribute
-from lieaudit.torch.conjugation import map_modules
 from lieaudit.torch.files import TorchFiles
 from lieaudit.torch.fingerprint import fingerprint, weights_digest
 from lieaudit.torch.function import SourceFunction, batches, fed_values, one_for_all
 from lieaudit.torch.head import module_choice, undeclared
 from lieaudit.torch.jvp import TorchDifferentiator
+from lieaudit.torch.module_map import map_modules
 from lieaudit.torch.program import ProgramModule
 from lieaudit.torch.source import open_source, verify_source
 

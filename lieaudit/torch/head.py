@@ -11,7 +11,6 @@ from lieaudit.heads.choice import HEAD_UNDECLARED, Choice, Facts, choose
 from lieaudit.heads.evidence import ClassLabels
 from lieaudit.torch.function import SourceFunction, select_output
 from lieaudit.torch.layout_tracking import LayoutTracker
-from lieaudit.torch.layouts import feature_map
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,18 +48,15 @@ def undeclared(choice: Choice) -> tuple[str, ...]:
 def _layout(function: SourceFunction, x: torch.Tensor) -> str:
     """Follow the image's axes to the output: ``map`` for (n, C, H, W), ``vector``, or ``unknown``."""
     sample = x if len(x) > 1 else x.expand(2, -1, -1, -1)
-    tracker = LayoutTracker()
+    tracker = LayoutTracker(sample)
     try:
         with torch.inference_mode(), tracker:
-            tracker.describe(sample, feature_map(sample.shape))
             found = tracker.layout(select_output(function.raw(sample), function.output))
     except LieauditError:
         return "unknown"
-    if found is None or not found.usable:
-        return "unknown"
-    if found.trivial:
-        return "vector"
-    return "map" if found.text.startswith("NCHW") else "unknown"
+    if found.kind in {"vector", "NCHW"}:
+        return {"NCHW": "map"}.get(found.kind, found.kind)
+    return "unknown"
 
 
 def apply_head(head: Head, z: torch.Tensor) -> torch.Tensor:

@@ -1,406 +1,287 @@
-"""What each operator of torch does to the layout of its input.
+"""What each operator of torch does to axes: its operands read, and `lieaudit.layouts.algebra` called.
 
-An operator is either known here, is pointwise, or leaves a tensor of unknown layout behind.
+An operator is either known here, is pointwise, or leaves a tensor of unknown axes behind it.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves
 
-from lieaudit.torch.layouts import Axis, Factor, Layout, factor, feature_map
+from lieaudit.layouts import algebra
+from lieaudit.layouts.axes import Axes, plain, reshape, size_of, slice_axis
+from lieaudit.torch.operators import Operation, name_of
 
-_Known = dict[int, Layout | None]
-_Rule = Callable[[Any, Any, _Known, list[torch.Tensor]], Layout | None]
+Result = Axes | list[Axes | None] | None
+"""Axes of the first output, or of each; None: not known."""
 
 
 def known(func: Any) -> bool:
-    """Say whether there is a rule of its own for an operator; others are followed through those they are made of."""
-    name = _name(func)
-    return name in _RULES or name in _SEVERAL
+    """Say whether an operator has a rule of its own; others are followed through those they are made of."""
+    return name_of(func) in _RULES
 
 
-def derive(func: Any, args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tensor]) -> list[Layout | None]:
-    """Give the layouts of an operator's outputs; None: unknown.
-
-    ``layouts`` maps the ids of the tensors among ``args`` and ``kwargs`` to what is known of them.
-    """
-    name = _name(func)
-    if any(layout is None for layout in layouts.values()):
-        return [None] * len(outputs)
-    if name in _SEVERAL:
-        return _SEVERAL[name](args, kwargs, layouts, outputs)
-    rule = _RULES.get(name) or (_pointwise if torch.Tag.pointwise in func.tags else None)
-    layout = rule(args, kwargs, layouts, outputs) if rule is not None and outputs else None
-    # Further outputs of such operators are indices or statistics, which nothing downstream treats as an image.
-    return [layout, *([None] * (len(outputs) - 1))] if outputs else []
+def derive(call: Operation) -> list[Axes]:
+    """Return the axes of an operator's outputs."""
+    rule = _RULES.get(call.name) or (_pointwise if torch.Tag.pointwise in call.func.tags else None)
+    found = rule(call) if rule is not None and call.outputs else None
+    made = list(found) if isinstance(found, list) else [found]
+    made += [None] * (len(call.outputs) - len(made))
+    return [_fitting(axes, output) for axes, output in zip(made, call.outputs, strict=True)]
 
 
-def _name(func: Any) -> str:
-    name: str = func._schema.name  # noqa: SLF001 - the only name it has
-    return name.removeprefix("aten::")
+def _fitting(axes: Axes | None, output: torch.Tensor) -> Axes:
+    sizes = tuple(output.shape)
+    if axes is not None and tuple(map(size_of, axes)) == sizes:
+        return axes
+    return tuple(plain("unknown", size) for size in sizes)
 
 
-def _first(args: Any, layouts: _Known) -> Layout:
-    layout = layouts[id(args[0])]
-    assert layout is not None  # noqa: S101 - unknown inputs were sorted out
-    return layout
+def _same(call: Operation) -> Result:
+    return call.axes(call.first()) if call.varies(call.first()) else None
 
 
-def _same(args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tensor]) -> Layout | None:  # noqa: ARG001
-    return _first(args, layouts)
+def _pointwise(call: Operation) -> Result:
+    return algebra.broadcast([call.axes(tensor) for tensor in call.inputs])
 
 
-def _pointwise(args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tensor]) -> Layout | None:
-    inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-    axes: list[Axis] = []
-    for position, size in enumerate(outputs[0].shape):
-        back = outputs[0].dim() - position
-        found: set[Axis] = set()
-        for tensor in inputs:
-            layout = layouts[id(tensor)]
-            if tensor.dim() >= back and tensor.shape[-back] == size and layout is not None:
-                found.add(layout.axes[-back])
-        placed = {axis for axis in found if any(f.kind != "c" for f in axis)}
-        if len(placed) > 1:
-            return None
-        # An operand without a grid takes part position by position: the other operand says what the positions are.
-        axes.append(next(iter(placed or found), ()))
-    return Layout(tuple(axes))
+# ---- rearranging --------------------------------------------------------------------------------------------------
 
 
-def _new_grid(args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tensor]) -> Layout | None:  # noqa: ARG001
-    """Convolutions, pooling, resizing, padding: n c h w on a grid of its own."""
-    axes = _first(args, layouts).axes
-    kinds = ["".join(f.kind for f in axis) for axis in axes]
-    if outputs[0].shape[2:].numel() == 1 and not any("h" in k or "w" in k for k in kinds[:2]):
-        return Layout((axes[0], factor("c", outputs[0].shape[1]), (), ()))  # one value for the whole grid
-    if len(kinds) != 4 or outputs[0].dim() != 4 or kinds[0] not in {"n", ""}:
+def _viewed(call: Operation) -> Result:
+    return reshape(call.axes(call.first()), call.sizes)
+
+
+def _permuted(call: Operation) -> Result:
+    return algebra.permuted(call.axes(call.first()), call.dims(call.given("dims")))
+
+
+def _transposed(call: Operation) -> Result:
+    axes = call.axes(call.first())
+    perm = list(range(len(axes)))
+    a, b = call.dims([call.given("dim0"), call.given("dim1")]) if "dim0" in call.arguments else (0, len(axes) - 1)
+    perm[a], perm[b] = perm[b], perm[a]
+    return algebra.permuted(axes, perm)
+
+
+def _unsqueezed(call: Operation) -> Result:
+    axes = call.axes(call.first())
+    return algebra.unsqueezed(axes, call.dims(call.given("dim"), len(axes) + 1))
+
+
+def _squeezed(call: Operation) -> Result:
+    tensor = call.first()
+    return algebra.squeezed(call.axes(tensor), [d for d in call.dims(call.given("dim")) if tensor.shape[d] == 1])
+
+
+def _expanded(call: Operation) -> Result:
+    return algebra.expanded(call.axes(call.first()), call.sizes)
+
+
+def _concatenated(call: Operation) -> Result:
+    tensors = [tensor for tensor in call.inputs if tensor.numel()]
+    return algebra.joined([call.axes(tensor) for tensor in tensors], call.given("dim") % call.outputs[0].dim())
+
+
+def _stacked(call: Operation) -> Result:
+    at = call.given("dim") % call.outputs[0].dim()
+    return algebra.joined([algebra.unsqueezed(call.axes(tensor), [at]) for tensor in call.inputs], at)
+
+
+# ---- picking ------------------------------------------------------------------------------------------------------
+
+
+def _sliced(call: Operation) -> Result:
+    at, axes = call.dims(call.given("dim"))[0], call.axes(call.first())
+    size = call.first().shape[at]
+    start = call.given("start") or 0
+    start = min(max(start + size if start < 0 else start, 0), size)
+    return algebra.replaced(axes, at, algebra.sliced(axes[at], start, call.given("step"), call.sizes[at]))
+
+
+def _flipped(call: Operation) -> Result:
+    axes = call.axes(call.first())
+    for at in call.dims(call.given("dims")):
+        axes = algebra.replaced(axes, at, algebra.sliced(axes[at], 0, -1, call.sizes[at]))
+    return axes
+
+
+def _selected(call: Operation) -> Result:
+    return algebra.replaced(call.axes(call.first()), call.dims(call.given("dim"))[0])
+
+
+def _index_selected(call: Operation) -> Result:
+    return _picked(call, call.dims(call.given("dim"))[0], call.given("index"))
+
+
+def _indexed(call: Operation) -> Result:
+    """Return the axes behind ``x[:, indices]``, one list of numbers along one axis."""
+    indices = call.given("indices")
+    given = [(at, index) for at, index in enumerate(indices) if index is not None]
+    if len(given) != 1 or given[0][1].dim() != 1 or given[0][1].dtype == torch.bool:
         return None
-    if kinds[2].strip("h") or kinds[3].strip("w") or "h" in kinds[1] or "w" in kinds[1]:
+    return _picked(call, *given[0])
+
+
+def _picked(call: Operation, at: int, index: torch.Tensor) -> Result:
+    if call.varies(index):
         return None
-    if any(f.shift or f.stride != 1 for axis in axes[2:] for f in axis):
-        # a rolled grid stays what it is under a window of one pixel; wider ones see pixels that are no neighbours
-        pointwise = _one_pixel(args) and outputs[0].shape[2:] == args[0].shape[2:]
-        return Layout((axes[0], factor("c", outputs[0].shape[1]), *axes[2:])) if pointwise else None
-    return feature_map(outputs[0].shape)
+    axes, size = call.axes(call.first()), call.first().shape[at]
+    return algebra.replaced(axes, at, algebra.taken(axes[at], [int(i) % size for i in index.reshape(-1)]))
 
 
-def _one_pixel(args: Any) -> bool:
-    """Say whether these are the arguments of a convolution with a 1×1 kernel, stride 1 and no padding."""
-    if len(args) < 2 or not isinstance(args[1], torch.Tensor) or any(size != 1 for size in args[1].shape[2:]):
-        return False
-    strides, padding = args[3] if len(args) > 3 else [1], args[4] if len(args) > 4 else [0]
-    return all(step == 1 for step in strides) and not any(padding)
-
-
-def _padded(args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tensor]) -> Layout | None:  # noqa: ARG001
-    axes = list(_first(args, layouts).axes)
-    for d, (old, new) in enumerate(zip(args[0].shape, outputs[0].shape, strict=True)):
-        if old == new:
-            continue
-        kinds = {f.kind for f in axes[d]}
-        if len(axes[d]) > 1 or kinds - {"h", "w", "c"} or any(f.stride != 1 or f.shift for f in axes[d]):
-            return None
-        axes[d] = factor(kinds.pop() if kinds else "c", new)
-    return Layout(tuple(axes))
-
-
-def _space_to_depth(args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tensor]) -> Layout | None:  # noqa: ARG001
-    axes, ratio = list(_first(args, layouts).axes), args[1]
-    if len(axes) != 4 or any(len(axis) != 1 or axis[0].size % ratio for axis in axes[2:]):
+def _rolled(call: Operation) -> Result:
+    if not call.given("dims"):
         return None
-    minor = []
-    for d in (2, 3):
-        part = axes[d][0]
-        minor.append(replace(part, size=ratio))
-        major = replace(part, size=part.size // ratio, stride=part.stride * ratio)
-        axes[d] = (major,) if major.size > 1 else ()
-    axes[1] = (*axes[1], *minor)
-    return Layout(tuple(axes))
+    axes = call.axes(call.first())
+    for shift, at in zip(call.given("shifts"), call.dims(call.given("dims")), strict=True):
+        size = call.first().shape[at]
+        axes = (*axes[:at], algebra.rolled(axes[at], -shift % size), *axes[at + 1 :])
+    return axes
 
 
-def _depth_to_space(args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tensor]) -> Layout | None:
-    axes, ratio = list(_first(args, layouts).axes), args[1]
-    if len(axes) != 4:
+def _split(call: Operation) -> Result:
+    at, axes = call.dims(call.given("dim"))[0], call.axes(call.first())
+    found: list[Axes | None] = []
+    start = 0
+    for output in call.outputs:
+        size = output.shape[at]
+        found.append(algebra.replaced(axes, at, slice_axis(axes[at], start, 1, size)))
+        start += size
+    return found
+
+
+def _unbound(call: Operation) -> Result:
+    at, axes = call.dims(call.given("dim"))[0], call.axes(call.first())
+    return [algebra.replaced(axes, at) for _ in call.outputs]
+
+
+def _reduced(call: Operation) -> Result:
+    axes = call.axes(call.first())
+    if "dim" not in call.arguments and call.name in {"max", "min"} and len(call.inputs) > 1:
+        return _pointwise(call)
+    kept = algebra.reduced(axes, call.dims(call.given("dim")), keep=bool(call.given("keepdim")))
+    return [kept, *[kept] * (len(call.outputs) - 1)]
+
+
+# ---- grids --------------------------------------------------------------------------------------------------------
+
+
+def _convolved(call: Operation) -> Result:
+    weight = call.given("weight")
+    if call.varies(weight):
         return None
-    if all(f.kind == "c" for f in axes[1]):
-        return _new_grid(args, kwargs, layouts, outputs)  # channels become pixels that were none before
-    minor = axes[1][-2:]
-    if [f.kind for f in minor] != ["h", "w"] or any(f.size != ratio for f in minor):
+    axes, groups = call.axes(call.first()), call.given("groups") or 1
+    if len(axes) != len(call.sizes):
         return None
-    for d, part in zip((2, 3), minor, strict=True):
-        axes[d] = _merged([*axes[d], part])
-    axes[1] = axes[1][:-2]
-    return Layout(tuple(axes))
+    return algebra.convolved(axes, call.sizes, groups=groups, pointwise=one_pixel(call))
 
 
-def _permuted(args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tensor]) -> Layout:  # noqa: ARG001
-    axes = _first(args, layouts).axes
-    return Layout(tuple(axes[d] for d in args[1]))
+def one_pixel(call: Operation) -> bool:
+    """Say whether a convolution looks at one pixel only and keeps the grid."""
+    strides, padding = call.given("stride") or [1], call.given("padding") or [0]
+    beyond = call.given("output_padding") or [0]
+    return (
+        all(size == 1 for size in call.given("weight").shape[2:])
+        and all(step == 1 for step in strides)
+        and (isinstance(padding, str) or not any(padding))
+        and not any(beyond)
+    )
 
 
-def _transposed(args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tensor]) -> Layout:  # noqa: ARG001
-    axes = list(_first(args, layouts).axes)
-    a, b = (args[1], args[2]) if len(args) > 2 else (0, len(axes) - 1)
-    axes[a], axes[b] = axes[b], axes[a]
-    return Layout(tuple(axes))
+def _pooled(call: Operation) -> Result:
+    axes = call.axes(call.first())
+    return algebra.pooled(axes, call.sizes) if len(axes) == 4 else None
 
 
-def _viewed(args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tensor]) -> Layout | None:  # noqa: ARG001
-    pool = [f for axis in _first(args, layouts).axes for f in axis]
-    pool.reverse()
-    axes: list[Axis] = []
-    for size in outputs[0].shape:
-        taken: list[Factor] = []
-        rest = size
-        while rest > 1:
-            if not pool:
-                return None
-            part = pool.pop()
-            if part.size > rest:
-                if part.size % rest or part.kind == "t":
-                    return None
-                minor = part.size // rest
-                pool.append(replace(part, size=minor))
-                part = replace(part, size=rest, stride=part.stride * minor)
-            elif rest % part.size:
-                return None
-            taken.append(part)
-            rest //= part.size
-        axes.append(_merged(taken))
-    return Layout(tuple(axes))
+def _resampled(call: Operation) -> Result:
+    return algebra.resampled(call.axes(call.first()), call.sizes)
 
 
-def _merged(factors: list[Factor]) -> Axis:
-    """Join neighbours that a split had parted: h₁ h₂ → h, c c → c."""
-    joined: list[Factor] = []
-    for part in factors:
-        last = joined[-1] if joined else None
-        if (
-            last is not None
-            and last.kind == part.kind
-            and part.kind != "t"
-            and (part.kind == "c" or (last.stride == part.stride * part.size and last.shift == part.shift))
-        ):
-            joined[-1] = replace(part, size=last.size * part.size)
-        else:
-            joined.append(part)
-    return tuple(joined)
+def _padded(call: Operation) -> Result:
+    axes, amounts = call.axes(call.first()), call.given("pad", "padding")
+    changes = [(0, 0)] * len(axes)
+    for i, before in enumerate(amounts[::2]):
+        changes[len(axes) - 1 - i] = (before, amounts[2 * i + 1])
+    return algebra.padded(axes, call.sizes, changes)
 
 
-def _unsqueezed(args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tensor]) -> Layout:  # noqa: ARG001
-    axes = list(_first(args, layouts).axes)
-    axes.insert(args[1] if args[1] >= 0 else args[1] + len(axes) + 1, ())
-    return Layout(tuple(axes))
+def _depth_to_space(call: Operation) -> Result:
+    axes = call.axes(call.first())
+    return algebra.depth_to_space(axes, call.given("upscale_factor"), channels_first=True) if len(axes) == 4 else None
 
 
-def _squeezed(args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tensor]) -> Layout:
-    given = args[1] if len(args) > 1 else range(args[0].dim())
-    gone = {d % args[0].dim() for d in ([given] if isinstance(given, int) else given)}
-    axes = _first(args, layouts).axes
-    del kwargs, outputs
-    return Layout(tuple(axis for d, axis in enumerate(axes) if d not in gone or args[0].shape[d] != 1))
+def _space_to_depth(call: Operation) -> Result:
+    axes = call.axes(call.first())
+    return algebra.space_to_depth(axes, call.given("downscale_factor"), channels_first=True) if len(axes) == 4 else None
 
 
-def _expanded(args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tensor]) -> Layout:  # noqa: ARG001
-    axes = _first(args, layouts).axes
-    shape = outputs[0].shape
-    axes = ((),) * (len(shape) - len(axes)) + axes
-    grown = [
-        axis if math.prod(f.size for f in axis) == size else factor("c", size)
-        for axis, size in zip(axes, shape, strict=True)
-    ]
-    return Layout(tuple(grown))
+# ---- products -----------------------------------------------------------------------------------------------------
 
 
-def _reduced(args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tensor]) -> Layout | None:  # noqa: ARG001
-    axes = _first(args, layouts).axes
-    given = args[1] if len(args) > 1 and args[1] is not None else range(len(axes))
-    gone = {d % len(axes) for d in ([given] if isinstance(given, int) else given)} or set(range(len(axes)))
-    kept = len(outputs[0].shape) == len(axes)
-    left = Layout(tuple(() if d in gone else axis for d, axis in enumerate(axes) if kept or d not in gone))
-    lost = {f.kind for d in gone for f in axes[d]} & {"h", "w"}
-    # A mean over one of the two spatial axes leaves no image behind.
-    return left if lost not in ({"h"}, {"w"}) else None
+def _product(call: Operation) -> Result:
+    first, second = call.operands()
+    varies = (call.varies(first), call.varies(second))
+    return algebra.multiplied(call.axes(first), call.axes(second), call.sizes, varies=varies)
 
 
-def _sliced(args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tensor]) -> Layout | None:  # noqa: ARG001
-    layout = _first(args, layouts)
-    dim = (args[1] if len(args) > 1 else 0) % args[0].dim()
-    size, result = args[0].shape[dim], outputs[0].shape[dim]
-    if result == size:
-        return layout
-    start = args[2] if len(args) > 2 and args[2] is not None else 0
-    start = start + size if start < 0 else start
-    axis = layout.axes[dim]
-    if len(axis) == 1 and axis[0].kind == "t":
-        part = axis[0]
-        if start >= part.prefix and start + result == size and start == part.prefix:
-            replaced = part.inner
-        elif start + result <= part.prefix:
-            replaced = factor("c", result)
-        elif start < part.prefix and start + result == size:
-            replaced = (Factor("t", result, prefix=part.prefix - start, inner=part.inner),)
-        else:
-            return None
-    elif len(axis) == 1 and axis[0].kind in {"h", "w"} and axis[0].stride == 1 and axis[0].shift == 0:
-        replaced = factor(axis[0].kind, result)
-    elif all(f.kind == "c" for f in axis):
-        replaced = factor("c", result)
-    else:
+def _linear(call: Operation) -> Result:
+    weight = call.given("weight")
+    if call.varies(weight):
         return None
-    return Layout((*layout.axes[:dim], replaced, *layout.axes[dim + 1 :]))
+    axes = call.axes(call.first())
+    return algebra.contracted((*axes[:-1], ()), axes[-1], at=len(axes) - 1, size=call.sizes[-1])
 
 
-def _selected(args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tensor]) -> Layout | None:  # noqa: ARG001
-    axes = _first(args, layouts).axes
-    dim = args[1] % len(axes)
-    axis = axes[dim]
-    index = args[2] % args[0].shape[dim]
-    prefix = len(axis) == 1 and axis[0].kind == "t" and index < axis[0].prefix
-    if not prefix and any(f.kind != "c" for f in axis):
-        return None
-    return Layout((*axes[:dim], *axes[dim + 1 :]))
-
-
-def _concatenated(args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tensor]) -> Layout | None:  # noqa: ARG001
-    tensors = [t for t in args[0] if t.numel()]
-    dim = (args[1] if len(args) > 1 else 0) % outputs[0].dim()
-    found = [layout for t in tensors if (layout := layouts[id(t)]) is not None]
-    axes: list[Axis] = []
-    for d in range(outputs[0].dim()):
-        parts = [layout.axes[d] for layout in found]
-        if d != dim:
-            placed = {axis for axis in parts if any(f.kind != "c" for f in axis)}
-            if len(placed) > 1:
-                return None
-            axes.append(next(iter(placed or parts), ()))
-            continue
-        placed_at = [i for i, axis in enumerate(parts) if any(f.kind != "c" for f in axis)]
-        if not placed_at:
-            axes.append(factor("c", outputs[0].shape[d]))
-        elif placed_at == [len(parts) - 1]:
-            before = sum(t.shape[d] for t in tensors[:-1])
-            last = parts[-1]
-            if len(last) == 1 and last[0].kind == "t":
-                tokens = Factor("t", outputs[0].shape[d], prefix=before + last[0].prefix, inner=last[0].inner)
-            elif {f.kind for f in last} == {"h", "w"}:
-                tokens = Factor("t", outputs[0].shape[d], prefix=before, inner=last)
-            else:
-                return None
-            axes.append((tokens,))
-        else:
-            return None
-    return Layout(tuple(axes))
-
-
-def _stacked(args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tensor]) -> Layout | None:
-    dim = (args[1] if len(args) > 1 else 0) % outputs[0].dim()
-    found = {layouts[id(t)] for t in args[0]}
-    layout = next(iter(found))
-    del kwargs
-    if len(found) != 1 or layout is None:
-        return None
-    return Layout((*layout.axes[:dim], factor("c", len(args[0])), *layout.axes[dim:]))
-
-
-def _product(args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tensor]) -> Layout | None:  # noqa: ARG001
-    """Matrix products: the last axis of the first operand is summed with the one before last of the second."""
-    a, b = layouts[id(args[0])], layouts[id(args[1])]
-    if a is None or b is None:
-        return None
-    lead = a.axes[:-2]
-    if len(a.axes) == 3 and all(f.kind == "c" for f in lead[0]):
-        lead = b.axes[:1]
-    return Layout((*lead, a.axes[-2], b.axes[-1]))
-
-
-def _added_product(args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tensor]) -> Layout | None:
-    return _product(args[1:], kwargs, layouts, outputs)
-
-
-def _linear(args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tensor]) -> Layout:  # noqa: ARG001
-    return Layout((*_first(args, layouts).axes[:-1], factor("c", outputs[0].shape[-1])))
-
-
-def _rolled(args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tensor]) -> Layout | None:  # noqa: ARG001
-    axes = list(_first(args, layouts).axes)
-    for shift, dim in zip(args[1], args[2] if len(args) > 2 else (), strict=False):
-        axis = axes[dim]
-        if all(f.kind == "c" for f in axis):
-            continue
-        if len(axis) != 1 or axis[0].kind not in {"h", "w"} or axis[0].stride != 1:
-            return None
-        axes[dim] = (replace(axis[0], shift=(axis[0].shift - shift) % axis[0].size),)
-    return Layout(tuple(axes)) if len(args) > 2 else None
-
-
-def _split(args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tensor]) -> list[Layout | None]:
-    dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
-    axes = _first(args, layouts).axes
-    dim %= len(axes)
-    if any(f.kind != "c" for f in axes[dim]):
-        return [None] * len(outputs)
-    return [Layout((*axes[:dim], factor("c", o.shape[dim]), *axes[dim + 1 :])) for o in outputs]
-
-
-def _unbound(args: Any, kwargs: Any, layouts: _Known, outputs: list[torch.Tensor]) -> list[Layout | None]:
-    dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
-    axes = _first(args, layouts).axes
-    dim %= len(axes)
-    if any(f.kind != "c" for f in axes[dim]):
-        return [None] * len(outputs)
-    return [Layout((*axes[:dim], *axes[dim + 1 :])) for _ in outputs]
-
-
-_SEVERAL: dict[str, Callable[[Any, Any, _Known, list[torch.Tensor]], list[Layout | None]]] = {
-    "split": _split,
-    "split_with_sizes": _split,
-    "unbind": _unbound,
-}
-
-_RULES: dict[str, _Rule] = {
+_RULES: dict[str, Callable[[Operation], Result]] = {
     **dict.fromkeys(
         (
             "clone", "detach", "alias", "_to_copy", "contiguous", "lift_fresh", "_softmax", "_log_softmax",
             "native_layer_norm", "native_batch_norm", "_native_batch_norm_legit_no_training", "native_group_norm",
-            "_safe_softmax", "layer_norm", "cumsum", "flip", "_fused_rms_norm", "native_dropout", "rrelu_with_noise",
-            "cudnn_batch_norm", "batch_norm", "log_sigmoid_forward",
+            "_safe_softmax", "layer_norm", "cumsum", "_fused_rms_norm", "native_dropout", "rrelu_with_noise",
+            "cudnn_batch_norm", "batch_norm", "log_sigmoid_forward", "tril", "triu",
         ),
         _same,
     ),
+    **dict.fromkeys(("convolution", "_convolution", "conv2d", "mkldnn_convolution", "cudnn_convolution"), _convolved),
     **dict.fromkeys(
         (
-            "convolution", "_convolution", "conv2d", "mkldnn_convolution", "max_pool2d_with_indices", "max_pool2d",
-            "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "upsample_bilinear2d",
-            "upsample_nearest2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa",
-            "reflection_pad2d", "replication_pad2d", "cudnn_convolution",
+            "max_pool2d_with_indices", "max_pool2d", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_avg_pool2d",
+            "adaptive_max_pool2d",
         ),
-        _new_grid,
+        _pooled,
+    ),
+    **dict.fromkeys(
+        (
+            "upsample_bilinear2d", "upsample_nearest2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa",
+            "_upsample_bicubic2d_aa", "_upsample_nearest_exact2d",
+        ),
+        _resampled,
     ),
     **dict.fromkeys(("view", "_unsafe_view", "reshape", "_reshape_alias"), _viewed),
-    **dict.fromkeys(("mean", "sum", "amax", "amin", "linalg_vector_norm", "var", "logsumexp"), _reduced),
-    **dict.fromkeys(("mm", "bmm"), _product),
-    **dict.fromkeys(("addmm", "baddbmm"), _added_product),
+    **dict.fromkeys(("mean", "sum", "amax", "amin", "max", "min", "linalg_vector_norm", "var", "logsumexp"), _reduced),
+    **dict.fromkeys(("mm", "bmm", "addmm", "baddbmm"), _product),
     "permute": _permuted,
-    "transpose": _transposed,
-    "t": _transposed,
+    **dict.fromkeys(("transpose", "t"), _transposed),
     "unsqueeze": _unsqueezed,
     "squeeze": _squeezed,
-    "expand": _expanded,
+    **dict.fromkeys(("expand", "repeat"), _expanded),
     "slice": _sliced,
+    "flip": _flipped,
     "select": _selected,
+    "index_select": _index_selected,
+    "index": _indexed,
+    **dict.fromkeys(("split", "split_with_sizes"), _split),
+    "unbind": _unbound,
     "cat": _concatenated,
     "stack": _stacked,
     "linear": _linear,
     "roll": _rolled,
-    **dict.fromkeys(("constant_pad_nd", "pad", "_pad_enum", "_pad_circular"), _padded),
+    **dict.fromkeys(
+        ("constant_pad_nd", "pad", "_pad_enum", "_pad_circular", "reflection_pad2d", "replication_pad2d"), _padded
+    ),
     "pixel_unshuffle": _space_to_depth,
     "pixel_shuffle": _depth_to_space,
 }  # fmt: skip

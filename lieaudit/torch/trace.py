@@ -18,9 +18,10 @@ import torch
 from lieaudit.errors import SpecError
 from lieaudit.metrics.head import Float64Array
 from lieaudit.spec import AuditSpec
-from lieaudit.torch.attribution import Network, check_images
+from lieaudit.torch.attribution import check_images
 from lieaudit.torch.function import SourceFunction
 from lieaudit.torch.head import apply_head
+from lieaudit.torch.network import Network
 
 _FIRST = 16
 """Probes before an error is estimated at all."""
