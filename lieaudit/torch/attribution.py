@@ -112,8 +112,9 @@ def attribute(
         networks.append(Network(function, x, spec, head=networks[0].head if networks else head))
     networks.append(Network(function, jittered(networks[0].x[:_REDRAWN]), spec, head=networks[0].head))
     for network in networks[1:]:
-        for part in set(network.parts) ^ set(networks[0].parts):
-            raise changed(part.module or part.label)
+        called = set(network.modules.calls) ^ set(networks[0].modules.calls)
+        for name in called or {part.label for part in set(network.parts) ^ set(networks[0].parts)}:
+            raise changed(name)
     found = {}
     for generator in spec.generators:
         *pieces, moved = (network.contributions(generator, zero) for network in networks)
