@@ -25,8 +25,10 @@ def known(func: Any) -> bool:
 
 def derive(call: Operation) -> list[Axes]:
     """Return the axes of an operator's outputs."""
+    if not call.outputs:
+        return []  # it reads a number out
     rule = _RULES.get(call.name) or (_pointwise if torch.Tag.pointwise in call.func.tags else None)
-    found = rule(call) if rule is not None and call.outputs else None
+    found = rule(call) if rule is not None else None
     made = list(found) if isinstance(found, list) else [found]
     made += [None] * (len(call.outputs) - len(made))
     return [_fitting(axes, output) for axes, output in zip(made, call.outputs, strict=True)]
