@@ -139,7 +139,11 @@ def audit(
     try:
         return measured(method)
     except ModelError as problem:
-        other = without_forward(method, problem.message) if problem.reason in _WITHOUT_FORWARD else None
+        other = (
+            without_forward(method, problem.message, pictured, shards=kept, progress=progress)
+            if problem.reason in _WITHOUT_FORWARD
+            else None
+        )
         if other is None:
             raise
         return measured(other)

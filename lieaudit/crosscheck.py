@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lieaudit.derivatives.base import rows_of
+from lieaudit.measure import directions_at_once, groups
 from lieaudit.metrics.lee import LieDerivative, lie_derivative
 from lieaudit.progress import StageProgress
 from lieaudit.report import AGREES, COULD_NOT_CHECK, DISAGREES, Agreement
@@ -107,7 +108,7 @@ def _compare(
 ) -> dict[int, list[_Compared]]:
     """Compare image by image, so that no method's batch decides which images it measures its error on.
 
-    Direction by direction: of a dense output those of all are never held at once, but of two methods and one image.
+    Of a dense output a few directions go at a time.
     """
     head = images.target.head
     needed = np.flatnonzero(np.any(plan.weights[list(generators)] != 0, axis=0))
@@ -116,9 +117,9 @@ def _compare(
         one, beside = pixels[i : i + 1], rows_of(further, slice(i, i + 1))
         own = images.tangents(one, [plan.measured[m] for m in needed])
         rows: list[list[LieDerivative]] = [[], []]
-        for place, m in enumerate(needed):
+        for some in groups(len(needed), directions_at_once(images, 1)):
             for method, kept in zip((checked, by), rows, strict=True):
-                kept.append(lie_derivative(method(one, own[:, place : place + 1], int(m), beside), head, (), None))
+                kept.append(lie_derivative(method(one, own[:, some], needed[some], beside), head, (), None))
         mine, theirs = (LieDerivative.joined(kept) for kept in rows)
         for g in generators:
             weights = plan.weights[g, needed]

@@ -232,7 +232,7 @@ def _measure_batch(differentiator: Differentiator, images: Images, plan: Plan, b
     other = np.full((PARTNERS, count, len(plan.asked)), np.nan)
     other_answers = np.zeros((count, len(plan.asked)), bool)
     blocks = batch.directions.shape[1] // lanes
-    at_once = _directions_at_once(images, count)
+    at_once = directions_at_once(images, count)
     # dense outputs go block by block, and in groups of directions: those of all are never held at once
     for first, behind in [(0, blocks)] if blocks * lanes <= at_once else [(b, b + 1) for b in range(blocks)]:
         vectors = _vectors(differentiator, images, plan, batch, slice(first * lanes, behind * lanes), at_once)
@@ -283,7 +283,7 @@ def _vectors(
     head, lanes = images.target.head, len(plan.measured)
     action = OutputAction.of(images.spec) if head.spatial else None
     answers, own, others = [], [], []
-    for group in _groups(span.stop - span.start, at_once):
+    for group in groups(span.stop - span.start, at_once):
         start, stop = span.start + group.start, span.start + group.stop
         judged = max(0, min(stop, lanes) - start)
         columns = np.arange(start, stop) % lanes
@@ -348,8 +348,8 @@ def _images_at_once(images: Images, plan: Plan, blocks: int) -> int:
     return max(1, min(SHARD, budget // pixels, budget // vectors))
 
 
-def _directions_at_once(images: Images, count: int) -> int:
-    """How many directions' outputs (float64, about ten arrays of them) fit an eighth of the budget."""
+def directions_at_once(images: Images, count: int) -> int:
+    """Say how many directions' outputs (float64, about ten arrays of them) fit an eighth of the budget."""
     each = 8 * images.target.output_size * count * 10
     return max(1, images.spec.budget_mib * _MIB // 8 // each)
 
@@ -364,7 +364,8 @@ def any_beyond(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return np.asarray(np.any(rows.reshape(*rows.shape[:2], -1) != 0, axis=2))
 
 
-def _groups(count: int, at_once: int) -> Iterator[slice]:
+def groups(count: int, at_once: int) -> Iterator[slice]:
+    """Cut 0 … count − 1 into as few even parts of at most ``at_once`` as there are."""
     number = math.ceil(count / at_once)
     for i in range(number):
         yield slice(count * i // number, count * (i + 1) // number)

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 CALIBRATION_IMAGES = 6
 """Images on which the finite-difference step is chosen: their median decides."""
 
+CHECKING_IMAGES = 3
+"""Images on which it is chosen where finite differences only check another method."""
+
 
 @dataclass(frozen=True, slots=True)
 class Method:
@@ -125,21 +128,26 @@ def choose_method(
             raise _with_way_out(problem) from problem
         return Method(forward, skipped=forward.skipped, reasons=reasons, steps=steps)
     differences = FiniteDifference(model, spec)
-    _calibrate(differences, images, images.plan, shards, progress)
     if spec.method == "finite_difference":
+        _calibrate(differences, images, images.plan, shards, progress)
         return Method(differences, reasons=reasons, steps=steps)
     try:
         forward = ForwardDifferentiator(model, spec)
     except ModelError as problem:
         skipped = (Skipped("method.forward", problem.message),)
+        _calibrate(differences, images, images.plan, shards, progress)
         return Method(differences, skipped=skipped, reasons=reasons, steps=steps)
+    _calibrate(differences, images, images.plan, shards, progress, for_checks=True)
     return Method(forward, checker=differences, skipped=forward.skipped, reasons=reasons, steps=steps)
 
 
-def without_forward(method: Method, why: str) -> Method | None:
+def without_forward(
+    method: Method, why: str, images: Images, *, shards: ShardStore | None, progress: ProgressCallback | None
+) -> Method | None:
     """Give the finite differences that checked forward mode, in its place; None where there are none."""
     if not isinstance(method.checker, FiniteDifference):
         return None
+    _calibrate(method.checker, images, images.plan, shards, progress)
     return replace(
         method,
         differentiator=method.checker,
@@ -178,7 +186,7 @@ def recalibrated(
 def steps_and_noise(differentiator: Differentiator, plan: Plan) -> dict[str, tuple[float, float]]:
     """Return step and noise of each direction by its name, where finite differences give the numbers."""
     found = differentiator.calibration if isinstance(differentiator, FiniteDifference) else None
-    if found is None:
+    if found is None or found.noise is None:
         return {}
     pairs = zip(found.steps.tolist(), found.noise.tolist(), strict=True)
     return {direction.id: pair for direction, pair in zip(plan.measured, pairs, strict=True)}
@@ -190,17 +198,21 @@ def _calibrate(
     plan: Plan,
     shards: ShardStore | None,
     progress: ProgressCallback | None,
+    *,
+    for_checks: bool = False,
 ) -> None:
     stage = StageProgress(progress, "calibrate", 1)
+    calibrate = differences.calibrate_for_checks if for_checks else differences.calibrate
 
     def compute() -> Arrays:
-        indices = images.spread(CALIBRATION_IMAGES)
+        indices = images.spread(CHECKING_IMAGES if for_checks else CALIBRATION_IMAGES)
         pixels = images.load(indices)
-        found = differences.calibrate(pixels, images.tangents(pixels, plan.measured), images.further.rows(indices))
-        return {"steps": found.steps, "richardson": found.richardson, "noise": found.noise}
+        found = calibrate(pixels, images.tangents(pixels, plan.measured), images.further.rows(indices))
+        noise = {} if found.noise is None else {"noise": found.noise}
+        return {"steps": found.steps, "richardson": found.richardson, **noise}
 
-    arrays, computed = compute_once(shards, f"calibration-{plan.digest}", compute)
-    differences.calibration = Calibration(
-        np.asarray(arrays["steps"]), np.asarray(arrays["richardson"]), np.asarray(arrays["noise"])
-    )
+    what = "checks" if for_checks else "calibration"
+    arrays, computed = compute_once(shards, f"{what}-{plan.digest}", compute)
+    noise = np.asarray(arrays["noise"]) if "noise" in arrays else None
+    differences.calibration = Calibration(np.asarray(arrays["steps"]), np.asarray(arrays["richardson"]), noise)
     stage.advance(1, measured=computed)

@@ -65,12 +65,12 @@ class Calibration:
     richardson
         (D,) whether (4 D(t/2) − D(t)) / 3 is used instead of D(t/2): the model is smooth along this generator.
     noise
-        (D,) σ of the raw outputs, root mean square over components and images.
+        (D,) σ of the raw outputs, root mean square over components and images; None where it was not measured.
     """
 
     steps: Float64Array
     richardson: npt.NDArray[np.bool_]
-    noise: Float64Array
+    noise: Float64Array | None
 
 
 class FiniteDifference:
@@ -129,6 +129,14 @@ class FiniteDifference:
             steps = np.full(directions.shape[1], self._fixed_step)
             self.calibration = Calibration(steps, np.zeros(len(steps), bool), noise)
             return self.calibration
+        best, richardson = self._chosen(images, directions, unit, z, further)
+        self.calibration = Calibration(unit * best, richardson, noise)
+        return self.calibration
+
+    def _chosen(
+        self, images: Float32Array, directions: Float32Array, unit: Float64Array, z: Float32Array, further: FurtherRows
+    ) -> tuple[Float64Array, npt.NDArray[np.bool_]]:
+        """Choose the relative step, and whether to extrapolate, for each direction."""
         # image by image and direction by direction: a dense output is large, a ladder of them larger
         plain, extrapolated = [], []
         for g in range(directions.shape[1]):
@@ -143,7 +151,28 @@ class FiniteDifference:
         richardson = gain < np.log(_WORTH_EXTRAPOLATING)
         # The coarser of the best pair is limited by truncation, the finer by noise: the best step lies between them.
         best = np.where(richardson, LADDER[extrapolated_at + 1], LADDER[plain_at + 1] / np.sqrt(2.0))
-        self.calibration = Calibration(unit * best, richardson, noise)
+        return best, richardson
+
+    @_quiet
+    def calibrate_for_checks(
+        self, images: Float32Array, directions: Float32Array, further: FurtherRows = NOTHING
+    ) -> Calibration:
+        """Choose one relative step for all directions, along one combination of them, and measure no noise.
+
+        Enough to check another method: every image is differentiated at four steps about it, and its error bar says
+        what came of that. Parameters as of `calibrate`.
+        """
+        if self._fixed_step is not None:
+            steps = np.full(directions.shape[1], self._fixed_step)
+            self.calibration = Calibration(steps, np.zeros(len(steps), bool), None)
+            return self.calibration
+        unit = _unit_steps(images, directions)
+        signs = np.random.default_rng(0).choice([-1.0, 1.0], directions.shape[:2])
+        mixed = np.einsum("nd,nd...->n...", (signs * unit).astype(np.float32), directions)[:, None]
+        z = self._evaluator.base(images, further)
+        along = _unit_steps(images, mixed)
+        best, richardson = self._chosen(images, mixed, along, z, further)
+        self.calibration = Calibration(unit * best[0], np.repeat(richardson, len(unit)), None)
         return self.calibration
 
     @_quiet
