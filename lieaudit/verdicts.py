@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from lieaudit.spec import AuditSpec
     from lieaudit.symmetries import Generator
 
+WIDE_AGAINST = "is wide against the value"
+"""What the reason of a result says whose error bar is."""
+
 NEGLIGIBLE = 1e-4
 """LEE below this share of the response to a non-symmetric perturbation is zero for every purpose; there an error bar
 need not be small against the value, only against this floor."""
@@ -57,7 +60,7 @@ def generator_results(
         bar = float(measured.error_bars[g])
         reasons = list(doubts[g]) if doubts else []
         if bar > WIDE * max(mean, floor):
-            reasons.append(f"the error bar {bar:.2g} is wide against the value {mean:.2g}")
+            reasons.append(f"the error bar {bar:.2g} {WIDE_AGAINST} {mean:.2g}")
         if agreement is not None and agreement.verdict == DISAGREES:
             reasons.append(
                 f"{method} and {agreement.method} disagree by {agreement.deviation:.2g} of the derivative "

@@ -15,12 +15,13 @@ from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
-from lieaudit_policy import Rule
+from lieaudit_policy import WORST, Rule
 
 from lieaudit.errors import DataError
+from lieaudit.measure import WIDE
 from lieaudit.report import GeneratorResult, Report
 from lieaudit.statistics import compare, confidence_draws, point_estimate
-from lieaudit.verdicts import NEGLIGIBLE
+from lieaudit.verdicts import NEGLIGIBLE, WIDE_AGAINST
 
 Array = npt.NDArray[np.float64]
 
@@ -109,6 +110,8 @@ def measure(
     """Measure one rule on one generator; ``other`` is the baseline, or the report of the gap rule's dataset."""
     if rule.kind == "kind_share":
         return _share(rule, generator, candidate)
+    if rule.kind == WORST:
+        return _worst(candidate, resamples)
     reports = {"candidate": candidate} | ({rule.subject or "baseline": other} if other is not None else {})
     for name, report in reports.items():
         if generator not in report.results:
@@ -158,15 +161,21 @@ def _of_results(
     if rule.kind == "relative":
         return _relative(result, candidate, resamples)
     if rule.kind == "limit" or other is None:
-        return _limit(result, rule.statistic, resamples, seed)
+        return _limit(result, rule, resamples, seed)
     if rule.kind == "gap":
         return _gap(result, other.results[generator], rule, resamples, seed)
     same = candidate.model.sha256 == other.model.sha256
     return _paired(result, other.results[generator], rule.statistic, resamples, seed, same=same)
 
 
-def _limit(result: GeneratorResult, statistic: str, resamples: int, seed: int) -> Measured:
+def _limit(result: GeneratorResult, rule: Rule, resamples: int, seed: int) -> Measured | Unmeasured:
+    statistic = rule.statistic
     values, errors = _values(result)
+    if rule.subject == "lee_per_px2":
+        if result.lee_per_px2 is None:
+            return Unmeasured("NOT_MEASURED", "it moves no pixel, so its LEE has no value per px²")
+        if result.lee > 0:  # a LEE of 0 is 0 by any measure
+            values, errors = (rows * (result.lee_per_px2 / result.lee) for rows in (values, errors))
     value = float(point_estimate(values, statistic))
     low, high = _shifted(values, errors, statistic)
     draws = confidence_draws(values, statistic=statistic, resamples=resamples, seed=seed)
@@ -273,17 +282,45 @@ def _relative(result: GeneratorResult, candidate: Report, resamples: int) -> Mea
     if value is None or len(interval) != 2:
         return Unmeasured("NOT_MEASURED", "the report holds no `relative` with an interval")
     images = min(len(result.per_image), int(candidate.spec.get("relative_images", 64)))
-    ends = [_log(v) for v in (interval[0], value, interval[1])]
-    if not np.all(np.isfinite(ends)):
+    if min(interval[0], value) <= 0:
         return Unmeasured("NOT_MEASURED", "`relative` or an end of its interval is exactly 0")
-    normal = NormalDist()
-    z = np.array([normal.inv_cdf((k + 0.5) / resamples) for k in range(resamples)])
-    lower, upper = (abs(end - ends[1]) / normal.inv_cdf(0.975) for end in (ends[0], ends[2]))
-    draws = ends[1] + np.where(z < 0, lower, upper) * z
+    draws = _split_normal(value, interval, resamples)
     # Only the numerator's error bar is known; both derivatives come from one method, so it counts twice.
     error = min(2 * result.error_bar / result.lee, 0.99) if result.lee > 0 else 0.0
     down, up = -math.log1p(-error), math.log1p(error)
     return Measured(value, log=True, draws=draws, down=down, up=up, images=images)
+
+
+def _split_normal(value: float, interval: tuple[float, ...], resamples: int) -> Array:
+    """Return draws of the logarithm of a value, median its own, whose central 95 % are the interval's."""
+    normal = NormalDist()
+    z = np.array([normal.inv_cdf((k + 0.5) / resamples) for k in range(resamples)])
+    lower, upper = (abs(_log(end) - _log(value)) / normal.inv_cdf(0.975) for end in interval)
+    return np.asarray(_log(value) + np.where(z < 0, lower, upper) * z)
+
+
+def _worst(candidate: Report, resamples: int) -> Measured | Unmeasured:
+    """Take the LEE along the worst direction and its 95 % interval, as `_relative` takes its own."""
+    if candidate.affine is None:
+        why = next((skip.why for skip in candidate.skipped if skip.what == "affine"), "")
+        return Unmeasured("NOT_MEASURED", "the report holds no `affine`" + (f": {why}" if why else ""))
+    worst, images = candidate.affine.worst, candidate.data.count
+    whys = list(dict.fromkeys(_of_the_whole(candidate))) if candidate.status != "ok" else []
+    whys += [
+        f"{name}: {reason}"
+        for name, result in candidate.results.items()
+        for reason in result.reasons
+        if WIDE_AGAINST not in reason  # of a generator of its own; the direction's own bar counts here
+    ]
+    if worst.error_bar > WIDE * worst.lee:
+        whys.append(f"the error bar {worst.error_bar:.2g} {WIDE_AGAINST} {worst.lee:.2g}")
+    status = "inconclusive" if whys else "ok"
+    if len(worst.ci95) != 2 or min(worst.lee, worst.ci95[0]) <= 0:
+        return Unmeasured("NOT_MEASURED", "the worst direction has no interval above 0")
+    error = min(worst.error_bar / worst.lee, 0.99)
+    draws = _split_normal(worst.lee, worst.ci95, resamples)
+    found = Measured(worst.lee, log=True, draws=draws, down=-math.log1p(-error), up=math.log1p(error), images=images)
+    return replace(found, status=status, why="; ".join(whys))
 
 
 def _values(result: GeneratorResult) -> tuple[Array, Array]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lieaudit_policy import Rule, Waiver
+from lieaudit_policy import WORST, Rule, Waiver
 
 from lieaudit.gate.decision import FAIL, INCONCLUSIVE, PASS, WAIVED, RuleOutcome
 from lieaudit.gate.measure import Measured, Unmeasured
@@ -96,15 +96,21 @@ def _value(rule: Rule, found: Measured) -> str:
         return f"{rule.subject} layers cause {100 * found.value:.3g} % of the error"
     if rule.kind == "relative":
         return f"it answers to the symmetry {number(found.value)} × as strongly as to an equally large other change"
+    if rule.kind in {"limit", WORST} or found.candidate_value is None or found.baseline_value is None:
+        return f"{_what(rule)} is {number(found.value)}"
     what = _STATISTIC[rule.statistic]
-    if rule.kind == "limit" or found.candidate_value is None or found.baseline_value is None:
-        return f"{what} is {number(found.value)}"
     parts = f"{number(found.candidate_value)} against {number(found.baseline_value)}"
     if rule.kind != "gap":
         return f"{what} is {number(found.value)} × the baseline's ({parts})"
     if found.reversed:
         return f"{what} on {rule.subject!r} is {number(found.value)} × the one on the data ({parts})"
     return f"{what} is {number(found.value)} × the one on {rule.subject!r} ({parts})"
+
+
+def _what(rule: Rule) -> str:
+    if rule.kind == WORST:
+        return "for one pixel of motion LEE"
+    return _STATISTIC[rule.statistic] + (" per px²" if rule.subject == "lee_per_px2" else "")
 
 
 def _interval(found: Measured, tail: float) -> str:

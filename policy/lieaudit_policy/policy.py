@@ -18,30 +18,46 @@ from lieaudit_policy.vocabulary import GENERATORS, GROUPS
 from lieaudit_policy.yaml_reader import Fields, Problem, Unreadable, compose, line_of, suggestion
 
 STATISTICS = ("mean", "median", "geometric_mean")
-KINDS = ("limit", "noninferiority", "relative", "kind_share", "gap")
+KINDS = ("limit", "noninferiority", "relative", "kind_share", "gap", "worst_direction")
 DIRECTIONS = ("both", "data_no_worse", "dataset_no_worse")
 """What a gap rule accepts: no gap either way, or none by which the named side is worse."""
+MEASURES = ("lee", "lee_per_px2")
+"""What a limit rule bounds: LEE per unit of t, or per squared pixel of displacement."""
+WORST = "worst_direction"
+"""The kind of rule that is about the worst of all affine directions, and what stands there for its generator."""
 ON_INCONCLUSIVE = ("block", "fail", "warn", "more_images")
 
 _FIELDS_OF_KIND: dict[str, tuple[str, ...]] = {
-    "limit": ("max", "statistic"),
+    "limit": ("max", "measure", "statistic"),
     "noninferiority": ("margin", "statistic"),
     "relative": ("max",),
     "kind_share": ("layer_kind", "max"),
     "gap": ("dataset", "margin", "direction", "statistic"),
+    WORST: ("max",),
 }
 _REQUIRED: dict[str, tuple[str, ...]] = {
-    kind: tuple(name for name in names if name not in {"statistic", "direction"})
+    kind: tuple(name for name in names if name not in {"statistic", "direction", "measure"})
     for kind, names in _FIELDS_OF_KIND.items()
 }
-_RULE_FIELDS = ("id", "kind", "generators", "max", "margin", "statistic", "layer_kind", "dataset", "direction")
+_RULE_FIELDS = (
+    "id",
+    "kind",
+    "generators",
+    "max",
+    "margin",
+    "statistic",
+    "layer_kind",
+    "dataset",
+    "direction",
+    "measure",
+)
 _ID = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 _ID_RULE = "must be letters, digits, '_', '.' and '-', at most 64"
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One requirement, for each of ``generators``.
+    """One requirement, for each of ``generators``; of a `WORST` rule that name alone.
 
     ``limit`` is what the value must not exceed: ``max`` of the YAML, or 1 + ``margin`` for rules on a ratio
     (non-inferiority: candidate over baseline; gap: the worse set over the other, or the one that must be no worse).
@@ -54,7 +70,7 @@ class Rule:
     statistic: str
     line: int
     subject: str = ""
-    """The layer kind of a ``kind_share`` rule, the dataset of a ``gap`` rule."""
+    """The layer kind of a ``kind_share`` rule, the dataset of a ``gap`` rule; ``lee_per_px2`` of a ``limit`` on it."""
     direction: str = ""
     """Of a ``gap`` rule: one of `DIRECTIONS`."""
 
@@ -96,6 +112,8 @@ class Policy:
 
     def __post_init__(self) -> None:
         wanted = {generator for rule in self.rules for generator in rule.generators}
+        if WORST in wanted:
+            wanted.update(GROUPS["geometric"])
         object.__setattr__(self, "generators", tuple(g for g in GENERATORS if g in wanted))
 
     @property
@@ -120,8 +138,14 @@ class Policy:
 
     def waiver(self, rule: Rule, generator: str) -> Waiver | None:
         """Find the waiver of a rule and generator: of several, the one that holds longest."""
-        found = [w for w in self.waivers if w.rule == rule.id and generator in w.generators]
+        found = [w for w in self.waivers if w.rule == rule.id and (generator in w.generators or generator == WORST)]
         return max(found, key=lambda w: w.expires, default=None)
+
+
+_NO_SECANTS = {
+    "kind_share": "layers are attributed in the limit t → 0, which secants of a stated size are not",
+    WORST: "directions are combined in the limit t → 0, which secants of a stated size are not",
+}
 
 
 def check(text: str) -> tuple[Policy | None, tuple[Problem, ...]]:
@@ -160,9 +184,8 @@ def _policy(root: yaml.MappingNode, problems: list[Problem], sha256: str) -> Pol
         secant = top.number("secant_px", 0.5, 1e-6, 1000.0, "the size of the secants in pixels: 0.25 to 1 is usual")
     rules = _rules(top, statistic)
     for index, rule in enumerate(rules):
-        if secant is not None and rule.kind == "kind_share":
-            problem = "layers are attributed in the limit t → 0, which secants of a stated size are not"
-            problems.append(Problem(rule.line, f"rules[{index}].kind", problem, "leave secant_px out"))
+        if secant is not None and rule.kind in _NO_SECANTS:
+            problems.append(Problem(rule.line, f"rules[{index}].kind", _NO_SECANTS[rule.kind], "leave secant_px out"))
     waivers = tuple(w for w in (_waiver(node, i, rules, problems) for i, node in enumerate(top.items("waivers"))) if w)
     return Policy(rules, waivers, confidence, least, most, on_inconclusive, secant, sha256)
 
@@ -188,15 +211,16 @@ def _rule(node: yaml.Node, index: int, statistic: str, problems: list[Problem]) 
     entry = Fields(node, path, _RULE_FIELDS, problems)
     if len(problems) > before and not entry.entries:
         return None
-    entry.require("kind", "generators")
+    entry.require("kind")
     kind = entry.choice("kind", KINDS)
     if not kind:
         return None
-    entry.require(*_REQUIRED[kind])
+    named = () if kind == WORST else ("generators",)
+    entry.require(*named, *_REQUIRED[kind])
     for name in entry.entries:
-        if name not in {"id", "kind", "generators", *_FIELDS_OF_KIND[kind]}:
+        if name not in {"id", "kind", *named, *_FIELDS_OF_KIND[kind]}:
             entry.fail(name, f"means nothing for kind {kind}", f"{kind} takes {', '.join(_FIELDS_OF_KIND[kind])}")
-    generators = expand(entry, "generators")
+    generators = expand(entry, "generators") if named else (WORST,)
     if kind in {"noninferiority", "gap"}:
         limit = 1 + entry.number(
             "margin", 0.0, 0.0, 1000.0, "how much worse is acceptable, as a fraction: 0.10 is 10 %"
@@ -207,9 +231,9 @@ def _rule(node: yaml.Node, index: int, statistic: str, problems: list[Problem]) 
     name = entry.text("id", f"{kind}-{index + 1}", _ID, _ID_RULE)
     chosen = entry.choice("statistic", STATISTICS, statistic)
     subject = entry.text({"kind_share": "layer_kind", "gap": "dataset"}.get(kind, ""), "")
-    shown = (
-        chosen if kind in {"limit", "noninferiority", "gap"} else {"relative": "relative", "kind_share": "share"}[kind]
-    )
+    if kind == "limit" and entry.choice("measure", MEASURES, MEASURES[0]) != MEASURES[0]:
+        subject = MEASURES[1]
+    shown = {"relative": "relative", "kind_share": "share", WORST: "worst"}.get(kind, chosen)
     direction = entry.choice("direction", DIRECTIONS, "both") if kind == "gap" else ""
     return Rule(name, kind, generators, limit, shown, line_of(node), subject, direction)
 

@@ -15,8 +15,10 @@ from lieaudit_api.v1 import gate_pb2
 
 from lieaudit.errors import ComparisonError
 from lieaudit.feeds import described
-from lieaudit.gate import evaluate
-from lieaudit.report import METRIC_VERSION, KindTotal, Layerwise, Report, Skipped
+from lieaudit.gate import evaluate, parse
+from lieaudit.report import METRIC_VERSION, Affine, AffineDirection, KindTotal, Layerwise, Report, Skipped
+from lieaudit.spec import GENERATORS
+from lieaudit.symmetries.affine import BASIS
 
 Maker = Callable[..., Report]
 Draw = Callable[..., np.ndarray]
@@ -199,6 +201,59 @@ def test_limits_relative_and_shares(make_report: Maker, lognormal: Draw) -> None
     assert {rule: outcome.outcome for rule, outcome in got.items()} == cases
     relative = got["{kind: relative, generators: rotation, max: 1}"]
     assert relative.interval == pytest.approx((0.7, 0.92), rel=2e-3), "the report's own interval at 95 %"
+
+
+def directions(lee: float = 0.5, ci95: tuple[float, ...] = (0.4, 0.65), error_bar: float = 1e-6) -> Affine:
+    one = AffineDirection(((0.0, 0.1, 0.0), (-0.1, 0.0, 0.0)), lee, ci95, error_bar, "rotation", 0.01)
+    rows = tuple(tuple(float(i == j) for j in range(6)) for i in range(6))
+    return Affine(BASIS, rows, rows, (0.1, 0.2, 0.3, 0.4, 0.45, lee), one, one, 0.3)
+
+
+def test_the_worst_direction_is_decided_on_its_own_interval(make_report: Maker, lognormal: Draw) -> None:
+    values = {"rotation": lognormal(200, 1)}
+    report = make_report(values, affine=directions())
+    found = {}
+    for limit, outcome in ((0.7, "pass"), (0.5, "inconclusive"), (0.3, "fail")):
+        rule = evaluate(report, None, policy(f"{{kind: worst_direction, max: {limit}}}")).rules[0]
+        assert (rule.outcome, rule.generator, rule.statistic) == (outcome, "worst_direction", "worst")
+        assert rule.interval == pytest.approx((0.4, 0.65), rel=2e-3), "the report's own interval at 95 %"
+        found[outcome] = rule
+    assert "worst direction: for one pixel of motion LEE is 0.5" in found["fail"].sentence
+    assert found["inconclusive"].reason == "STRADDLES_LIMIT"
+
+
+def test_the_worst_direction_is_not_decided_where_it_was_not_measured(make_report: Maker, lognormal: Draw) -> None:
+    values, rule = {"rotation": lognormal(200, 1)}, policy("{kind: worst_direction, max: 0.7}")
+    none = evaluate(make_report(values, skipped=(Skipped("affine", "asked for one alone"),)), None, rule).rules[0]
+    assert (none.outcome, none.reason) == ("inconclusive", "NOT_MEASURED")
+    assert "asked for one alone" in none.sentence
+    wide = evaluate(make_report(values, affine=directions(error_bar=0.2)), None, rule).rules[0]
+    assert (wide.outcome, wide.reason) == ("inconclusive", "RESULT_INCONCLUSIVE")
+    assert evaluate(make_report(values, affine=directions(ci95=())), None, rule).rules[0].reason == "NOT_MEASURED"
+    doubted = make_report(values, affine=directions(), status="inconclusive", reasons=("FIDELITY: another function",))
+    assert evaluate(doubted, None, rule).rules[0].reason == "RESULT_INCONCLUSIVE"
+
+
+def test_a_rule_on_the_worst_direction_has_all_of_them_measured() -> None:
+    found = parse(policy("{id: w, kind: worst_direction, max: 0.7}"))
+    assert found.generators == tuple(g for g in GENERATORS if g != "brightness")
+
+
+def test_limits_per_square_pixel_scale_the_whole_interval(make_report: Maker, lognormal: Draw) -> None:
+    plain = make_report({"rotation": lognormal(200, 1)})
+    result = plain.results["rotation"]
+    report = replace(plain, results={"rotation": replace(result, lee_per_px2=result.lee / 50)})
+    rules = [
+        evaluate(report, None, policy(f"{{kind: limit, generators: rotation, {more} max: 3}}")).rules[0]
+        for more in ("", "measure: lee_per_px2,")
+    ]
+    per_t, per_px2 = rules
+    assert per_px2.value == pytest.approx(per_t.value / 50)
+    assert per_px2.interval == pytest.approx([end / 50 for end in per_t.interval])
+    assert (per_px2.outcome, per_px2.subject) == ("pass", "lee_per_px2")
+    assert "mean LEE per px² is" in per_px2.sentence
+    none = evaluate(plain, None, policy("{kind: limit, generators: rotation, measure: lee_per_px2, max: 3}")).rules[0]
+    assert (none.outcome, none.reason) == ("inconclusive", "NOT_MEASURED")
 
 
 def test_the_gap_between_two_datasets(make_report: Maker, lognormal: Draw) -> None:

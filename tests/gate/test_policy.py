@@ -37,6 +37,8 @@ rules:
   - {kind: relative, generators: geometric, max: 1}
   - {kind: kind_share, generators: stretch_*, layer_kind: pooling, max: 0.3}
   - {kind: gap, generators: scale, dataset: train, margin: 0.5, statistic: geometric_mean}
+  - {kind: worst_direction, max: 0.2}
+  - {kind: limit, generators: scale, measure: lee_per_px2, max: 0.1}
 waivers:
   - {rule: b, generators: rotation, owner: ada, reason: known, expires: 2027-01-31}
 """,
@@ -56,6 +58,18 @@ INVALID = {
     "typo in a rule": (
         "version: 1\nrules:\n  - kind: noninferiority\n    generators: rotation\n    marign: 0.1\n",
         5, "rules[0].marign", "did you mean 'margin'",
+    ),
+    "generators of the worst direction": (
+        "version: 1\nrules:\n  - {kind: worst_direction, generators: rotation, max: 1}\n",
+        3, "rules[0].generators", "worst_direction takes max",
+    ),
+    "a measure that is none": (
+        "version: 1\nrules:\n  - {kind: limit, generators: rotation, measure: px2, max: 1}\n",
+        3, "rules[0].measure", "lee_per_px2",
+    ),
+    "a measure of a ratio": (
+        "version: 1\nrules:\n  - {kind: relative, generators: rotation, measure: lee_per_px2, max: 1}\n",
+        3, "rules[0].measure", "means nothing for kind relative",
     ),
     "unknown generator": (
         "version: 1\nrules:\n  - kind: limit\n    generators: [rotaton]\n    max: 1\n",
@@ -99,6 +113,10 @@ INVALID = {
 
 # Wrong in ways that a schema cannot see.
 UNSEEN = {
+    "secants of all directions": (
+        "version: 1\nsecant_px: 1\nrules:\n  - {kind: worst_direction, max: 1}\n",
+        4, "rules[0].kind", "secant_px",
+    ),
     "shares of layers by secants": (
         "version: 1\nsecant_px: 1\nrules:\n  - {kind: kind_share, generators: scale, layer_kind: pooling, max: 0.3}\n",
         4, "rules[0].kind", "limit t → 0",
@@ -185,8 +203,9 @@ def test_a_policy_says_what_it_needs() -> None:
     assert policy.datasets == ("train",)
     assert policy.layerwise == "module"
     assert (policy.min_images, policy.max_images, policy.on_inconclusive) == (10, 1000, "more_images")
-    assert [rule.statistic for rule in policy.rules] == ["mean", "median", "relative", "share", "geometric_mean"]
-    assert [rule.limit for rule in policy.rules] == [0.5, 1.1, 1.0, 0.3, 1.5]
+    statistics = ["mean", "median", "relative", "share", "geometric_mean", "worst", "median"]
+    assert [rule.statistic for rule in policy.rules] == statistics
+    assert [rule.limit for rule in policy.rules] == [0.5, 1.1, 1.0, 0.3, 1.5, 0.2, 0.1]
 
 
 def test_a_waiver_holds_on_its_last_day_and_not_after() -> None:

@@ -43,6 +43,13 @@ _KINDS = {
         "The local equivariance error is no worse than on another dataset, up to a margin",
         "Look at the images with the largest error on both datasets: the page shows them.",
     ),
+    "worst_direction": (
+        "The local equivariance error along the worst of all affine directions stays below a limit",
+        (
+            "The report's `affine.worst` is that direction: the page draws it, and `--generator` measures it. Training "
+            "with transforms along it lowers it."
+        ),
+    ),
 }
 
 

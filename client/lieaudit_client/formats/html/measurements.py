@@ -136,7 +136,7 @@ def as_decided(report: report_pb2.Report, decision: gate_pb2.Decision | None) ->
     found.CopyFrom(report)
     for rule in decision.rules if decision is not None else ():
         field = _FIELDS.get((rule.kind, rule.statistic))
-        if field is not None and rule.generator in found.results and len(rule.interval) == 2:
+        if field is not None and not rule.subject and rule.generator in found.results and len(rule.interval) == 2:
             getattr(found.results[rule.generator], field)[:] = rule.interval
     return found
 
