@@ -119,6 +119,11 @@ class Operations:
 
     def upload_model(self, model: str | Path | bytes) -> Operation[model_pb2.Model]:
         """Upload a model unless the service has it; emits `Progress`."""
+        file = model if isinstance(model, bytes) else Path(model)
+        size = len(file) if isinstance(file, bytes) else file.stat().st_size if file.is_file() else 0
+        if size > _HASHED_UNASKED:  # before it is read for the names of its data files
+            yield from self.check()
+            yield from self._check_size("model" if isinstance(file, bytes) else file.name, size, "model_bytes")
         source: Source = yield Run(lambda: model_source(model))
         return (yield from self._upload(source, "ModelService", "UploadModel", requests.get_model))
 
@@ -131,7 +136,9 @@ class Operations:
         yield from self.check()
         size = source.size
         if size > _HASHED_UNASKED:
-            yield from self._check_size(source, "model_bytes" if service == "ModelService" else "dataset_bytes")
+            yield from self._check_size(
+                source.name, size, "model_bytes" if service == "ModelService" else "dataset_bytes"
+            )
         sha256: str = yield Run(source.sha256)
 
         def show(sent: int) -> Progress:
@@ -158,15 +165,15 @@ class Operations:
             else:
                 return found
 
-    def _check_size(self, source: Source, limit: str) -> Operation[None]:
-        """Ask what the service takes before a large file is hashed. Raises `InvalidInputError` where it is less."""
+    def _check_size(self, name: str, size: int, limit: str) -> Operation[None]:
+        """Ask what the service takes before a large file is read. Raises `InvalidInputError` where it is less."""
         info = yield from self.server_info()
         most = info.limits.get(limit, "")
-        if most.isdigit() and source.size > int(most):
+        if most.isdigit() and size > int(most):
             raise InvalidInputError(
-                f"{source.name} has {source.size} bytes; the service takes at most {most}",
+                f"{name} has {size} bytes; the service takes at most {most}",
                 reason="UPLOAD_TOO_LARGE",
-                subject=source.name,
+                subject=name,
                 hint="ask the operator to raise the limit",
             )
 

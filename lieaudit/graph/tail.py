@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from lieaudit.errors import LieauditError, ModelError
 from lieaudit.graph.endings import Ending, constant, ending_of
+from lieaudit.graph.names import PREFIX
 from lieaudit.ops import FLOATS, is_op, lookup, rearranges
 from lieaudit.runtime.session import Session
 
@@ -110,6 +111,13 @@ def peel(
 
 def _bypass(value: ir.Value, source: ir.Value | None) -> None:
     assert source is not None  # noqa: S101 - the checker has seen the graph
+    node = value.producer()
+    if source.is_graph_input() and value.is_graph_output() and node is not None and node.graph is not None:
+        # an input that is an output is more than what follows would take
+        kept = ir.node("Identity", [source], name=f"{PREFIX}image_itself")
+        kept.outputs[0].type, kept.outputs[0].shape = source.type, source.shape
+        node.graph.insert_after(node, kept)
+        source = kept.outputs[0]
     value.replace_all_uses_with(source, replace_graph_outputs=True)
 
 
