@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lieaudit.metrics.relative import Other
-from lieaudit.ops import FLOATS, Use, lookup
+from lieaudit.ops import FLOATS, Use, is_op, lookup
 
 if TYPE_CHECKING:
     from lieaudit.images import Images
@@ -65,12 +65,17 @@ def steps_of(model: ir.Model) -> Steps:
     opset = model.opset_imports.get("", 0)
     rounding: dict[str, None] = {}
     deciding: dict[str, None] = {}
+    whole: dict[ir.Value, str] = {}
     for node in model.graph:
+        for name in _rounded(node, whole):
+            rounding.setdefault(name)
         use = Use.of(node, opset, smooth)
         if not use.active and not any(value in smooth for value in _captured(node)):
             continue
         entry = lookup(node)
         rule = entry.tangent if entry is not None else None
+        if is_op(node, "Cast") and _integer(node.outputs[0]):
+            whole[node.outputs[0]] = _name(node)
         floats = [value for value in node.outputs if value.dtype is None or value.dtype in FLOATS]
         if rule is not None and use.active and not rule.moves(use) and rule.covers(use):
             if rule.jumps(use):
@@ -81,6 +86,26 @@ def steps_of(model: ir.Model) -> Steps:
             smooth.update(floats)
     blocked = not any(output in smooth for output in model.graph.outputs)
     return Steps(tuple(rounding), tuple(deciding), blocked)
+
+
+def _rounded(node: ir.Node, whole: dict[ir.Value, str]) -> list[str]:
+    """Follow whole numbers that a Cast made of floats; name the Casts whose numbers are floats again after this node.
+
+    A Cast to an integer and back is a Round under another name. What decides only, such as an index, makes no float.
+    """
+    found = list(dict.fromkeys(whole[value] for value in node.inputs if value in whole))
+    op = lookup(node)
+    if not found or op is None or not (op.elementwise or op.copies or is_op(node, "Concat", "Where")):
+        return []
+    if is_op(node, "Cast") and node.outputs[0].dtype in FLOATS:
+        return found
+    if _integer(node.outputs[0]):
+        whole[node.outputs[0]] = found[0]
+    return []
+
+
+def _integer(value: ir.Value) -> bool:
+    return value.dtype is not None and value.dtype.is_integer()
 
 
 def _captured(node: ir.Node) -> Iterable[ir.Value]:
