@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from lieaudit.errors import DataError
+from lieaudit.notebook import Notebook
 from lieaudit.plain import from_plain, to_plain
 
 SCHEMA = "lieaudit.report/1"
@@ -327,9 +328,9 @@ class Checks:
     head: HeadCheck | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """The whole report. ``to_json`` and ``from_json`` are inverse."""
+@dataclass(frozen=True, slots=True, repr=False)
+class Report(Notebook):
+    """The whole report. ``to_json`` and ``from_json`` are inverse; `Notebook` shows it."""
 
     model: ReportModel
     data: ReportData

@@ -27,6 +27,7 @@ from lieaudit_client.exceptions import (
 from lieaudit_client.preprocessing import PRESETS, parse_preprocessing
 from lieaudit_client.progress import Progress
 from lieaudit_client.report_json import dump_report, read_report, report_from_json, report_to_json
+from lieaudit_client.view import ReportView, show_in_notebooks
 
 __all__ = [
     "PRESETS",
@@ -45,6 +46,7 @@ __all__ = [
     "Progress",
     "RefusedError",
     "ReportError",
+    "ReportView",
     "Retry",
     "ServerError",
     "UnauthenticatedError",
@@ -54,4 +56,7 @@ __all__ = [
     "read_report",
     "report_from_json",
     "report_to_json",
+    "show_in_notebooks",
 ]
+
+show_in_notebooks()
