@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from lieaudit.crosscheck import crosscheck, unchecked
 from lieaudit.data import Dataset
 from lieaudit.derivatives.forward import REWRITE_REFUSED
 from lieaudit.environment import environment
-from lieaudit.errors import DataError, LieauditError, ModelError
+from lieaudit.errors import DataError, LieauditError, ModelError, SpecError
 from lieaudit.graph.batch import AMPLITUDES
 from lieaudit.graph.load import load_model
 from lieaudit.heads.checking import Checked, check
@@ -25,12 +26,14 @@ from lieaudit.layerwise import attribute_layers, check_layouts
 from lieaudit.measure import measure
 from lieaudit.method import Method, choose_method, recalibrated, steps_and_noise, without_forward
 from lieaudit.metrics.accuracy import image_classes, top1
-from lieaudit.metrics.directions import affine_result
+from lieaudit.metrics.directions import affine_or_why
 from lieaudit.metrics.lee import DERIVATIVE_NOT_FINITE
 from lieaudit.metrics.secant import Secants
+from lieaudit.outcome import Outcome
+from lieaudit.parts.auditing import audit_parts
 from lieaudit.pictures import worst_pictures
 from lieaudit.progress import StageProgress
-from lieaudit.report import Affine, GeneratorResult, Layerwise, Report, ReportData, ReportModel, Skipped, Timing
+from lieaudit.report import GeneratorResult, Layerwise, Report, ReportData, ReportModel, Skipped, Timing
 from lieaudit.runtime.failures import cleaned
 from lieaudit.runtime.session import Session
 from lieaudit.shards import audit_shards
@@ -45,7 +48,7 @@ if TYPE_CHECKING:
 
     from lieaudit.derivatives.base import Differentiator
     from lieaudit.graph.load import AuditableModel
-    from lieaudit.measure import Measured
+    from lieaudit.parts.binding import BoundParts
     from lieaudit.progress import ProgressCallback
     from lieaudit.shards import ShardStore
     from lieaudit.symmetries.plan import Plan
@@ -56,6 +59,10 @@ _WITHOUT_FORWARD = {DERIVATIVE_NOT_FINITE, REWRITE_REFUSED, "RUN_FAILED"}
 
 _LOOKED_AT = 8
 """Images that are looked at before a model is called constant."""
+
+_LAYERS_OF_PARTS = (
+    "layers are attributed to the one vector of a model without parts; parts have several, in units of their own"
+)
 
 ImagesLike = npt.NDArray[Any] | Dataset
 
@@ -116,13 +123,15 @@ def audit(
     pictured = replace(pictured, target=loaded)
     checks = check(model, settled, pictured)
     kept = audit_shards(shards, loaded.info.sha256, pictured)
-    if spec.layerwise != "none":
+    if spec.layerwise != "none" and loaded.parts is None:
         check_layouts(loaded, spec)
     method = choose_method(loaded, pictured, shards=kept, progress=progress, source=source)
     kept = audit_shards(shards, loaded.info.sha256, pictured, source=method.source)
 
     def measured(method: Method) -> Report:
         def attribute() -> Mapping[str, Layerwise]:
+            if loaded.parts is not None:
+                raise SpecError(_LAYERS_OF_PARTS, reason="INVALID_SPEC", subject="layerwise")
             return attribute_layers(loaded, pictured, method.derivative, shards=kept, progress=progress)
 
         return run(
@@ -131,6 +140,7 @@ def audit(
             method,
             checks=checks,
             attribute=attribute if spec.layerwise != "none" else None,
+            parts=loaded.parts,
             shards=kept,
             progress=progress,
             started=started,
@@ -175,37 +185,88 @@ def run(
     *,
     checks: Checked,
     attribute: Callable[[], Mapping[str, Layerwise]] | None = None,
+    parts: BoundParts | None = None,
     shards: ShardStore | None,
     progress: ProgressCallback | None,
     started: float,
 ) -> Report:
     """Measure with a chosen method and write the report: what the ONNX and the torch path share.
 
-    ``checks`` say whether the right function is audited; ``attribute`` gives the layerwise part, where it was asked
-    for; ``started`` is `time.monotonic` at the beginning of the audit.
+    Parameters
+    ----------
+    checks
+        Whether the right function is audited.
+    attribute
+        Gives the layerwise part, where it was asked for.
+    parts
+        What the raw values are made of, where the specification says.
+    started
+        `time.monotonic` at the beginning of the audit.
     """
     spec = images.spec
     classes, unlabelled = image_classes(images)  # before any work: a list of classes that does not fit is refused
     used = method.differentiator
-    calibrated: dict[str, tuple[float, float]] = {}
+    calibrated = {} if isinstance(used, Secants) else steps_and_noise(used, images.plan)
+
+    def other_directions(plan: Plan) -> Differentiator:
+        other = recalibrated(method, images, plan, shards=shards, progress=progress)
+        calibrated.update(steps_and_noise(other, plan))
+        return other
+
+    common = (*checks.reasons, *method.reasons)
+    outcome = (_whole if parts is None else partial(audit_parts, parts))(
+        images, method, common=common, recalibrated=other_directions, calibrated=calibrated, shards=shards,
+        progress=progress,
+    )  # fmt: skip
+    layerwise, unattributed = _attributed(attribute)
+    StageProgress(progress, "statistics", 1).advance(1)
+    unread = tuple(f"{skip.what} was not measured: {skip.why}" for skip in unattributed)
+    reasons = (*outcome.reasons, *unread)
+    seconds = time.monotonic() - started
+    rows = method.rows_done
+    return Report(
+        model=replace(
+            model,
+            precision=method.precision or model.precision,
+            notes=(*model.notes, *images.notes, *method.notes, *few_images(outcome.every_result, images.count)),
+        ),
+        data=ReportData(
+            images.dataset.sha256, images.count, images.dataset.name, top1(outcome.top1, classes), images.further.feeds
+        ),
+        environment=environment(spec, method.fallback_ops, torch=used.method == "torch"),
+        spec=spec.to_dict(),
+        results=outcome.results,
+        timing=Timing(seconds, rows, rows / seconds),
+        layerwise=layerwise,
+        skipped=(*method.skipped, *checks.skipped, *unlabelled, *unattributed, *outcome.skipped),
+        status="inconclusive" if reasons else "ok",
+        reasons=reasons,
+        pictures=outcome.pictures,
+        checks=checks.checks,
+        affine=outcome.affine,
+        parts=outcome.parts,
+    )
+
+
+def _whole(
+    images: Images,
+    method: Method,
+    *,
+    common: tuple[str, ...],
+    recalibrated: Callable[[Plan], Differentiator],
+    calibrated: Mapping[str, tuple[float, float]],
+    shards: ShardStore | None,
+    progress: ProgressCallback | None,
+) -> Outcome:
+    """Measure a model whose one output is judged as its head says."""
+    used, spec = method.differentiator, images.spec
     if isinstance(used, Secants):
         measured = used.measure(images, shards=shards, progress=progress)
     else:
-        calibrated |= steps_and_noise(used, images.plan)
-
-        def other_directions(plan: Plan) -> Differentiator:
-            other = recalibrated(method, images, plan, shards=shards, progress=progress)
-            calibrated.update(steps_and_noise(other, plan))
-            return other
-
-        measured = measure(used, images, recalibrated=other_directions, shards=shards, progress=progress)
+        measured = measure(used, images, recalibrated=recalibrated, shards=shards, progress=progress)
     agreements = (
         crosscheck(method.derivative, method.checker, images, progress=progress) if method.checker is not None else {}
     )
-    layerwise, unattributed = _attributed(attribute)
-    StageProgress(progress, "statistics", 1).advance(1)
-    common = (*checks.reasons, *method.reasons)
-    silent = silent_reasons(measured, images, method)
     results, skipped = generator_results(
         measured,
         spec,
@@ -214,55 +275,15 @@ def run(
         size=(images.target.height, images.target.width),
         calibrated=calibrated,
         agreements=agreements,
-        doubts=[(*common, *own) for own in silent],
+        doubts=[(*common, *own) for own in silent_reasons(measured, images, method)],
     )
     if isinstance(used, Secants):
         results = _of_stated_size(results, used.steps, images)
-    affine, directions_skipped = _affine(measured, images)
-    reasons = (
-        *common,
-        *unchecked(agreements),
-        *(f"{skip.what} was not measured: {skip.why}" for skip in unattributed),
-        *(f"{name}: {reason}" for name, result in results.items() for reason in result.reasons if reason not in common),
-    )
-    seconds = time.monotonic() - started
-    rows = method.rows_done
-    return Report(
-        model=replace(
-            model,
-            precision=method.precision or model.precision,
-            notes=(*model.notes, *images.notes, *method.notes, *few_images(results, images.count)),
-        ),
-        data=ReportData(
-            images.dataset.sha256, images.count, images.dataset.name, top1(measured.top1, classes), images.further.feeds
-        ),
-        environment=environment(spec, method.fallback_ops, torch=used.method == "torch"),
-        spec=spec.to_dict(),
-        results=results,
-        timing=Timing(seconds, rows, rows / seconds),
-        layerwise=layerwise,
-        skipped=(*method.skipped, *checks.skipped, *unlabelled, *unattributed, *directions_skipped, *skipped),
-        status="inconclusive" if reasons else "ok",
-        reasons=reasons,
-        pictures=worst_pictures(images, measured),
-        checks=checks.checks,
-        affine=affine,
-    )
-
-
-def _affine(measured: Measured, images: Images) -> tuple[Affine | None, tuple[Skipped, ...]]:
-    """Return what is known of all affine directions, or why nothing is."""
-    plan = images.plan
-    if images.spec.secant_px is not None:
-        why = "secants of a stated size are not linear in the direction"
-    elif plan.basis is None:
-        why = "the generators do not span all affine directions: ask for all geometric ones"
-    elif images.target.height < 2 and images.target.width < 2:
-        why = "an image of one pixel moves nowhere"
-    else:
-        size = (images.target.height, images.target.width)
-        return affine_result(measured.gram, measured.bars, plan, size, images.spec), ()
-    return None, (Skipped("affine", why),)
+    affine, directions_skipped = affine_or_why(measured, images)
+    own = (f"{name}: {why}" for name, result in results.items() for why in result.reasons if why not in common)
+    reasons = (*common, *unchecked(agreements), *own)
+    pictures = worst_pictures(images, measured)
+    return Outcome(results, (*directions_skipped, *skipped), reasons, measured.top1, pictures=pictures, affine=affine)
 
 
 def _of_stated_size(

@@ -55,9 +55,9 @@ def crosscheck(
     The output's own tangent X' F is the same in both and left out.
     """
     generators, plan = images.spec.generators, images.plan
-    order = _spread_first(images.spread(STAGES[-1]), STAGES)
+    order = spread_first(images.spread(STAGES[-1]), STAGES)
     stage = StageProgress(progress, "crosscheck", len(generators))
-    found: dict[int, list[_Compared]] = {g: [] for g in range(len(generators))}
+    found: dict[int, list[Compared]] = {g: [] for g in range(len(generators))}
     agreements: dict[str, Agreement] = {}
     done = 0
     for count in STAGES:
@@ -88,7 +88,7 @@ def unchecked(agreements: Mapping[str, Agreement]) -> tuple[str, ...]:
     return (f"{UNCHECKED}: {why}; give more images",)
 
 
-class _Compared:
+class Compared:
     """One image under one generator: norms of the derivative, of the difference, and what is allowed of it."""
 
     def __init__(self, value: float, difference: float, allowed: float, lee: float) -> None:
@@ -105,14 +105,14 @@ def _compare(
     generators: Sequence[int],
     pixels: npt.NDArray[np.float32],
     further: FurtherRows,
-) -> dict[int, list[_Compared]]:
+) -> dict[int, list[Compared]]:
     """Compare image by image, so that no method's batch decides which images it measures its error on.
 
     Of a dense output a few directions go at a time.
     """
     head = images.target.head
     needed = np.flatnonzero(np.any(plan.weights[list(generators)] != 0, axis=0))
-    found: dict[int, list[_Compared]] = {g: [] for g in generators}
+    found: dict[int, list[Compared]] = {g: [] for g in generators}
     for i in range(len(pixels)):
         one, beside = pixels[i : i + 1], rows_of(further, slice(i, i + 1))
         own = images.tangents(one, [plan.measured[m] for m in needed])
@@ -125,7 +125,7 @@ def _compare(
             weights = plan.weights[g, needed]
             value, other = (combination(lie.value, weights) for lie in (mine, theirs))
             found[g].append(
-                _Compared(
+                Compared(
                     float(np.linalg.norm(value)),
                     float(np.linalg.norm(value - other)),
                     float(((mine.error + theirs.error) @ np.abs(weights))[0]),
@@ -135,7 +135,7 @@ def _compare(
     return found
 
 
-def judge(found: Sequence[_Compared], method: str, *, last: bool) -> Agreement | None:
+def judge(found: Sequence[Compared], method: str, *, last: bool) -> Agreement | None:
     """Give the verdict of images compared so far, or None where more of them may settle it."""
     judged = min(max((len(found) + 1) // 2, min(3, len(found))), MANY)
     sharpest = sorted(found, key=lambda one: one.allowed)[:judged]
@@ -169,7 +169,7 @@ def _median(values: list[float]) -> float:
     return float(np.sort(array)[len(array) // 2])
 
 
-def _spread_first(indices: list[int], stages: Sequence[int]) -> list[int]:
+def spread_first(indices: list[int], stages: Sequence[int]) -> list[int]:
     """Order indices so that the first of every stage are spread over them all."""
     order: list[int] = []
     for count in stages:

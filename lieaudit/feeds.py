@@ -35,7 +35,7 @@ class Feed:
     data: bytes
 
     @classmethod
-    def of(cls, value: npt.ArrayLike, name: str = "feeds") -> Self:
+    def of(cls, value: npt.ArrayLike, name: str = "", field: str = "feeds") -> Self:
         """Take a number, a list of them, or an array.
 
         Raises
@@ -46,11 +46,11 @@ class Feed:
         try:
             array = np.asarray(value)
         except (ValueError, TypeError, OverflowError) as problem:
-            raise invalid(name, "it is no array: its rows have different lengths") from problem
+            raise invalid(name, "it is no array: its rows have different lengths", field=field) from problem
         if array.dtype.name not in DTYPES:
-            raise invalid(name, f"it holds {array.dtype}, not booleans, integers or floats")
+            raise invalid(name, f"it holds {array.dtype}, not booleans, integers or floats", field=field)
         if array.dtype.kind == "f" and np.isnan(array).any():
-            raise invalid(name, "it holds NaN")
+            raise invalid(name, "it holds NaN", field=field)
         plain = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
         return cls(array.dtype.name, tuple(array.shape), plain.tobytes())
 
@@ -63,23 +63,23 @@ class Feed:
         return {"dtype": self.dtype, "shape": list(self.shape), "data": base64.b64encode(self.data).decode()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], name: str = "feeds") -> Self:
+    def from_dict(cls, values: Mapping[str, Any], name: str = "", field: str = "feeds") -> Self:
         """Read the JSON form. Raises `SpecError` INVALID_FEED where it is none."""
         dtype, shape = values.get("dtype"), values.get("shape", ())
         if dtype not in DTYPES or not set(values) <= {"dtype", "shape", "data"}:
-            raise invalid(name, f"its dtype {dtype!r:.40} is not one of {', '.join(DTYPES)}")
+            raise invalid(name, f"its dtype {dtype!r:.40} is not one of {', '.join(DTYPES)}", field=field)
         try:
             sizes = tuple(int(size) for size in shape)
             data = base64.b64decode(values.get("data", ""), validate=True)
         except (ValueError, TypeError, binascii.Error) as problem:
-            raise invalid(name, "its shape or data cannot be read") from problem
+            raise invalid(name, "its shape or data cannot be read", field=field) from problem
         if min(sizes, default=0) < 0 or math.prod(sizes) * np.dtype(dtype).itemsize != len(data):
-            raise invalid(name, f"{len(data)} bytes are no {dtype} array of shape {sizes}")
-        return cls.of(cls(dtype, sizes, data).array(), name)
+            raise invalid(name, f"{len(data)} bytes are no {dtype} array of shape {sizes}", field=field)
+        return cls.of(cls(dtype, sizes, data).array(), name, field)
 
 
-def read_feeds(values: Mapping[str, Any]) -> dict[str, Feed]:
-    """Take every value of a specification: a `Feed`, its JSON form, or what `Feed.of` takes.
+def read_feeds(values: Mapping[str, Any], field: str = "feeds") -> dict[str, Feed]:
+    """Take every value of a field of a specification: a `Feed`, its JSON form, or what `Feed.of` takes.
 
     Raises
     ------
@@ -87,29 +87,30 @@ def read_feeds(values: Mapping[str, Any]) -> dict[str, Feed]:
         INVALID_FEED: one of them is unusable, or there are more than `MAX_FEEDS` or `MAX_BYTES`.
     """
     if len(values) > MAX_FEEDS:
-        raise invalid("", f"{len(values)} values are given, {MAX_FEEDS} is the limit")
+        raise invalid("", f"{len(values)} values are given, {MAX_FEEDS} is the limit", field=field)
     found = {}
     for name, value in values.items():
         if isinstance(value, Feed):
             found[name] = value
         else:
             read = Feed.from_dict if isinstance(value, Mapping) else Feed.of
-            found[name] = read(value, name)
+            found[name] = read(value, name, field)
     total = sum(len(feed.data) for feed in found.values())
     if total > MAX_BYTES:
         largest = max(found, key=lambda name: len(found[name].data))
         raise invalid(
             largest,
-            f"the values fed take {total} bytes, {MAX_BYTES} is the limit",
-            f"store it in the .npz of the images, as an array named {largest!r}",
+            f"the values of {field} take {total} bytes, {MAX_BYTES} is the limit",
+            f"store it in the .npz of the images, as an array named {largest!r}" if field == "feeds" else "",
+            field,
         )
     return found
 
 
-def invalid(name: str, problem: str, hint: str = "") -> SpecError:
+def invalid(name: str, problem: str, hint: str = "", field: str = "feeds") -> SpecError:
     """Return the error of an unusable value."""
-    field = f"feeds.{name}" if name else "feeds"
-    return SpecError(f"{field}: {problem}", reason="INVALID_FEED", subject=field, hint=hint)
+    subject = f"{field}.{name}" if name else field
+    return SpecError(f"{subject}: {problem}", reason="INVALID_FEED", subject=subject, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)

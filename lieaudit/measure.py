@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lieaudit.measured import Measured
 from lieaudit.metrics.lee import (
     LieDerivative,
     OutputAction,
@@ -26,7 +27,7 @@ from lieaudit.shards import compute_once
 from lieaudit.symmetries.plan import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from lieaudit.derivatives.base import Differentiator, Float32Array, Float64Array, FurtherRows
     from lieaudit.images import Images
@@ -36,75 +37,7 @@ if TYPE_CHECKING:
 SHARD = 32
 """Images per shard: what an interrupted audit loses at most. Fixed, so that every run cuts alike."""
 
-WIDE = 0.2
-"""An error bar above this share of the value makes a result inconclusive."""
-
 _MIB = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """All images' numbers.
-
-    Attributes
-    ----------
-    lee, lee_error, mean_abs
-        (N, G), see `PerImage`.
-    power
-        (N,) ‖F‖²/K, the size of the audited output itself.
-    other
-        (N, G) ‖DF[r]‖²/K along the directions of `relative`, mean over the partners; NaN for images it was not measured
-        on.
-    log_relative
-        (N, G) mean over the partners of log(‖L F‖² / ‖DF[r]‖²), see `log_ratio`; NaN where that says nothing.
-    top1
-        (N,) the largest output's index; −1 for outputs that are no class scores.
-    answers, other_answers
-        (N, G) whether any derivative of the raw outputs is not exactly 0, along a direction that the generator is
-        combined from, and along its direction of `relative`.
-    moves
-        (N, G) whether the image has a tangent along the generator at all.
-    digest
-        (N,) a checksum of the raw outputs: equal for equal outputs.
-    gram
-        (N, M, M) ⟨L_i F, L_j F⟩/K of the measured directions; M = 0 where nothing is combined.
-    bars
-        (N, M) bounds on the errors of ‖L_m F‖/√K.
-    combined_from
-        The directions that each generator was combined from; none where it was measured itself.
-    """
-
-    lee: Float64Array
-    lee_error: Float64Array
-    mean_abs: Float64Array
-    other: Float64Array
-    log_relative: Float64Array
-    power: Float64Array
-    top1: npt.NDArray[np.int64]
-    answers: npt.NDArray[np.bool_]
-    other_answers: npt.NDArray[np.bool_]
-    moves: npt.NDArray[np.bool_]
-    digest: npt.NDArray[np.int64]
-    gram: Float64Array
-    bars: Float64Array
-    combined_from: tuple[tuple[str, ...], ...] = ()
-
-    @property
-    def error_bars(self) -> Float64Array:
-        """(G,) bounds of the errors of the mean LEE: the images' errors are independent, so they add in squares."""
-        return np.asarray(np.sqrt(np.sum(self.lee_error**2, axis=0)) / len(self.lee_error))
-
-    def with_direct(self, columns: Sequence[int], direct: Measured) -> Measured:
-        """Put generators that were measured themselves in the place of what was combined."""
-        changed: dict[str, Any] = {}
-        for name in _BY_GENERATOR:
-            changed[name] = getattr(self, name).copy()
-            changed[name][:, columns] = getattr(direct, name)
-        sources = tuple(() if g in columns else own for g, own in enumerate(self.combined_from))
-        return replace(self, **changed, combined_from=sources)
-
-
-_BY_GENERATOR = ("lee", "lee_error", "mean_abs", "other", "log_relative", "answers", "other_answers", "moves")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,15 +100,11 @@ def measure(
     def along(plan: Plan, method: Differentiator) -> Measured:
         compute = partial(_measure_shard, method, images, plan)
         found = in_shards(compute, method.method, images, what=plan.digest, shards=shards, progress=progress)
-        return replace(found, combined_from=plan.combined_from)
+        return Measured(**found, combined_from=plan.combined_from)
 
     plan = images.plan
     found = along(plan, differentiator)
-    wide = [
-        g
-        for g, (bar, mean) in enumerate(zip(found.error_bars, found.lee.mean(axis=0), strict=True))
-        if plan.combined_from[g] and bar > WIDE * mean
-    ]
+    wide = found.wide(plan)
     if not wide:
         return found
     direct = Plan.direct([plan.asked[g] for g in wide])
@@ -190,10 +119,11 @@ def in_shards(
     what: str,
     shards: ShardStore | None,
     progress: ProgressCallback | None,
-) -> Measured:
-    """Measure every image by ``compute(indices, images that `relative` is measured on, stage)``, shard by shard.
+) -> dict[str, Any]:
+    """Compute the arrays of every image, shard by shard.
 
-    ``what`` tells the shards of what is measured from others of the same audit.
+    By ``compute(indices, those that `relative` is measured on, stage)``; ``what`` tells the shards of what is measured
+    from others of the same audit.
     """
     relative = set(images.spread(images.spec.relative_images if images.count > 1 else 0))
     stage = StageProgress(progress, "audit", images.count)
@@ -205,8 +135,7 @@ def in_shards(
         if not computed:
             stage.advance(len(indices), measured=False)
         found.append(arrays)
-    joined: dict[str, Any] = {name: np.concatenate([arrays[name] for arrays in found]) for name in found[0]}
-    return Measured(**joined)
+    return {name: np.concatenate([arrays[name] for arrays in found]) for name in found[0]}
 
 
 def _measure_shard(
@@ -217,11 +146,23 @@ def _measure_shard(
     relative: set[int],
     stage: StageProgress,
 ) -> Arrays:
+    return in_batches(partial(_measure_batch, differentiator, images, plan), images, plan, indices, relative, stage)
+
+
+def in_batches(
+    compute: Callable[[Batch], Arrays],
+    images: Images,
+    plan: Plan,
+    indices: list[int],
+    relative: set[int],
+    stage: StageProgress,
+) -> Arrays:
+    """Compute the arrays of a shard's images by ``compute(batch)``, in their order."""
     order: list[int] = []
     parts: list[Arrays] = []
     for batch in _prefetched(images, plan, indices, relative):
         order += batch.indices
-        parts.append(_measure_batch(differentiator, images, plan, batch))
+        parts.append(compute(batch))
         stage.advance(len(batch.indices))
     by_index = np.argsort(order)
     return {name: np.concatenate([part[name] for part in parts])[by_index] for name in parts[0]}

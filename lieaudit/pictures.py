@@ -13,7 +13,7 @@ from lieaudit.report import Picture
 
 if TYPE_CHECKING:
     from lieaudit.images import Images
-    from lieaudit.measure import Measured
+    from lieaudit.measured import Measured
 
 PER_GENERATOR = 2
 _MAX_SIDE = 160

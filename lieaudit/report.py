@@ -14,6 +14,37 @@ from typing import Any, Self
 from lieaudit.errors import DataError
 from lieaudit.notebook import Notebook
 from lieaudit.plain import from_plain, to_plain
+from lieaudit.report_layers import Cancellation, DepthTotal, KindTotal, Layerwise, Segment, Skipped
+
+__all__ = [
+    "AGREES",
+    "COULD_NOT_CHECK",
+    "DISAGREES",
+    "METRIC_VERSION",
+    "SCHEMA",
+    "Affine",
+    "AffineDirection",
+    "Agreement",
+    "Cancellation",
+    "Checks",
+    "DepthTotal",
+    "Environment",
+    "Fidelity",
+    "GeneratorResult",
+    "HeadCheck",
+    "KindTotal",
+    "Layerwise",
+    "Picture",
+    "Report",
+    "ReportData",
+    "ReportFeed",
+    "ReportModel",
+    "ReportPart",
+    "ReportTensor",
+    "Segment",
+    "Skipped",
+    "Timing",
+]
 
 SCHEMA = "lieaudit.report/1"
 AGREES, DISAGREES, COULD_NOT_CHECK = "agrees", "disagrees", "could_not_check"
@@ -21,14 +52,6 @@ AGREES, DISAGREES, COULD_NOT_CHECK = "agrees", "disagrees", "could_not_check"
 
 METRIC_VERSION = 2
 """Raised whenever the same model and images would give other numbers; the gate compares only equal versions."""
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """Something that was not measured: ``what`` is a dotted path in the report, a tensor or an op."""
-
-    what: str
-    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +169,10 @@ class GeneratorResult:
     t (`lieaudit.symmetries.affine`): what can be compared between generators, resolutions and models (None for
     brightness, which moves nothing). ``combined_from`` names the directions that it was combined from
     (`lieaudit.symmetries.plan`); empty where it was measured itself.
+
+    Of a part of an output, in its own unit: ``lee`` is Σ w‖L‖² / Σ w over items and images, ``follow`` is
+    Σ w⟨DF[X x], X' F⟩ / Σ w‖X' F‖², 1 where the part moves exactly with the picture, with its bootstrap interval; None
+    where the part should not move.
     """
 
     lee: float
@@ -171,6 +198,8 @@ class GeneratorResult:
     response: float | None = None
     lee_per_px2: float | None = None
     combined_from: tuple[str, ...] = ()
+    follow: float | None = None
+    follow_ci95: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,69 +240,24 @@ class Affine:
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """One segment's contribution C_k to L F (Eq. 5).
+class ReportPart:
+    """One part of the outputs (docs/parts.md): what it holds, and its results by generator.
 
-    ``lee`` is E‖C_k‖²/K, ``norm`` E‖C_k‖, ``share`` E⟨C_k, L F⟩/E‖L F‖²; ``lee_ci95`` is empty for a single image.
+    ``source`` is the part as the specification writes it, ``unit`` that of its values, whose squares its ``lee`` is in;
+    ``items`` is how many points, boxes or elements one image has, ``size`` the root mean square of the values over
+    images (points and boxes from the image's centre); ``weights`` holds one number per image, the mean weight of its
+    items, which an image counts by in means (empty: all count alike; an image of weight 0 counts for nothing, and its
+    ``per_image`` is 0). ``affine`` is that of the report for this part, with the images' weights as they are.
     """
 
-    name: str
-    ops: tuple[str, ...]
-    kind: str
-    lee: float
-    norm: float
-    share: float
-    lee_ci95: tuple[float, ...]
-    error_bar: float
-    commutes: bool
-    boundary: str
-    layout: str
-    depth: int
-    subnetwork: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class KindTotal:
-    """Totals over the segments of one kind: ``lee`` = Σ_k E‖C_k‖²/K, ``norm`` = Σ_k E‖C_k‖, ``share`` = Σ_k share_k."""
-
-    kind: str
-    segments: int
-    lee: float
-    norm: float
-    share: float
-
-
-@dataclass(frozen=True, slots=True)
-class DepthTotal:
-    """Share and LEE of the segments up to a relative depth in (0, 1] (the paper's Figure 4)."""
-
-    depth: float
-    share: float
-    lee: float
-
-
-@dataclass(frozen=True, slots=True)
-class Cancellation:
-    """A pair of segments whose contributions point against each other: ``inner`` = E⟨C_a, C_b⟩ / E‖L F‖² < 0."""
-
-    first: str
-    second: str
-    inner: float
-
-
-@dataclass(frozen=True, slots=True)
-class Layerwise:
-    """Layerwise decomposition of one generator; ``completeness`` = ‖Σ C_k − L F‖ / ‖L F‖ over all images."""
-
-    segments: tuple[Segment, ...]
-    completeness: float
-    method: str
-    by_kind: tuple[KindTotal, ...] = ()
-    by_depth: tuple[DepthTotal, ...] = ()
-    cancellations: tuple[Cancellation, ...] = ()
-    merged: tuple[Skipped, ...] = ()
-    status: str = "ok"
-    reasons: tuple[str, ...] = ()
+    representation: str
+    unit: str
+    results: Mapping[str, GeneratorResult]
+    source: str = ""
+    items: int = 0
+    size: float = 0.0
+    weights: tuple[float, ...] = ()
+    affine: Affine | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,6 +329,7 @@ class Report(Notebook):
     pictures: tuple[Picture, ...] = ()
     checks: Checks = field(default_factory=Checks)
     affine: Affine | None = None
+    parts: Mapping[str, ReportPart] = field(default_factory=dict)
     schema: str = SCHEMA
     metric_version: int = METRIC_VERSION
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 from lieaudit.errors import SpecError
 from lieaudit.feeds import Feed, read_feeds
 from lieaudit.fields import read_custom
+from lieaudit.parts.text import read_parts
 from lieaudit.suggestions import unknown
 from lieaudit.symmetries.custom import resolved
 from lieaudit.symmetries.generators import GENERATORS as TABLE
@@ -96,6 +97,11 @@ class AuditSpec:
         Values of further inputs of the graph, by name: numbers, lists or arrays, kept as `lieaudit.feeds.Feed`. An
         array whose first axis is the number of images, for an input with the batch axis, holds one value per image;
         any other is the same for all. They come before arrays of the same name in the data.
+    parts
+        What the outputs hold, ``NAME=OUTPUT[SLICE]:REPRESENTATION[,OPTION=VALUE…]`` each (docs/parts.md); empty: one
+        output is audited as `head` says, or as it is certainly recognised.
+    anchors
+        Arrays (P, 2) or (P, 4) by the name that ``anchors=NAME`` in a part gives them; kept like `feeds`.
     size
         (H, W) of the images where the graph leaves it open and the data does not say it; empty: not said.
     preprocessing
@@ -153,6 +159,8 @@ class AuditSpec:
     feeds: Mapping[str, Feed] = field(default_factory=dict)
     size: tuple[int, ...] = ()
     custom: Mapping[str, Feed] = field(default_factory=dict)
+    parts: tuple[str, ...] = ()
+    anchors: Mapping[str, Feed] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -185,6 +193,8 @@ class AuditSpec:
         if self.size and (len(self.size) != 2 or not all(1 <= side <= MAX_SIDE for side in self.size)):
             raise _invalid("size", f"{self.size} is not a height and a width in 1 … {MAX_SIDE} pixels")
         object.__setattr__(self, "feeds", read_feeds(self.feeds))
+        object.__setattr__(self, "anchors", read_feeds(self.anchors, "anchors"))
+        _check_parts(self)
 
     def actions(self, height: int, width: int) -> tuple[Generator, ...]:
         """Return the generators on images of this size.
@@ -206,8 +216,7 @@ class AuditSpec:
             known["generators"] = given if isinstance(given, str) else tuple(given) or GENERATORS
         if "classes" in known:
             known["classes"] = tuple(known["classes"])
-        if "size" in known:
-            known["size"] = tuple(known["size"])
+        known |= {name: tuple(known[name]) for name in ("size", "parts") if name in known}
         if known.get("preprocessing") is not None:
             known["preprocessing"] = Preprocessing.from_dict(known["preprocessing"])
         return cls(**known)
@@ -227,6 +236,20 @@ def _check_texts(spec: AuditSpec) -> None:
             subject="preprocessing",
             hint="lieaudit.data.parse_preprocessing('imagenet') makes one of a preset's name",
         )
+
+
+def _check_parts(spec: AuditSpec) -> None:
+    """Refuse parts that cannot be read, lack their anchors, or contradict another field."""
+    parts = read_parts(spec.parts)
+    wanted = {part.anchors for part in parts if part.anchors is not None}
+    for name in sorted(wanted - set(spec.anchors)):
+        raise _invalid("anchors", f"a part names anchors={name}, and no array of this name is given")
+    for name in sorted(set(spec.anchors) - wanted):
+        raise _invalid("anchors", f"{name!r} is given, and no part says anchors={name}")
+    if parts and spec.output is not None:
+        raise _invalid("output", "parts name the outputs they are slices of; leave it out beside them")
+    if parts and spec.head != "auto":
+        raise _invalid("head", "parts say what each output holds; leave it out beside them")
 
 
 def _check_secants(spec: AuditSpec) -> None:

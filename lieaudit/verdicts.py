@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lieaudit.measure import WIDE
+from lieaudit.measured import WIDE
 from lieaudit.report import DISAGREES, Agreement, GeneratorResult, Skipped
 from lieaudit.statistics import bootstrap_interval, compare, point_estimate, quantiles, top_share
 from lieaudit.symmetries import velocity_field
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lieaudit.derivatives.base import Float64Array
-    from lieaudit.measure import Measured
+    from lieaudit.measured import Measured
     from lieaudit.spec import AuditSpec
     from lieaudit.symmetries import Generator
 
@@ -52,11 +52,12 @@ def generator_results(
     for g, action in enumerate(asked):
         generator = action.id
         lee = measured.lee[:, g]
-        mean = float(lee.mean())
+        mean = float(measured.means[g])
+        counted = lee if measured.weight is None else lee[measured.weight > 0]
         agreement = (agreements or {}).get(generator)
         step, noise = (calibrated or {}).get(generator, (None, None))
         relative, floor, relative_interval = _relative(measured.log_relative[:, g], measured.other[:, g], spec)
-        floor = max(floor, NEGLIGIBLE_POWER * float(measured.power.mean()))
+        floor = max(floor, NEGLIGIBLE_POWER * float(measured.shares @ measured.power))
         bar = float(measured.error_bars[g])
         reasons = list(doubts[g]) if doubts else []
         if bar > WIDE * max(mean, floor):
@@ -67,9 +68,8 @@ def generator_results(
                 f"where their error bars allow {agreement.allowed:.2g}"
             )
         interval: tuple[float, ...] = ()
-        if len(lee) > 1:
-            low, high = bootstrap_interval(lee, resamples=spec.bootstrap, seed=spec.seed)
-            interval = (float(low), float(high))
+        if len(counted) > 1:
+            interval = _interval(lee, measured.weight, spec)
         else:
             why = "one image has no sampling error to estimate; give at least two"
             skipped.append(Skipped(f"results.{generator}.ci95", why))
@@ -79,9 +79,9 @@ def generator_results(
         results[generator] = GeneratorResult(
             lee=mean,
             ci95=interval,
-            median=float(np.median(lee)),
-            quantiles=quantiles(lee),
-            mean_abs=float(measured.mean_abs[:, g].mean()),
+            median=float(np.median(counted)),
+            quantiles=quantiles(counted),
+            mean_abs=float(measured.shares @ measured.mean_abs[:, g]),
             relative=relative,
             per_image=tuple(map(float, lee)),
             method=method,
@@ -94,13 +94,24 @@ def generator_results(
             status="inconclusive" if reasons else "ok",
             reasons=tuple(reasons),
             relative_ci95=relative_interval,
-            geometric_mean=float(point_estimate(lee, "geometric_mean")) if np.all(lee > 0) else None,
-            top_share=top_share(lee),
+            geometric_mean=float(point_estimate(counted, "geometric_mean")) if np.all(counted > 0) else None,
+            top_share=top_share(lee if measured.weight is None else measured.weight * lee),
             response=_mean_of(measured.other[:, g]),
             lee_per_px2=_per_px2(mean, action, size, spec.convention),
             combined_from=measured.combined_from[g] if measured.combined_from else (),
         )
     return results, skipped
+
+
+def _interval(lee: Float64Array, weight: Float64Array | None, spec: AuditSpec) -> tuple[float, ...]:
+    """Give the bootstrap interval of the mean over images, or of Σ w·lee / Σ w, drawn together."""
+    if weight is None or np.ptp(weight) == 0:
+        low, high = bootstrap_interval(lee, resamples=spec.bootstrap, seed=spec.seed)
+        return float(low), float(high)
+    if not np.any(weight * lee):
+        return 0.0, 0.0
+    found = compare(weight * lee, weight, resamples=spec.bootstrap, seed=spec.seed)
+    return found.interval or ()
 
 
 def _per_px2(lee: float, generator: Generator, size: tuple[int, int], convention: str) -> float | None:

@@ -69,7 +69,7 @@ def parse_feed(text: str) -> tuple[str, spec_pb2.Tensor]:
     if not (name and equals and value):
         raise _invalid(name or "?", f"{text!r:.80} is not NAME=VALUE or NAME=FILE.npy")
     if value.endswith(".npy"):
-        return name, _from_file(Path(value), name)
+        return name, read_npy(Path(value), name)
     try:
         found = json.loads(value if value.lstrip().startswith("[") or "," not in value else f"[{value}]")
     except (ValueError, RecursionError) as problem:
@@ -137,7 +137,8 @@ def _packed(shape: list[int], items: list[Any], name: str) -> spec_pb2.Tensor:
     return _checked(spec_pb2.Tensor(dtype=dtype, shape=shape, data=data), name)
 
 
-def _from_file(path: Path, name: str) -> spec_pb2.Tensor:
+def read_npy(path: Path, name: str) -> spec_pb2.Tensor:
+    """Read an .npy file of plain numbers. Raises `InvalidInputError` INVALID_FEED, UNREADABLE_FILE."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 2**16)

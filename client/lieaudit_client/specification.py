@@ -10,6 +10,7 @@ from lieaudit_api.v1 import spec_pb2
 
 from lieaudit_client.exceptions import InvalidInputError
 from lieaudit_client.feeds import to_tensor
+from lieaudit_client.parts import anchors_of
 from lieaudit_client.preprocessing import parse_preprocessing
 from lieaudit_client.suggestions import split_names
 
@@ -23,8 +24,8 @@ def to_spec(spec: Specification) -> spec_pb2.AuditSpec:
     ----------
     spec
         The message itself, a mapping of its field names (``preprocessing`` may be a preset's name or inline text,
-        ``generators`` names in one text, the values of ``feeds`` and ``custom`` numbers, lists or arrays), or None for
-        all defaults.
+        ``generators`` names in one text, the values of ``feeds``, ``custom`` and ``anchors`` numbers, lists or arrays;
+        anchors that a part names and that are not given are read from the file of that name), or None for all defaults.
 
     Raises
     ------
@@ -45,7 +46,7 @@ def to_spec(spec: Specification) -> spec_pb2.AuditSpec:
     if isinstance(values.get("generators"), str):
         values["generators"] = split_names(values["generators"])
     preprocessing = values.pop("preprocessing", None)
-    tensors = {field: values.pop(field, None) for field in ("feeds", "custom")}
+    tensors = {field: values.pop(field, None) for field in ("feeds", "custom", "anchors")}
     try:
         found = json_format.ParseDict(values, spec_pb2.AuditSpec())
     except json_format.ParseError as problem:
@@ -59,6 +60,8 @@ def to_spec(spec: Specification) -> spec_pb2.AuditSpec:
             )
         for name, value in (given or {}).items():
             getattr(found, field)[str(name)].CopyFrom(to_tensor(value, str(name)))
+    for name, tensor in anchors_of(found.parts, found.anchors).items():
+        found.anchors[name].CopyFrom(tensor)
     if isinstance(preprocessing, str):
         found.preprocessing.CopyFrom(parse_preprocessing(preprocessing))
     elif isinstance(preprocessing, spec_pb2.Preprocessing):

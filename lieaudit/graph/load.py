@@ -17,7 +17,7 @@ import onnx_ir.passes.common as common_passes
 
 from lieaudit.errors import ModelError
 from lieaudit.feeds import Further
-from lieaudit.graph import batch, further, image_input, names, output, pixels, tail, versions
+from lieaudit.graph import batch, further, image_input, joined, names, output, pixels, tail, versions
 from lieaudit.graph.arrangement import Arrangement
 from lieaudit.graph.forward.expand import expand
 from lieaudit.graph.forward.sequences import resolve_sequences
@@ -29,6 +29,8 @@ from lieaudit.graph.training import refuse_random
 from lieaudit.heads.choice import Facts, choose
 from lieaudit.heads.evidence import consumer, sum_tolerance
 from lieaudit.metrics.head import Head
+from lieaudit.parts.binding import BoundParts
+from lieaudit.parts.text import read_parts
 from lieaudit.report import ReportModel, ReportTensor
 from lieaudit.spec import AuditSpec
 
@@ -68,6 +70,8 @@ class AuditableModel:
         What the report says about the model.
     outputs
         All outputs of the original graph.
+    parts
+        What the raw values are made of, where the spec says; then ``head`` is the identity.
     """
 
     model: ir.Model
@@ -91,6 +95,7 @@ class AuditableModel:
     info: ReportModel
     outputs: tuple[ReportTensor, ...]
     arrangement: Arrangement | None = None
+    parts: BoundParts | None = None
 
     @property
     def output_size(self) -> int:
@@ -141,16 +146,11 @@ def load_model(
     audited_input = image_input.choose(model.graph, spec, data)
     size = image_input.size_of(audited_input, spec, data)
     original_input = _tensor(audited_input.value, audited_input.layout)
-    reader = ""
-    if spec.output is not None:
-        named = output.choose(model.graph, spec, [])
-        reader = consumer(named)
-        _drop_other_outputs(model, named)
-    bound = further.bind(model.graph, audited_input.value, spec, data, notes)
-    audited_output = output.choose(model.graph, spec, notes)
-    original_output, output_type = _tensor(audited_output), audited_output.dtype
-    reader = reader or consumer(audited_output)
+    parts = read_parts(spec.parts)
+    bound, chosen, reader = _chosen(model, audited_input.value, spec, data, notes)
+    original_output, output_type = joined.described([_tensor(value) for value in chosen]), chosen[0].dtype
     names.set_apart(model)
+    audited_output = joined.join(model, chosen, audited_input.value) if parts else chosen[0]
     converted = to_float32(model, audited_input.value)
     if converted:
         notes.append(f"the graph was {converted} to float32 for the audit")
@@ -171,8 +171,10 @@ def load_model(
     notes += _of_the_batch(found, round_output(model, found.output_dtype))
     raw_output = model.graph.outputs[0].name or ""
     shape = output.normalise(model, found.output_shape)
+    kept = joined.keep(model, parts, audited_input.channels, size, spec, beside.values) if parts else None
+    shape = shape if kept is None else (len(kept.kept),)
     facts = _facts(original_output.name, shape, taken_off, reader, output_type)
-    head = choose(facts, spec.head).head
+    head = Head("identity", spatial=False) if parts else choose(facts, spec.head).head
     common_passes.NameFixPass()(model)
     _check(model)
     return AuditableModel(
@@ -202,10 +204,11 @@ def load_model(
             input=original_input,
             output=original_output,
             precision=f"float32 ({converted})" if converted else "float32",
-            head=head.name,
+            head=head.name if kept is None else "parts",
             notes=tuple(notes),
         ),
         outputs=original_outputs,
+        parts=kept,
     )
 
 
@@ -214,6 +217,23 @@ def _inline(model: ir.Model) -> None:
     common_passes.RemoveInitializersFromInputsPass()(model)
     common_passes.InlinePass()(model)
     names.record_origins(model)
+
+
+def _chosen(
+    model: ir.Model, image: ir.Value, spec: AuditSpec, data: Dataset | None, notes: list[str]
+) -> tuple[further.Bound, list[ir.Value], str]:
+    """Choose what is audited; return the further inputs that it needs, it, and an op that reads it as logits."""
+    reader = ""
+    if spec.parts:
+        chosen = joined.choose(model, read_parts(spec.parts))
+        return further.bind(model.graph, image, spec, data, notes), chosen, reader
+    if spec.output is not None:
+        named = output.choose(model.graph, spec, [])
+        reader = consumer(named)
+        _drop_other_outputs(model, named)
+    bound = further.bind(model.graph, image, spec, data, notes)
+    only = output.choose(model.graph, spec, notes)
+    return bound, [only], reader or consumer(only)
 
 
 def _drop_other_outputs(model: ir.Model, kept: ir.Value) -> None:

@@ -26,7 +26,7 @@ def choose(graph: ir.Graph, spec: AuditSpec, notes: list[str]) -> ir.Value:
         OUTPUT_NOT_FLOAT.
     """
     names = [value.name or "" for value in graph.outputs]
-    if spec.output is not None and spec.output not in names and (inner := _inner(graph, spec.output)) is not None:
+    if spec.output is not None and spec.output not in names and (inner := inner_tensor(graph, spec.output)) is not None:
         graph.outputs.append(inner)
         names.append(spec.output)
     if spec.output is not None and spec.output not in names:
@@ -48,7 +48,7 @@ def choose(graph: ir.Graph, spec: AuditSpec, notes: list[str]) -> ir.Value:
     return chosen
 
 
-def _inner(graph: ir.Graph, name: str) -> ir.Value | None:
+def inner_tensor(graph: ir.Graph, name: str) -> ir.Value | None:
     """Find a tensor inside the graph, which may be audited like an output."""
     return next((value for node in graph for value in node.outputs if value.name == name), None)
 

@@ -250,23 +250,47 @@ def _moved(node: ir.Node, axis: int, before: Sequence[int], after: Sequence[int]
     return next((at for at, size in enumerate(after) if size == before[axis] and math.prod(after[:at]) == ahead), None)
 
 
+def measured_shapes(
+    model: ir.Model,
+    values: Sequence[ir.Value],
+    image: tuple[int, ...],
+    further: Mapping[str, npt.NDArray[Any]],
+) -> list[tuple[int, ...]]:
+    """Return the shapes that tensors have in a run on one image (C, H, W) of noise, the batch axis counted.
+
+    Raises
+    ------
+    LieauditError
+        What the session raises.
+    """
+    return _ran(model, values, (1, *image), further)
+
+
 def _measured(
     model: ir.Model, values: Sequence[ir.Value], further: Mapping[str, npt.NDArray[Any]]
 ) -> list[tuple[int, ...]] | None:
     """Give the shapes that tensors have in a run on noise; None where the graph does not run."""
-    kept = list(model.graph.outputs)
-    model.graph.outputs[:] = list(dict.fromkeys(values))
     image = model.graph.inputs[0]
     assert image.shape is not None  # noqa: S101 - the image input was normalised
-    shape = [size if isinstance(size, int) else 2 for size in image.shape]
+    try:
+        return _ran(model, values, [size if isinstance(size, int) else 2 for size in image.shape], further)
+    except LieauditError:
+        return None
+
+
+def _ran(
+    model: ir.Model, values: Sequence[ir.Value], shape: Sequence[int], further: Mapping[str, npt.NDArray[Any]]
+) -> list[tuple[int, ...]]:
+    kept = list(model.graph.outputs)
+    model.graph.outputs[:] = list(dict.fromkeys(values))
     try:
         # the graph is copied before it runs: nothing of this stays
         with Session(model.clone()) as session:
             pixels = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
             rows = {name: array[np.arange(shape[0]) % len(array)] for name, array in further.items()}
-            found = session.run({image.name or "": pixels, **rows}, [value.name or "" for value in values])
-    except LieauditError:
-        return None
+            found = session.run(
+                {model.graph.inputs[0].name or "": pixels, **rows}, [value.name or "" for value in values]
+            )
     finally:
         model.graph.outputs[:] = kept
     return [array.shape for array in found]

@@ -19,6 +19,7 @@ from lieaudit.runtime.providers import find_provider, usable_cores
 if TYPE_CHECKING:
     from lieaudit.heads.settle import Settled
     from lieaudit.images import Images
+    from lieaudit.parts.binding import BoundParts
 
 FIDELITY = "FIDELITY"
 """Code of an inconclusive audit: the audited function is not the model's."""
@@ -64,6 +65,8 @@ def compare(source: str | Path | bytes | onnx.ModelProto, settled: Settled, imag
     except _NotRunnableError as problem:
         return Skipped("checks.fidelity", str(problem))
     ours = _shown(settled)
+    if settled.model.parts is not None:
+        return _of_parts(settled.model.parts, ours, theirs, settled, original)
     if settled.model.tail.logarithm:
         theirs = np.exp(theirs)  # of probabilities that underflow in float32 the logarithm is infinite
     finite = np.isfinite(theirs)
@@ -78,6 +81,22 @@ def compare(source: str | Path | bytes | onnx.ModelProto, settled: Settled, imag
     if deviation > allowed and finite.all():
         allowed = max(allowed, min(CEILING, _LEVELS * original.levels_differ(list(settled.indices)) / scale))
     return Fidelity(deviation, allowed, len(ours), deviation <= allowed)
+
+
+def _of_parts(parts: BoundParts, ours: Array, theirs: Array, settled: Settled, original: _Original) -> Fidelity:
+    """Compare part by part, each relative to its own largest value; the part that is farthest off decides."""
+    found = []
+    levels: float | None = None
+    for reading in parts.readings:
+        own, given = ours[:, reading.places], theirs[:, reading.places]
+        scale = float(np.max(np.abs(given), where=np.isfinite(given), initial=0.0)) or 1.0
+        deviation = float(np.max(np.abs(own - given))) / scale if np.isfinite(given).all() else 1.0
+        allowed = _allowed(settled, 0.0)
+        if deviation > allowed and np.isfinite(given).all():
+            levels = original.levels_differ(list(settled.indices)) if levels is None else levels
+            allowed = max(allowed, min(CEILING, _LEVELS * levels / scale))
+        found.append(Fidelity(deviation, allowed, len(ours), deviation <= allowed))
+    return max(found, key=lambda one: one.deviation / one.allowed)
 
 
 def reasons(found: Fidelity | Skipped) -> tuple[str, ...]:
@@ -108,6 +127,8 @@ class _Original:
             self._source = source if isinstance(source, bytes) else str(source)
         self._settled = settled
         self._images = images
+        parts = settled.model.parts
+        self._names = [settled.model.info.output.name] if parts is None else list(parts.outputs)
 
     def run(self, indices: list[int]) -> Array:
         """Give the outputs of images, as real values arranged as the audited ones: (n, *K) float64."""
@@ -152,9 +173,10 @@ class _Original:
             raise _NotRunnableError(
                 f"onnxruntime does not load the graph as it was given: {_why(problem)}"
             ) from problem
-        name = self._settled.model.info.output.name
-        if name not in [value.name for value in session.get_outputs()]:
-            raise _NotRunnableError(f"{name!r} is no output of the graph as it was given")
+        known = [value.name for value in session.get_outputs()]
+        for name in self._names:
+            if name not in known:
+                raise _NotRunnableError(f"{name!r} is no output of the graph as it was given")
         return session
 
     def _row(self, session: Any, index: int) -> Array:
@@ -167,10 +189,14 @@ class _Original:
         image = np.repeat(image, batch, axis=0) if isinstance(batch, int) and batch > 1 else image
         try:
             feeds = {given.name: image.astype(model.info.input.dtype), **self._beside(session, index)}
-            value = session.run([model.info.output.name], feeds)[0]
+            values = session.run(self._names, feeds)
         except Exception as problem:
             raise _NotRunnableError(f"onnxruntime does not run the graph as it was given: {_why(problem)}") from problem
-        value = np.asarray(value)
+        if model.parts is not None:
+            rows = [np.asarray(v, np.float64).reshape(-1) for v in values]
+            first = [row[:size] for row, size in zip(rows, model.parts.sizes, strict=True)]
+            return np.concatenate(first)[None, model.parts.kept]
+        value = np.asarray(values[0])
         if value.dtype.kind in "iu":
             value = model.tail.scale * (value.astype(np.float64) - model.tail.zero_point)
         size = self._settled.shape_before

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from lieaudit.data.classes import match_classes
 from lieaudit.errors import DataError
+from lieaudit.graph import joined
 from lieaudit.graph.selection import check_size
 from lieaudit.heads.choice import HEAD_UNDECLARED, Choice, choose
 from lieaudit.heads.evidence import ClassLabels
@@ -21,6 +22,7 @@ from lieaudit.runtime.session import Session
 if TYPE_CHECKING:
     from lieaudit.graph.load import AuditableModel
     from lieaudit.images import Images
+    from lieaudit.parts.binding import BoundParts
     from lieaudit.spec import AuditSpec
 
 LOOKED_AT = 16
@@ -57,7 +59,8 @@ class Settled:
     @property
     def check(self) -> HeadCheck:
         """What the report says of it."""
-        return HeadCheck(self.choice.head.name, self.choice.why)
+        chosen = self.choice.head.name if self.model.parts is None else "parts"
+        return HeadCheck(chosen, self.choice.why)
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -75,6 +78,8 @@ def settle(model: AuditableModel, spec: AuditSpec, images: Images | None = None)
     ModelError
         OUTPUT_NOT_FINITE: an image's output is NaN or infinite.
     """
+    if model.parts is not None:
+        return _parts(model, model.parts, spec, images)
     located = locate(model, spec) if len(model.output_shape) > 1 else Located("vector", "vector")
     indices = images.spread(_count(model, spec)) if images is not None else []
     rows = _raw(model, images, indices) if images is not None else None
@@ -98,6 +103,20 @@ def settle(model: AuditableModel, spec: AuditSpec, images: Images | None = None)
         choice = choose(replace(facts, labels=ClassLabels.of(_raw(model, images, more), classes[more])), spec.head)
     headed = _with_head(model, choice, located if arranges else None)
     return Settled(headed, choice, tuple(indices), rows, model.output_shape)
+
+
+def _parts(model: AuditableModel, parts: BoundParts, spec: AuditSpec, images: Images | None) -> Settled:
+    """Bring the parts of a model to one size, as their values on some images are."""
+    texts = dict.fromkeys(reading.part.text for reading in parts.readings)
+    choice = Choice(model.head, f"the parts say what the outputs hold: {'; '.join(texts)}")
+    if images is None:
+        return Settled(model, choice, (), None, model.output_shape)
+    indices = images.spread(_count(model, spec))
+    rows = _raw(model, images, indices)
+    graph = model.model.clone()
+    scaled = joined.scaled(graph, parts, rows)
+    model = replace(model, model=graph, output_name=graph.graph.outputs[0].name or "", parts=scaled)
+    return Settled(model, choice, tuple(indices), rows, model.output_shape)
 
 
 def _count(model: AuditableModel, spec: AuditSpec) -> int:

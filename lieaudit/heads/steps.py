@@ -14,7 +14,7 @@ from lieaudit.ops import FLOATS, Use, is_op, lookup
 
 if TYPE_CHECKING:
     from lieaudit.images import Images
-    from lieaudit.measure import Measured
+    from lieaudit.measured import Measured
     from lieaudit.method import Method
 
 PIECEWISE_CONSTANT = "PIECEWISE_CONSTANT"

@@ -15,18 +15,35 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lieaudit.report import Affine, AffineDirection
+from lieaudit.report import Affine, AffineDirection, Skipped
 from lieaudit.statistics import bootstrap_interval
 from lieaudit.symmetries.affine import BASIS, coefficients, directions, displacement_matrix, eigenvalues
 from lieaudit.symmetries.words import in_words
 
 if TYPE_CHECKING:
+    from lieaudit.images import Images
+    from lieaudit.measured import Measured
     from lieaudit.spec import AuditSpec
     from lieaudit.symmetries.plan import Plan
 
 Array = npt.NDArray[np.float64]
 
 _BLOCK = 1 << 20
+
+
+def affine_or_why(measured: Measured, images: Images) -> tuple[Affine | None, tuple[Skipped, ...]]:
+    """Return what is known of all affine directions, or why nothing is."""
+    plan = images.plan
+    if images.spec.secant_px is not None:
+        why = "secants of a stated size are not linear in the direction"
+    elif plan.basis is None:
+        why = "the generators do not span all affine directions: ask for all geometric ones"
+    elif images.target.height < 2 and images.target.width < 2:
+        why = "an image of one pixel moves nowhere"
+    else:
+        size = (images.target.height, images.target.width)
+        return affine_result(measured.gram, measured.bars, plan, size, images.spec), ()
+    return None, (Skipped("affine", why),)
 
 
 def affine_result(gram: Array, bars: Array, plan: Plan, size: tuple[int, int], spec: AuditSpec) -> Affine:

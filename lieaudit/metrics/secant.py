@@ -17,7 +17,8 @@ import numpy.typing as npt
 from lieaudit.derivatives.rounding import COVERAGE, last_rounding
 from lieaudit.derivatives.rows import RowEvaluator
 from lieaudit.images import Images
-from lieaudit.measure import Measured, any_beyond, checksums, in_shards
+from lieaudit.measure import any_beyond, checksums, in_shards
+from lieaudit.measured import Measured
 from lieaudit.metrics.lee import LieDerivative, PerImage, check_finite
 from lieaudit.metrics.relative import PARTNERS, log_ratio
 from lieaudit.symmetries import step_of_size, transform
@@ -77,7 +78,8 @@ class Secants:
         def compute(indices: list[int], relative: set[int], stage: StageProgress) -> Arrays:
             return self._shard(images, indices, relative, stage)
 
-        return in_shards(compute, self.method, images, what="secants", shards=shards, progress=progress)
+        found = in_shards(compute, self.method, images, what="secants", shards=shards, progress=progress)
+        return Measured(**found)
 
     def _shard(self, images: Images, indices: list[int], relative: set[int], stage: StageProgress) -> Arrays:
         parts: list[dict[str, npt.NDArray[np.generic]]] = []

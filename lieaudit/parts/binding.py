@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,8 @@ class Reading:
         Where in the raw vector (n, K) the part's elements lie, and their shape.
     weighting, weight_places, weight_shape
         The same of its weights; None without.
+    scale, weight_scales
+        What the elements of the raw vector are multiplied by to be the output's own: powers of two.
     """
 
     name: str
@@ -46,16 +48,19 @@ class Reading:
     weighting: Weighting | None = None
     weight_places: Indices | None = None
     weight_shape: tuple[int, ...] = ()
+    scale: float = 1.0
+    weight_scales: Array | float = 1.0
 
     def raw(self, z: npt.NDArray[np.floating]) -> Array:
-        """Return the part's elements (…, *S) of raw vectors (…, K), float64."""
-        return np.asarray(z[..., self.places], np.float64).reshape(*z.shape[:-1], *self.shape)
+        """Return the part's elements (…, *S) of raw vectors (…, K), float64, as the output holds them."""
+        found = np.asarray(z[..., self.places], np.float64).reshape(*z.shape[:-1], *self.shape)
+        return found * self.scale if self.scale != 1.0 else found
 
     def weights(self, z: npt.NDArray[np.floating]) -> Array:
         """Return one weight for each item, (n, P); 1 where none were asked for."""
         if self.weighting is None or self.weight_places is None:
             return np.ones((len(z), math.prod(self.representation.items)))
-        scores = np.asarray(z[:, self.weight_places], np.float64)
+        scores = np.asarray(z[:, self.weight_places], np.float64) * self.weight_scales
         return self.weighting(scores.reshape(len(z), *self.weight_shape))
 
 
@@ -77,6 +82,18 @@ class BoundParts:
     sizes: tuple[int, ...]
     kept: Indices
     readings: tuple[Reading, ...]
+
+    def scaled(self, factors: Array) -> BoundParts:
+        """Return the same parts of raw vectors whose elements were multiplied by factors (K,), equal within a part."""
+        readings = [
+            replace(
+                reading,
+                scale=1.0 / float(factors[reading.places[0]]),
+                weight_scales=1.0 / factors[reading.weight_places] if reading.weight_places is not None else 1.0,
+            )
+            for reading in self.readings
+        ]
+        return replace(self, readings=tuple(readings))
 
 
 def outputs_of(parts: Sequence[PartText]) -> tuple[str, ...]:
@@ -121,9 +138,7 @@ def bind(
             if weighted is not None and part.weight is not None:
                 at = where[starts[part.weight.output] + weighted[0].ravel()]
                 weighting = weighting_of(part, weighted[1], representation.items)
-                reading = Reading(
-                    name, part, representation, reading.places, shape, weighting, at, weighted[1]
-                )  # fmt: skip
+                reading = replace(reading, weighting=weighting, weight_places=at, weight_shape=weighted[1])
             readings.append(reading)
     return BoundParts(names, sizes, kept, tuple(readings))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -35,6 +35,8 @@ class PartDerivative:
         (n, P).
     power
         (n,) Σ w‖F‖² / Σ w of the part itself.
+    items
+        (n, P, c) the values of the items.
     """
 
     value: Array
@@ -43,6 +45,13 @@ class PartDerivative:
     error: Array
     weights: Array
     power: Array
+    items: Array
+
+
+def item_shares(weights: Array) -> Array:
+    """Return the shares (n, P) of weights (n, P) in each image's sum; 0 where an image has none."""
+    total = weights.sum(axis=1, keepdims=True)
+    return np.asarray(weights / np.where(total > 0, total, 1.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +71,14 @@ class PartRows:
     weight: Array
     power: Array
 
+    BY_DIRECTION: ClassVar[tuple[str, ...]] = ("lee", "lee_error", "mean_abs", "inner", "square")
+
     @classmethod
     def of(cls, derivative: PartDerivative) -> PartRows:
         """Reduce the derivative of one part to numbers per image."""
         weights, value = derivative.weights, derivative.value
         count = weights.shape[1]
-        total = weights.sum(axis=1)
-        share = (weights / np.where(total > 0, total, 1.0)[:, None])[:, None]
+        share = item_shares(weights)[:, None]
         lee = np.sum(share * np.sum(value**2, axis=3), axis=2)
         error = (2.0 * np.sqrt(lee) + derivative.error) * derivative.error
         wide = weights[:, None, :, None] / count
@@ -78,7 +88,7 @@ class PartRows:
             mean_abs=np.sum(share * np.linalg.norm(value, axis=3), axis=2),
             inner=np.sum(wide * derivative.answer * derivative.motion, axis=(2, 3)),
             square=np.sum(wide * derivative.motion**2, axis=(2, 3)),
-            weight=total / count,
+            weight=weights.mean(axis=1),
             power=derivative.power,
         )
 
@@ -107,8 +117,7 @@ def part_derivative(
     for d, field in moving:
         motion[:, d] = kind.motion(value, field)
     weights = reading.weights(z)
-    total = weights.sum(axis=1)
-    share = weights / np.where(total > 0, total, 1.0)[:, None]
+    share = item_shares(weights)
 
     def squares(rows: Array) -> Array:
         return np.asarray(np.sum(share[:, None] * np.sum(rows**2, axis=3), axis=2))
@@ -131,4 +140,5 @@ def part_derivative(
         error=np.asarray(derivatives.coverage * np.sqrt(variance)),
         weights=weights,
         power=np.sum(share * np.sum(value**2, axis=2), axis=1),
+        items=value,
     )

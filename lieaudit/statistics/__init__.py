@@ -3,6 +3,7 @@
 from lieaudit.statistics.bootstrap import STATISTICS, bootstrap_interval, confidence_draws, point_estimate
 from lieaudit.statistics.comparison import Comparison, compare, holm, p_at_least, p_at_most
 from lieaudit.statistics.quantiles import quantiles, top_share
+from lieaudit.statistics.ratios import ratio_of_sums
 
 __all__ = [
     "STATISTICS",
@@ -15,5 +16,6 @@ __all__ = [
     "p_at_most",
     "point_estimate",
     "quantiles",
+    "ratio_of_sums",
     "top_share",
 ]

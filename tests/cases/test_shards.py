@@ -163,8 +163,17 @@ OTHER: Mapping[str, Any] = {
     "feeds": {"threshold": 0.5},
     "custom": {"turn": [[0, 1, 0], [-1, 0, 0]]},
     "size": (8, 10),
+    "parts": ("p=y:invariant",),
+    "anchors": {"a.npy": [[1.0, 2.0]]},
 }
 """Another value of every field."""
+
+BESIDE: Mapping[str, Any] = {
+    "secant_px": {"layerwise": "none"},  # secants have no layers
+    "parts": {"head": "auto"},
+    "anchors": {"head": "auto", "parts": ("p=y:points,anchors=a.npy",), "anchors": {"a.npy": [[3.0, 4.0]]}},
+}
+"""What a field's other value needs."""
 
 ANOTHER_WAY = {"provider"}
 """Fields of which this machine may have one value only: that they are in the key is seen from its parts."""
@@ -173,7 +182,7 @@ ANOTHER_WAY = {"provider"}
 @pytest.mark.parametrize("name", [field.name for field in fields(AuditSpec)])
 def test_every_field_changes_the_key_or_is_listed(name, monkeypatch):
     assert name in OTHER, f"{name}: give another value of it here"
-    spec = replace(SPEC, layerwise="none") if name == "secant_px" else SPEC  # secants have no layers
+    spec = replace(SPEC, **BESIDE.get(name, {}))
     here = audit_digest("model", prepared(spec))
     if name in ANOTHER_WAY:
         monkeypatch.setattr(module, "NOT_IN_THE_KEY", {**NOT_IN_THE_KEY, name: "taken out"})

@@ -3,8 +3,10 @@
 import dataclasses
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from google.protobuf import json_format
 from lieaudit_api.v1 import spec_pb2
 from lieaudit_client import InvalidInputError, parse_preprocessing
 from lieaudit_client.command import options
@@ -47,6 +49,8 @@ def test_the_library_s_specification_is_understood_whole():
         input="x",
         feeds={"s": [2, 3]},
         size=(4, 5),
+        parts=("p=y:points,anchors=a.npy",),
+        anchors={"a.npy": [[1.0, 2.0]]},
     )
     message = to_spec(spec.to_dict())
     for field in dataclasses.fields(AuditSpec):
@@ -56,7 +60,10 @@ def test_the_library_s_specification_is_understood_whole():
         elif field.name == "feeds":
             tensor = message.feeds["s"]
             assert Feed(tensor.dtype, tuple(tensor.shape), tensor.data) == Feed.of([2, 3])
-        elif field.name in {"generators", "layouts", "classes", "size"}:
+        elif field.name == "anchors":
+            tensor = message.anchors["a.npy"]
+            assert Feed(tensor.dtype, tuple(tensor.shape), tensor.data) == Feed.of([[1.0, 2.0]])
+        elif field.name in {"generators", "layouts", "classes", "size", "parts"}:
             assert type(value)(getattr(message, field.name)) == value
         else:
             assert getattr(message, field.name) == value
@@ -86,6 +93,7 @@ def test_every_option_reaches_its_field():
         "bicubic --padding circular --layerwise op --depth 2 --layout a=b=NLC --layout c=NCHW --input x --output y "
         "--input-layout NHWC --preprocess cifar10 --max-images 7 --seed 0 --bootstrap 100 --relative-images 0 "
         "--feed sizes=640,480 --feed on=true --size 32x48 --generator turn=0,1,0;-1,0,0 "
+        "--part a=y[:4]:xyxy --part b=y[4:]:invariant "
         "--classes -3 --provider cuda:1 --allow-fallback --threads 0 --budget 16 --step 0.25 --torch-factory f"
     )
     spec = _parse(*text.split())
@@ -106,6 +114,7 @@ def test_every_option_reaches_its_field():
         "feeds": {"sizes": [640, 480], "on": True},
         "size": [32, 48],
         "custom": {"turn": [[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]]},
+        "parts": ["a=y[:4]:xyxy", "b=y[4:]:invariant"],
         "class_offset": -3,
         "max_images": 7,
         "seed": 0,
@@ -122,11 +131,26 @@ def test_every_option_reaches_its_field():
     # those that are left are read from files (tests/cases/test_labels.py) or name files to upload; a step has one size
     assert {f.name for f, _ in spec.ListFields()} == set(expected)
     assert {f.name for f in spec.DESCRIPTOR.fields} - set(expected) == {
+        "anchors",
         "classes",
         "torch_source",
         "torch_weights",
         "secant_px",
     }
+
+
+def test_anchors_come_from_the_file_that_a_part_names(tmp_path):
+    file, anchors = tmp_path / "a.npy", np.arange(8.0).reshape(2, 4)
+    np.save(file, anchors)
+    part = f"b=y:cxcywh,unit=grid,anchors={file},decode=exp"
+    spec = _parse("--part", part)
+    assert spec == to_spec({"parts": [part]}) == to_spec({"parts": [part], "anchors": {str(file): anchors}})
+    assert AuditSpec.from_dict(
+        json_format.MessageToDict(spec, preserving_proto_field_name=True)
+    ).anchors == {str(file): Feed.of(anchors)}  # fmt: skip
+    with pytest.raises(InvalidInputError, match=r"none.npy: there is no file") as caught:
+        to_spec({"parts": ["b=y:points,anchors=none.npy"]})
+    assert caught.value.reason == "INVALID_PART"
 
 
 def test_a_step_in_pixels_is_a_secant():

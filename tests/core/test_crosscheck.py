@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lieaudit.crosscheck import SEEN, _Compared, judge, unchecked
+from lieaudit.crosscheck import SEEN, Compared, judge, unchecked
 from lieaudit.report import AGREES, COULD_NOT_CHECK, DISAGREES, Agreement
 
 AUDITS = 100
@@ -41,7 +41,7 @@ def test_rules_ten_percent_off_never_agree_and_mostly_disagree(planted):
 
 
 def compared(deviation, allowed, count):
-    return [_Compared(1.0, deviation, allowed, 1.0) for _ in range(count)]
+    return [Compared(1.0, deviation, allowed, 1.0) for _ in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_few_images_disagree_only_where_all_are_far_out():
 
 
 def test_a_zero_derivative_could_not_be_checked():
-    zero = [_Compared(0.0, 0.0, 1e-9, 0.0) for _ in range(8)]
+    zero = [Compared(0.0, 0.0, 1e-9, 0.0) for _ in range(8)]
     made = judge(zero, "finite_difference", last=True)
     assert made.verdict == COULD_NOT_CHECK
     assert np.isfinite(made.allowed)

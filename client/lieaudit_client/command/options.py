@@ -24,6 +24,7 @@ from lieaudit_client.command.grouping import (
     option,
 )
 from lieaudit_client.layerwise_view import TOP
+from lieaudit_client.parts import anchors_of
 from lieaudit_client.preprocessing import PRESETS, parse_preprocessing
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -122,6 +123,16 @@ _SPEC = (
     ),
     option(MODEL, "--input", metavar="NAME", help="Which of several inputs takes the image."),
     option(MEASURED, "--output", metavar="NAME", help="Which of several outputs is audited."),
+    option(
+        MEASURED,
+        "--part",
+        "parts",
+        metavar="NAME=OUTPUT[SLICE]:KIND[,…]",
+        multiple=True,
+        help="What an output, or a slice of it, holds: invariant, map, vector_map, covector_map, points, boxes (xyxy, "
+        "cxcywh, xywh) or angle, e.g. boxes=output0[:4]:cxcywh,weight=output0[4:]. May be repeated; `lieaudit inspect` "
+        "proposes them.",
+    ),
     option(
         MODEL,
         "--feed",
@@ -279,7 +290,7 @@ def spec_options(function: F) -> F:
 def spec_from(options: Mapping[str, Any]) -> spec_pb2.AuditSpec:
     """Make the specification from the options; files for torch are uploaded by `lieaudit_client.command.service`.
 
-    Raises `InvalidInputError` on an unusable preprocessing.
+    Raises `InvalidInputError` on an unusable preprocessing, or anchors that cannot be read.
     """
     values = {_RENAMED.get(name, name): options[name] for name in _PLAIN if options[name] is not None}
     values |= options["step"]
@@ -292,6 +303,8 @@ def spec_from(options: Mapping[str, Any]) -> spec_pb2.AuditSpec:
         feeds=options["feeds"],
         custom=options["custom"],
         size=options["size"],
+        parts=options["parts"],
+        anchors=anchors_of(options["parts"]),
         **values,
     )
     if options["preprocess"] is not None:

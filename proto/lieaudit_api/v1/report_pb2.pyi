@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Report(_message.Message):
-    __slots__ = ("schema", "metric_version", "model", "data", "environment", "spec", "results", "layerwise", "skipped", "status", "reasons", "timing", "pictures", "checks", "affine")
+    __slots__ = ("schema", "metric_version", "model", "data", "environment", "spec", "results", "layerwise", "skipped", "status", "reasons", "timing", "pictures", "checks", "affine", "parts")
     class ResultsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -24,6 +24,13 @@ class Report(_message.Message):
         key: str
         value: Layerwise
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Layerwise, _Mapping]] = ...) -> None: ...
+    class PartsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: ReportPart
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[ReportPart, _Mapping]] = ...) -> None: ...
     SCHEMA_FIELD_NUMBER: _ClassVar[int]
     METRIC_VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -39,6 +46,7 @@ class Report(_message.Message):
     PICTURES_FIELD_NUMBER: _ClassVar[int]
     CHECKS_FIELD_NUMBER: _ClassVar[int]
     AFFINE_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
     schema: str
     metric_version: int
     model: ReportModel
@@ -54,7 +62,8 @@ class Report(_message.Message):
     pictures: _containers.RepeatedCompositeFieldContainer[Picture]
     checks: Checks
     affine: Affine
-    def __init__(self, schema: _Optional[str] = ..., metric_version: _Optional[int] = ..., model: _Optional[_Union[ReportModel, _Mapping]] = ..., data: _Optional[_Union[ReportData, _Mapping]] = ..., environment: _Optional[_Union[Environment, _Mapping]] = ..., spec: _Optional[_Union[_spec_pb2.AuditSpec, _Mapping]] = ..., results: _Optional[_Mapping[str, GeneratorResult]] = ..., layerwise: _Optional[_Mapping[str, Layerwise]] = ..., skipped: _Optional[_Iterable[_Union[Skipped, _Mapping]]] = ..., status: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., pictures: _Optional[_Iterable[_Union[Picture, _Mapping]]] = ..., checks: _Optional[_Union[Checks, _Mapping]] = ..., affine: _Optional[_Union[Affine, _Mapping]] = ...) -> None: ...
+    parts: _containers.MessageMap[str, ReportPart]
+    def __init__(self, schema: _Optional[str] = ..., metric_version: _Optional[int] = ..., model: _Optional[_Union[ReportModel, _Mapping]] = ..., data: _Optional[_Union[ReportData, _Mapping]] = ..., environment: _Optional[_Union[Environment, _Mapping]] = ..., spec: _Optional[_Union[_spec_pb2.AuditSpec, _Mapping]] = ..., results: _Optional[_Mapping[str, GeneratorResult]] = ..., layerwise: _Optional[_Mapping[str, Layerwise]] = ..., skipped: _Optional[_Iterable[_Union[Skipped, _Mapping]]] = ..., status: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., pictures: _Optional[_Iterable[_Union[Picture, _Mapping]]] = ..., checks: _Optional[_Union[Checks, _Mapping]] = ..., affine: _Optional[_Union[Affine, _Mapping]] = ..., parts: _Optional[_Mapping[str, ReportPart]] = ...) -> None: ...
 
 class Affine(_message.Message):
     __slots__ = ("basis", "gram", "displacement", "eigenvalues", "worst", "best", "mean", "mean_ci95")
@@ -91,6 +100,33 @@ class AffineDirection(_message.Message):
     words: str
     bias: float
     def __init__(self, field: _Optional[_Iterable[_Union[_struct_pb2.ListValue, _Mapping]]] = ..., lee: _Optional[float] = ..., ci95: _Optional[_Iterable[float]] = ..., error_bar: _Optional[float] = ..., words: _Optional[str] = ..., bias: _Optional[float] = ...) -> None: ...
+
+class ReportPart(_message.Message):
+    __slots__ = ("representation", "unit", "results", "source", "items", "size", "weights", "affine")
+    class ResultsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: GeneratorResult
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[GeneratorResult, _Mapping]] = ...) -> None: ...
+    REPRESENTATION_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    AFFINE_FIELD_NUMBER: _ClassVar[int]
+    representation: str
+    unit: str
+    results: _containers.MessageMap[str, GeneratorResult]
+    source: str
+    items: int
+    size: float
+    weights: _containers.RepeatedScalarFieldContainer[float]
+    affine: Affine
+    def __init__(self, representation: _Optional[str] = ..., unit: _Optional[str] = ..., results: _Optional[_Mapping[str, GeneratorResult]] = ..., source: _Optional[str] = ..., items: _Optional[int] = ..., size: _Optional[float] = ..., weights: _Optional[_Iterable[float]] = ..., affine: _Optional[_Union[Affine, _Mapping]] = ...) -> None: ...
 
 class Checks(_message.Message):
     __slots__ = ("fidelity", "head")
@@ -220,7 +256,7 @@ class Environment(_message.Message):
     def __init__(self, lieaudit: _Optional[str] = ..., onnxruntime: _Optional[str] = ..., provider: _Optional[str] = ..., device: _Optional[str] = ..., onnx: _Optional[str] = ..., numpy: _Optional[str] = ..., python: _Optional[str] = ..., threads: _Optional[int] = ..., fallback_ops: _Optional[_Mapping[str, int]] = ..., torch: _Optional[str] = ...) -> None: ...
 
 class GeneratorResult(_message.Message):
-    __slots__ = ("lee", "ci95", "median", "quantiles", "mean_abs", "relative", "per_image", "method", "error_bar", "per_image_error", "step", "noise", "agreement", "status", "reasons", "unit", "relative_ci95", "secant_px", "geometric_mean", "top_share", "response", "lee_per_px2", "combined_from")
+    __slots__ = ("lee", "ci95", "median", "quantiles", "mean_abs", "relative", "per_image", "method", "error_bar", "per_image_error", "step", "noise", "agreement", "status", "reasons", "unit", "relative_ci95", "secant_px", "geometric_mean", "top_share", "response", "lee_per_px2", "combined_from", "follow", "follow_ci95")
     class QuantilesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -251,6 +287,8 @@ class GeneratorResult(_message.Message):
     RESPONSE_FIELD_NUMBER: _ClassVar[int]
     LEE_PER_PX2_FIELD_NUMBER: _ClassVar[int]
     COMBINED_FROM_FIELD_NUMBER: _ClassVar[int]
+    FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    FOLLOW_CI95_FIELD_NUMBER: _ClassVar[int]
     lee: float
     ci95: _containers.RepeatedScalarFieldContainer[float]
     median: float
@@ -274,7 +312,9 @@ class GeneratorResult(_message.Message):
     response: float
     lee_per_px2: float
     combined_from: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, lee: _Optional[float] = ..., ci95: _Optional[_Iterable[float]] = ..., median: _Optional[float] = ..., quantiles: _Optional[_Mapping[str, float]] = ..., mean_abs: _Optional[float] = ..., relative: _Optional[float] = ..., per_image: _Optional[_Iterable[float]] = ..., method: _Optional[str] = ..., error_bar: _Optional[float] = ..., per_image_error: _Optional[_Iterable[float]] = ..., step: _Optional[float] = ..., noise: _Optional[float] = ..., agreement: _Optional[_Union[Agreement, _Mapping]] = ..., status: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ..., unit: _Optional[str] = ..., relative_ci95: _Optional[_Iterable[float]] = ..., secant_px: _Optional[float] = ..., geometric_mean: _Optional[float] = ..., top_share: _Optional[float] = ..., response: _Optional[float] = ..., lee_per_px2: _Optional[float] = ..., combined_from: _Optional[_Iterable[str]] = ...) -> None: ...
+    follow: float
+    follow_ci95: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, lee: _Optional[float] = ..., ci95: _Optional[_Iterable[float]] = ..., median: _Optional[float] = ..., quantiles: _Optional[_Mapping[str, float]] = ..., mean_abs: _Optional[float] = ..., relative: _Optional[float] = ..., per_image: _Optional[_Iterable[float]] = ..., method: _Optional[str] = ..., error_bar: _Optional[float] = ..., per_image_error: _Optional[_Iterable[float]] = ..., step: _Optional[float] = ..., noise: _Optional[float] = ..., agreement: _Optional[_Union[Agreement, _Mapping]] = ..., status: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ..., unit: _Optional[str] = ..., relative_ci95: _Optional[_Iterable[float]] = ..., secant_px: _Optional[float] = ..., geometric_mean: _Optional[float] = ..., top_share: _Optional[float] = ..., response: _Optional[float] = ..., lee_per_px2: _Optional[float] = ..., combined_from: _Optional[_Iterable[str]] = ..., follow: _Optional[float] = ..., follow_ci95: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Agreement(_message.Message):
     __slots__ = ("method", "images", "deviation", "allowed", "agrees", "lee", "verdict")

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class AuditSpec(_message.Message):
-    __slots__ = ("generators", "method", "head", "convention", "interpolation", "padding", "layerwise", "depth", "layouts", "input", "output", "input_layout", "preprocessing", "max_images", "seed", "bootstrap", "relative_images", "provider", "allow_fallback", "threads", "budget_mib", "step", "torch_source", "torch_factory", "torch_weights", "classes", "class_offset", "secant_px", "feeds", "custom", "size")
+    __slots__ = ("generators", "method", "head", "convention", "interpolation", "padding", "layerwise", "depth", "layouts", "input", "output", "input_layout", "preprocessing", "max_images", "seed", "bootstrap", "relative_images", "provider", "allow_fallback", "threads", "budget_mib", "step", "torch_source", "torch_factory", "torch_weights", "classes", "class_offset", "secant_px", "feeds", "custom", "size", "parts", "anchors")
     class LayoutsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +23,13 @@ class AuditSpec(_message.Message):
         value: Tensor
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
     class CustomEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Tensor
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+    class AnchorsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -60,6 +67,8 @@ class AuditSpec(_message.Message):
     FEEDS_FIELD_NUMBER: _ClassVar[int]
     CUSTOM_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    ANCHORS_FIELD_NUMBER: _ClassVar[int]
     generators: _containers.RepeatedScalarFieldContainer[str]
     method: str
     head: str
@@ -91,7 +100,9 @@ class AuditSpec(_message.Message):
     feeds: _containers.MessageMap[str, Tensor]
     custom: _containers.MessageMap[str, Tensor]
     size: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, generators: _Optional[_Iterable[str]] = ..., method: _Optional[str] = ..., head: _Optional[str] = ..., convention: _Optional[str] = ..., interpolation: _Optional[str] = ..., padding: _Optional[str] = ..., layerwise: _Optional[str] = ..., depth: _Optional[int] = ..., layouts: _Optional[_Mapping[str, str]] = ..., input: _Optional[str] = ..., output: _Optional[str] = ..., input_layout: _Optional[str] = ..., preprocessing: _Optional[_Union[Preprocessing, _Mapping]] = ..., max_images: _Optional[int] = ..., seed: _Optional[int] = ..., bootstrap: _Optional[int] = ..., relative_images: _Optional[int] = ..., provider: _Optional[str] = ..., allow_fallback: bool = ..., threads: _Optional[int] = ..., budget_mib: _Optional[int] = ..., step: _Optional[float] = ..., torch_source: _Optional[str] = ..., torch_factory: _Optional[str] = ..., torch_weights: _Optional[str] = ..., classes: _Optional[_Iterable[str]] = ..., class_offset: _Optional[int] = ..., secant_px: _Optional[float] = ..., feeds: _Optional[_Mapping[str, Tensor]] = ..., custom: _Optional[_Mapping[str, Tensor]] = ..., size: _Optional[_Iterable[int]] = ...) -> None: ...
+    parts: _containers.RepeatedScalarFieldContainer[str]
+    anchors: _containers.MessageMap[str, Tensor]
+    def __init__(self, generators: _Optional[_Iterable[str]] = ..., method: _Optional[str] = ..., head: _Optional[str] = ..., convention: _Optional[str] = ..., interpolation: _Optional[str] = ..., padding: _Optional[str] = ..., layerwise: _Optional[str] = ..., depth: _Optional[int] = ..., layouts: _Optional[_Mapping[str, str]] = ..., input: _Optional[str] = ..., output: _Optional[str] = ..., input_layout: _Optional[str] = ..., preprocessing: _Optional[_Union[Preprocessing, _Mapping]] = ..., max_images: _Optional[int] = ..., seed: _Optional[int] = ..., bootstrap: _Optional[int] = ..., relative_images: _Optional[int] = ..., provider: _Optional[str] = ..., allow_fallback: bool = ..., threads: _Optional[int] = ..., budget_mib: _Optional[int] = ..., step: _Optional[float] = ..., torch_source: _Optional[str] = ..., torch_factory: _Optional[str] = ..., torch_weights: _Optional[str] = ..., classes: _Optional[_Iterable[str]] = ..., class_offset: _Optional[int] = ..., secant_px: _Optional[float] = ..., feeds: _Optional[_Mapping[str, Tensor]] = ..., custom: _Optional[_Mapping[str, Tensor]] = ..., size: _Optional[_Iterable[int]] = ..., parts: _Optional[_Iterable[str]] = ..., anchors: _Optional[_Mapping[str, Tensor]] = ...) -> None: ...
 
 class Tensor(_message.Message):
     __slots__ = ("dtype", "shape", "data")
