@@ -92,7 +92,7 @@ def parse_field(text: str) -> tuple[str, spec_pb2.Tensor]:
         raise InvalidInputError(said, reason="INVALID_SPEC", subject="custom")
     if value.endswith(".npy"):
         try:
-            return name, _from_file(Path(value), name)
+            return name, read_npy(Path(value), name)
         except InvalidInputError as problem:
             if problem.reason == "UNREADABLE_FILE":
                 raise

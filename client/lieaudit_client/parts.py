@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lieaudit_api.v1 import spec_pb2
+from lieaudit_api.v1 import report_pb2, spec_pb2
 
 from lieaudit_client.exceptions import InvalidInputError
 from lieaudit_client.feeds import read_npy, to_tensor
@@ -37,3 +37,14 @@ def anchors_of(parts: Sequence[str], given: Mapping[str, Any] | None = None) -> 
                 )
             found[name] = read_npy(Path(name), name)
     return found
+
+
+def in_order(report: report_pb2.Report) -> list[str]:
+    """Return the names of a report's parts in the order of its specification, centres before sizes."""
+    named = [text.partition("=")[0].strip() for text in report.spec.parts]
+
+    def place(name: str) -> tuple[int, str]:
+        part = name.partition(".")[0]
+        return (named.index(part) if part in named else len(named), name)
+
+    return sorted(report.parts, key=place)

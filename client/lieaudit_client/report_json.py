@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from lieaudit_api.v1 import report_pb2
 
 from lieaudit_client.exceptions import ReportError
+from lieaudit_client.parts import in_order
 
 SCHEMA = "lieaudit.report/1"
 SCHEMA_FILE = Path(__file__).with_name("report.schema.json")
@@ -25,7 +26,7 @@ def report_to_json(report: report_pb2.Report) -> dict[str, Any]:
     """Give the JSON form of a report: the same dict as ``lieaudit.Report.to_dict()`` of the same content.
 
     Values that were not measured are absent, never 0. The order of ``results`` and ``layerwise`` is that of
-    ``spec.generators``, which protobuf maps do not keep.
+    ``spec.generators`` and that of ``parts`` of ``spec.parts``, which protobuf maps do not keep.
 
     Raises
     ------
@@ -39,8 +40,12 @@ def report_to_json(report: report_pb2.Report) -> dict[str, Any]:
     order = {name: position for position, name in enumerate(report.spec.generators)}
     for name in ("results", "layerwise"):
         values[name] = dict(sorted(values[name].items(), key=lambda item: order.get(item[0], len(order))))
-    for result in values["results"].values():
-        result["quantiles"] = dict(sorted(result["quantiles"].items()))
+    parts = values["parts"] = {name: values["parts"][name] for name in in_order(report)}
+    for part in parts.values():
+        part["results"] = dict(sorted(part["results"].items(), key=lambda item: order.get(item[0], len(order))))
+    for results in (values["results"], *(part["results"] for part in parts.values())):
+        for result in results.values():
+            result["quantiles"] = dict(sorted(result["quantiles"].items()))
     return {field.name: values[field.name] for field in report.DESCRIPTOR.fields if field.name in values}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from google.protobuf import json_format
@@ -49,7 +49,17 @@ def report_from_proto(message: report_pb2.Report) -> Report:
     for name in ("results", "layerwise"):
         kept = values.get(name, {})
         values[name] = {generator: kept[generator] for generator in sorted(kept, key=lambda g: (order.get(g, 99), g))}
+    named = [text.partition("=")[0].strip() for text in values.get("spec", {}).get("parts", ())]
+    parts = values.get("parts", {})
+    values["parts"] = {
+        name: parts[name] | {"results": dict(sorted(parts[name]["results"].items(), key=lambda g: order.get(g[0], 99)))}
+        for name in sorted(parts, key=lambda name: (_place(named, name.partition(".")[0]), name))
+    }
     return Report.from_dict(values)
+
+
+def _place(names: Sequence[str], name: str) -> int:
+    return names.index(name) if name in names else len(names)
 
 
 def parse_report(data: bytes) -> Report:

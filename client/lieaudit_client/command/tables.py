@@ -27,6 +27,7 @@ from lieaudit_client.formats.numbers import (
     short,
     verdict_of,
 )
+from lieaudit_client.formats.parts import parts_view
 from lieaudit_client.layerwise_view import TOP, layer_tree, layers_view
 from lieaudit_client.printable import printable_copy
 
@@ -45,7 +46,9 @@ def report_view(report: report_pb2.Report, *, top: int = TOP, trees: bool = Fals
     report = printable_copy(report)
     yield from _head(report)
     yield Text("")
-    yield _generators(report)
+    if report.results or not report.parts:
+        yield _generators(report)
+    yield from parts_view(report)
     yield from legend(report)
     if report.HasField("affine"):
         yield from directions_view(report.affine)

@@ -16,6 +16,7 @@ from lieaudit_client.formats.html import many, measurements, words
 from lieaudit_client.formats.html.directions import directions
 from lieaudit_client.formats.html.layers import layers
 from lieaudit_client.formats.html.markup import badge, card, code, facts, text
+from lieaudit_client.formats.html.parts import parts
 from lieaudit_client.formats.html.verdict import rules, verdict
 from lieaudit_client.formats.numbers import short
 
@@ -49,8 +50,15 @@ class Section:
 SECTIONS = (
     Section("rules", "rules", lambda page: rules(page.decision) if page.decision is not None else ""),
     Section(
-        "generators", "symmetries", lambda page: measurements.generators(page.candidate, page.baseline, page.decision)
+        "generators",
+        "symmetries",
+        lambda page: (
+            measurements.generators(page.candidate, page.baseline, page.decision)
+            if page.candidate.results or not page.candidate.parts
+            else ""
+        ),
     ),
+    Section("parts", "parts", lambda page: parts(page.candidate)),
     Section("directions", "every direction", lambda page: directions(page.candidate, page.baseline)),
     Section("images", "every image", lambda page: measurements.images(page.candidate, page.baseline, page.decision)),
     Section("worst", "worst images", lambda page: measurements.pictures(page.candidate)),
