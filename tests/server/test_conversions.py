@@ -78,8 +78,10 @@ def full_spec(*, optional):
 
 def full_report(*, optional):
     report = Filler(optional=optional).make(Report)
-    # a step has one size: no specification holds both, a message does
-    spec = full_spec(optional=optional).to_dict() | ({"secant_px": 0.5} if optional else {})
+    # a step has one size, and parts take no head: no specification holds all of them, a message does
+    anchors = {"a.npy": {"dtype": "float64", "shape": [1, 2], "data": "AAAAAAAA8D8AAAAAAAAAQA=="}}
+    beside = {"secant_px": 0.5, "parts": ["p=y:points,anchors=a.npy"], "anchors": anchors}
+    spec = full_spec(optional=optional).to_dict() | (beside if optional else {})
     return dataclasses.replace(report, schema="lieaudit.report/1", spec=spec)
 
 

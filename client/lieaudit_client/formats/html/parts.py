@@ -10,8 +10,8 @@ from lieaudit_client.formats.parts import described, sentences
 from lieaudit_client.parts import in_order
 
 _HINT = (
-    "What the outputs hold, each part in its own unit. <em>Follow</em> says how far a part moves with the picture: 1 is "
-    "exact, 0 stands still. LEE is the mean square of what is left over."
+    "What the outputs hold, each part in its own unit. <em>Follow</em> says how far a part moves with the picture: 1 "
+    "is exact, 0 stands still. LEE is the mean square of what is left over."
 )
 
 
