@@ -18,7 +18,7 @@ import numpy.typing as npt
 from lieaudit_policy import WORST, Rule
 
 from lieaudit.errors import DataError
-from lieaudit.measure import WIDE
+from lieaudit.measured import WIDE
 from lieaudit.report import GeneratorResult, Report
 from lieaudit.statistics import compare, confidence_draws, point_estimate
 from lieaudit.verdicts import NEGLIGIBLE, WIDE_AGAINST

@@ -8,6 +8,7 @@ import numpy as np
 
 from lieaudit.crosscheck import STAGES, Compared, judge, spread_first
 from lieaudit.derivatives.base import rows_of
+from lieaudit.measure import directions_at_once, groups
 from lieaudit.parts.derivative import item_shares, part_derivative
 from lieaudit.progress import StageProgress
 from lieaudit.symmetries.plan import combination
@@ -71,7 +72,7 @@ def _compare(
     wanted: list[tuple[str, int]],
     found: dict[tuple[str, int], list[Compared]],
 ) -> None:
-    """Compare on one image, direction by direction: dense outputs of all directions are never held at once."""
+    """Compare on one image; of dense outputs a few directions go at a time."""
     plan = images.plan
     readings = [reading for reading in bound.readings if any(reading.name == name for name, _ in wanted)]
     needed = np.flatnonzero(np.any(plan.weights[sorted({g for _, g in wanted})] != 0, axis=0))
@@ -79,15 +80,15 @@ def _compare(
     own = images.tangents(pixels, [plan.measured[m] for m in needed])
     vectors: dict[str, tuple[list[Array], list[Array]]] = {reading.name: ([], []) for reading in readings}
     errors: dict[str, list[float]] = {reading.name: [] for reading in readings}
-    for place, m in enumerate(needed):
-        pair = [method(pixels, own[:, place : place + 1], int(m), further) for method in (checked, by)]
+    for some in groups(len(needed), directions_at_once(images, 1)):
+        pair = [method(pixels, own[:, some], needed[some], further) for method in (checked, by)]
         for reading in readings:
             both = [part_derivative(derivatives, reading, None) for derivatives in pair]
             # weighted by one method's scores: they are the same function's
             shares = np.sqrt(item_shares(both[0].weights))[0, :, None]
             for kept, made in zip(vectors[reading.name], both, strict=True):
-                kept.append(shares * made.answer[0, 0])
-            errors[reading.name].append(float(both[0].error[0, 0] + both[1].error[0, 0]))
+                kept += list(shares * made.answer[0])
+            errors[reading.name] += (both[0].error[0] + both[1].error[0]).tolist()
     for name, g in wanted:
         weights = plan.weights[g, needed]
         mine, theirs = (combination(np.stack(rows)[None], weights) for rows in vectors[name])

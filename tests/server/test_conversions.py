@@ -126,9 +126,9 @@ def test_every_field_of_a_spec_survives(optional):
     message = spec_to_proto(spec)
     assert spec_from_proto(message) == spec
     if optional:
-        assert unset(message) == ["secant_px"]  # beside a step it is refused
-    secant = AuditSpec(secant_px=0.5)
-    assert spec_from_proto(spec_to_proto(secant)) == secant
+        assert unset(message) == ["secant_px", "parts", "anchors"]  # refused beside a step, and beside a head
+    for other in (AuditSpec(secant_px=0.5), AuditSpec(parts=("p=y:points,anchors=a",), anchors={"a": [[1.0, 2.0]]})):
+        assert spec_from_proto(spec_to_proto(other)) == other
 
 
 def test_an_empty_spec_message_is_the_default():
