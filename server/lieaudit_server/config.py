@@ -56,6 +56,9 @@ class Config:
     max_attempts: Annotated[
         int, "starts of an audit before it fails because its worker or server keeps being killed"
     ] = 10
+    max_memory_attempts: Annotated[
+        int, "starts of an audit before it fails because the kernel had no memory left each time"
+    ] = 2
     require_sandbox: Annotated[
         bool, "do not start where the kernel lacks something that confines workers (docs/security.md)"
     ] = False

@@ -9,9 +9,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lieaudit_server.scheduling import oom
 from lieaudit_server.scheduling.forkserver import Child, ForkServer
 from lieaudit_server.store.audits import Failure
 
+OUT_OF_MEMORY = "WORKER_OUT_OF_MEMORY"
+"""Reason of a worker that the kernel killed for want of memory."""
 _TAIL_BYTES = 16 * 2**10
 _OUT_OF_MEMORY = (b"bad_alloc", b"MemoryError", b"Failed to allocate memory", b"cannot allocate memory")
 
@@ -65,12 +68,14 @@ class Worker:
         self._tail = b""
         self._final: dict[str, Any] | None = None
         self._stopped: Failure | None = None
+        self._oom_kills = 0
 
     async def run(self, deadline_seconds: float, already: float = 0.0) -> Outcome:
         """Run the job to its end; kill it at the deadline or when this coroutine is cancelled.
 
         ``already`` are the seconds that earlier starts of it have taken from the deadline.
         """
+        self._oom_kills = oom.kills()
         self._child = await self._fork_server.spawn(self._job)
         if self._stopped is not None:
             self._kill()
@@ -156,9 +161,13 @@ class Worker:
         return self._death(status, log)
 
     def _death(self, status: int, log: str) -> Outcome:
+        if status == -signal.SIGKILL and oom.kills() > self._oom_kills:
+            hint = "audit fewer images or a smaller model, or ask the operator for more memory"
+            failure = Failure(OUT_OF_MEMORY, "the system had no memory left and killed the worker", "", hint)
+            return Outcome(failure=failure, log=log)
         if status in {-signal.SIGKILL, -signal.SIGTERM}:
             name = signal.Signals(-status).name
-            message = f"the worker was killed with {name} from outside (by the operating system where memory ran out)"
+            message = f"the worker was killed with {name} from outside"
             return Outcome(failure=Failure("WORKER_KILLED", message), interrupted=True, log=log)
         if any(text in self._tail for text in _OUT_OF_MEMORY):
             return Outcome(failure=self._memory(), log=log)

@@ -19,12 +19,12 @@ from lieaudit_server.config import Config
 from lieaudit_server.errors import ServiceError, is_disk_full
 from lieaudit_server.identity import LOCAL
 from lieaudit_server.metrics import Metrics
-from lieaudit_server.scheduling import jobs
+from lieaudit_server.scheduling import jobs, oom
 from lieaudit_server.scheduling.confinement import Confinement
 from lieaudit_server.scheduling.fairness import order
 from lieaudit_server.scheduling.forkserver import ForkServer
 from lieaudit_server.scheduling.journal import Journal
-from lieaudit_server.scheduling.process import Outcome, Worker
+from lieaudit_server.scheduling.process import OUT_OF_MEMORY, Outcome, Worker
 from lieaudit_server.scheduling.room import Room
 from lieaudit_server.scheduling.slots import Slot, Slots
 from lieaudit_server.status import scrubbed
@@ -87,7 +87,8 @@ class Scheduler:
 
     async def start(self) -> None:
         """Put back into the queue what a killed server left running, and begin."""
-        count = await self._database.run(lambda db: audits.requeue_all(db, "resumed after the server restarted"))
+        rose = functools.partial(oom.rose, now=oom.mark())
+        count = await self._database.run(lambda db: audits.requeue_all(db, "resumed after the server restarted", rose))
         if count:
             _log.info("%d interrupted audits resume", count)
         self._loop = asyncio.create_task(self._run(), name="scheduler")
@@ -208,7 +209,8 @@ class Scheduler:
 
     async def _execute(self, audit_id: str, slot: Slot, running: _Running) -> None:
         try:
-            audit = await self._insist(lambda db: audits.start(db, audit_id))
+            mark = oom.mark()
+            audit = await self._insist(lambda db: audits.start(db, audit_id, mark))
             if audit is not None:
                 self._journal.notify(audit_id)
                 await self._attempt(audit, slot, running)
@@ -249,6 +251,10 @@ class Scheduler:
                 f"interrupted {self._config.max_attempts} times: its worker or the server was killed each time",
             )
             await self._finish(audit.id, "failed", failure)
+            return
+        if audit.memory_kills >= self._config.max_memory_attempts:
+            message = f"the system had no memory left {audit.memory_kills} times while it ran"
+            await self._finish(audit.id, "failed", Failure(OUT_OF_MEMORY, message))
             return
         scratch = self._folder.scratch / audit.id
         await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
@@ -297,6 +303,9 @@ class Scheduler:
         if failure.reason == "CANCELLED":
             return
         again = outcome.interrupted and audit.attempts < self._config.max_attempts
+        if failure.reason == OUT_OF_MEMORY:
+            killed = await self._insist(lambda db: audits.count_memory_kill(db, audit.id))
+            again = killed < self._config.max_memory_attempts and audit.attempts < self._config.max_attempts
         if again or failure.reason == "SHUTDOWN":
             await self._insist(lambda db: audits.requeue(db, audit.id, failure.message))
             self._journal.notify(audit.id)

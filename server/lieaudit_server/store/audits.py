@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,8 @@ class Audit:
 
     ``blobs`` says under each role (``model``, ``dataset``, ``torch_source``, ``torch_weights``) the ``sha256``,
     ``name`` and ``format`` of what it reads, so that deleting the resource while the audit waits takes nothing from it;
-    ``device`` is its GPU (None: CPU); ``deadline`` and ``spent`` are seconds of running, in all its starts together.
+    ``device`` is its GPU (None: CPU); ``deadline`` and ``spent`` are seconds of running, in all its starts together;
+    ``memory_kills`` of these starts ended because the kernel had no memory left.
     """
 
     number: int
@@ -75,6 +76,7 @@ class Audit:
     request_sha256: str
     spent: float = 0.0
     report: Kept | None = None
+    memory_kills: int = 0
 
     @property
     def is_finished(self) -> bool:
@@ -89,7 +91,7 @@ def _audit(row: sqlite3.Row) -> Audit:
     values["failure"] = None if values["failure"] is None else Failure(**json.loads(values["failure"]))
     sha256, size = values.pop("report_sha256"), values.pop("report_bytes")
     values["report"] = None if sha256 is None else Kept(sha256, size)
-    del values["expiring"]
+    del values["expiring"], values["oom_mark"]
     return Audit(**values)
 
 
@@ -142,7 +144,8 @@ def queued(db: sqlite3.Connection) -> list[Audit]:
     """Give the waiting audits, oldest first, without their specs and blobs: what the order needs."""
     rows = db.execute(
         "SELECT number, id, owner, state, '{}' AS spec, '{}' AS blobs, threads, device, deadline, attempts, created,"
-        " finished, failure, sequence, idempotency_key, request_sha256, spent, report_sha256, report_bytes, expiring"
+        " finished, failure, sequence, idempotency_key, request_sha256, spent, report_sha256, report_bytes, expiring,"
+        " memory_kills, oom_mark"
         " FROM audits WHERE state = 'queued' ORDER BY number"
     )
     return [_audit(row) for row in rows]
@@ -185,10 +188,14 @@ def insert(db: sqlite3.Connection, audit: Audit) -> Audit:
     return _existing(db, audit.id)
 
 
-def start(db: sqlite3.Connection, audit_id: str) -> Audit | None:
-    """Take an audit from ``queued`` to ``running``; None where it is no longer queued."""
+def start(db: sqlite3.Connection, audit_id: str, oom_mark: str = "") -> Audit | None:
+    """Take an audit from ``queued`` to ``running``; None where it is no longer queued.
+
+    ``oom_mark`` is `scheduling.oom.mark` of this moment, should the server not live to see how it ends.
+    """
     changed = db.execute(
-        "UPDATE audits SET state = 'running', attempts = attempts + 1 WHERE id = ? AND state = 'queued'", (audit_id,)
+        "UPDATE audits SET state = 'running', attempts = attempts + 1, oom_mark = ? WHERE id = ? AND state = 'queued'",
+        (oom_mark, audit_id),
     ).rowcount
     if not changed:
         return None
@@ -204,10 +211,24 @@ def requeue(db: sqlite3.Connection, audit_id: str, message: str) -> bool:
     return bool(changed)
 
 
-def requeue_all(db: sqlite3.Connection, message: str) -> int:
-    """Put every running audit back into the queue: what a server does first after it was killed."""
-    ids = [row["id"] for row in db.execute("SELECT id FROM audits WHERE state = 'running'").fetchall()]
-    return sum(requeue(db, audit_id, message) for audit_id in ids)
+def count_memory_kill(db: sqlite3.Connection, audit_id: str) -> int:
+    """Count that a start of an audit was killed for want of memory; give how many of them were."""
+    row = db.execute(
+        "UPDATE audits SET memory_kills = memory_kills + 1 WHERE id = ? RETURNING memory_kills", (audit_id,)
+    ).fetchone()
+    return int(row["memory_kills"])
+
+
+def requeue_all(db: sqlite3.Connection, message: str, oom_rose: Callable[[str], bool] = lambda _: False) -> int:
+    """Put every running audit back into the queue: what a server does first after it was killed.
+
+    ``oom_rose`` says of the mark that an audit started with whether the kernel has killed for want of memory since.
+    """
+    rows = db.execute("SELECT id, oom_mark FROM audits WHERE state = 'running'").fetchall()
+    for row in rows:
+        if oom_rose(row["oom_mark"]):
+            count_memory_kill(db, row["id"])
+    return sum(requeue(db, row["id"], message) for row in rows)
 
 
 def finish(

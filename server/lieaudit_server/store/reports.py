@@ -65,7 +65,7 @@ def describe(folder: Folder, audit: Audit, kept: Kept) -> None:
     values = {
         name: value
         for name, value in asdict(audit).items()
-        if name not in {"number", "state", "failure", "sequence", "report"}
+        if name not in {"number", "state", "failure", "sequence", "report", "memory_kills"}
     }
     sidecars.write(folder, sidecars.report_sidecar(folder, audit.id), {**values, **asdict(kept)})
 

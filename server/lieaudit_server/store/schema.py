@@ -98,7 +98,12 @@ ALTER TABLE resources ADD COLUMN expiring REAL;
 ALTER TABLE uploads ADD COLUMN expiring REAL;
 """
 
-MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2)
+_VERSION_3 = """
+ALTER TABLE audits ADD COLUMN memory_kills INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE audits ADD COLUMN oom_mark TEXT NOT NULL DEFAULT '';
+"""
+
+MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2, _VERSION_3)
 
 
 def migrate(connection: sqlite3.Connection, migrations: Sequence[str] = MIGRATIONS) -> int:

@@ -43,6 +43,9 @@ def enter(parent: int, job: Mapping[str, Any]) -> list[str]:
     gpu = bool(job["gpu"])
     if sys.platform == "linux":
         os.sched_setaffinity(0, job["cpus"])
+        Path("/proc/self/oom_score_adj").write_text(
+            "1000", encoding="ascii"
+        )  # before the server, where memory runs out
     os.umask(0o077)
     os.nice(job["niceness"])
     os.chdir(job["scratch"])
