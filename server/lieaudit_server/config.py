@@ -46,7 +46,8 @@ class Config:
     threads_per_audit: Annotated[int, "threads of an audit that asks for none; 0: up to four"] = 0
     gpus: Annotated[tuple[int, ...], "CUDA device ids to give to audits, one audit each (comma-separated)"] = ()
     owner_share: Annotated[
-        float, "largest part of the CPU threads that one owner's audits run on, where owners are told apart"
+        float,
+        "largest part of the CPU threads, and of the GPUs, that one owner's audits hold, where owners are told apart",
     ] = 0.75
     memory_mib: Annotated[int, "memory limit of one worker on the CPU (RLIMIT_DATA)"] = 8192
     gpu_memory_mib: Annotated[int, "host memory limit of one worker on a GPU (RLIMIT_DATA)"] = 65536

@@ -34,3 +34,19 @@ def order(waiting: Sequence[Audit], running: Mapping[str, int], last_start: Mapp
         if not queues[owner]:
             del queues[owner]
     return ordered
+
+
+def within_share(audit: Audit, held: tuple[int, int], total: tuple[int, int], share: float) -> bool:
+    """Whether an audit fits into its owner's share of what it runs on; the first one of an owner always does.
+
+    Parameters
+    ----------
+    held
+        CPU threads and GPUs that the owner's running audits hold.
+    total
+        CPU threads and GPUs that there are.
+    share
+        Part of either that one owner may hold.
+    """
+    kind, asked = (0, audit.threads) if audit.device is None else (1, 1)
+    return not held[kind] or held[kind] + asked <= share * total[kind]

@@ -21,7 +21,7 @@ from lieaudit_server.identity import LOCAL
 from lieaudit_server.metrics import Metrics
 from lieaudit_server.scheduling import jobs, oom
 from lieaudit_server.scheduling.confinement import Confinement
-from lieaudit_server.scheduling.fairness import order
+from lieaudit_server.scheduling.fairness import order, within_share
 from lieaudit_server.scheduling.forkserver import ForkServer
 from lieaudit_server.scheduling.journal import Journal
 from lieaudit_server.scheduling.process import OUT_OF_MEMORY, Outcome, Worker
@@ -43,6 +43,7 @@ T = TypeVar("T")
 class _Running:
     owner: str
     threads: int
+    gpus: int
     task: asyncio.Task[None] | None = None
     worker: Worker | None = None
     stopped: Failure | None = None
@@ -195,17 +196,20 @@ class Scheduler:
                 continue
             self._starts += 1
             self._last_start[audit.owner] = self._starts
-            running = _Running(audit.owner, 0 if slot.device is not None else len(slot.cpus))
+            on_gpu = slot.device is not None
+            running = _Running(audit.owner, threads=0 if on_gpu else len(slot.cpus), gpus=int(on_gpu))
             self._running[audit.id] = running
             running.task = asyncio.create_task(self._execute(audit.id, slot, running), name=f"audit-{audit.id}")
             self._metrics.running.set(len(self._running))
 
     def _has_share(self, audit: Audit) -> bool:
-        """Whether an owner's share has room for an audit: audits run to their end, so nobody's may take all CPUs."""
-        if audit.owner == LOCAL.owner or audit.device is not None:
+        """Whether an owner's share has room for an audit: audits run to their end, so nobody's may take everything."""
+        if audit.owner == LOCAL.owner:
             return True
-        held = sum(running.threads for running in self._running.values() if running.owner == audit.owner)
-        return not held or held + audit.threads <= self._config.owner_share * self._config.total_threads
+        mine = [running for running in self._running.values() if running.owner == audit.owner]
+        held = sum(running.threads for running in mine), sum(running.gpus for running in mine)
+        total = self._config.total_threads, len(self.slots.gpus)
+        return within_share(audit, held, total, self._config.owner_share)
 
     async def _execute(self, audit_id: str, slot: Slot, running: _Running) -> None:
         try:

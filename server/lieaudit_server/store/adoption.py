@@ -99,7 +99,7 @@ def _resource(folder: Folder, path: Path) -> Resource | None:
 
 def _audit(folder: Folder, path: Path) -> Audit | None:
     found = sidecars.read(path / "report.json") or {}
-    made = {"number": 0, "state": "succeeded", "failure": None, "sequence": 0, "report": None}
+    made = {"number": 0, "state": "succeeded", "failure": None, "sequence": 0, "report": None, "memory_kills": 0}
     values = _typed(Audit, {**made, **found})
     if values is None or values["id"] != path.name:
         return None
