@@ -1,4 +1,4 @@
-"""What a worker on a GPU may use besides, in a /dev of its own where the devices of a GPU are stand-ins; and its share."""
+"""What a worker on a GPU may use besides, in a /dev of its own with stand-ins for a GPU's devices; and its share."""
 
 from __future__ import annotations
 
