@@ -146,7 +146,7 @@ def slowdown(
     *,
     rounds: int = 15,
 ) -> Slowdown:
-    """Time both models on one image, in turn, on one thread: ratios within each round, so that a busy machine cancels.
+    """Time both models on one image, in turn, on one thread, by its CPU time: what else the machine does is not in it.
 
     ``spec`` is that of `average`. Raises `ModelError` as `load_model` does.
     """
@@ -159,9 +159,9 @@ def slowdown(
         times = np.empty((rounds + 2, 2))
         for row in times:
             for i, session in enumerate((first, second)):
-                started = time.perf_counter()
+                started = time.thread_time()
                 session.run(feeds[i])
-                row[i] = time.perf_counter() - started
+                row[i] = time.thread_time() - started
     ratios = np.sort(times[2:, 1] / times[2:, 0])  # the first two rounds warm up
     cut = rounds // 5
     return Slowdown(float(np.median(ratios)), float(ratios[cut]), float(ratios[-1 - cut]))
