@@ -46,7 +46,7 @@ class Outcome:
 
 
 def trained(seed: int, epochs: int, weight: float) -> Outcome:
-    """Train one network; ``weight`` 0 is plain training. Timing is CPU time: what else the machine does is not in it."""
+    """Train one network, plainly where ``weight`` is 0; time it in CPU time, without what else the machine does."""
     x, y = digits.enlarged_digits()
     images, labels = (digits.unit_range(x) - digits.MEAN) / digits.STD, torch.from_numpy(y)
     seen, answers = images[: -digits.HELD_OUT], labels[: -digits.HELD_OUT]
