@@ -17,15 +17,21 @@ from lieaudit.spec import GENERATORS, AuditSpec, Preprocessing
 
 if TYPE_CHECKING:
     from lieaudit.audit import audit
+    from lieaudit.differentiation import jvp, vjp
     from lieaudit.inspection import inspect
 
 __version__ = "0.1.0"
 
-__all__ = ["GENERATORS", "AuditSpec", "LieauditError", "Preprocessing", "Report", "audit", "inspect"]
+__all__ = ["GENERATORS", "AuditSpec", "LieauditError", "Preprocessing", "Report", "audit", "inspect", "jvp", "vjp"]
 
-# These two bring onnx and onnxruntime with them; who only needs errors, specs and reports (the server's control plane)
+# These bring onnx and onnxruntime with them; who only needs errors, specs and reports (the server's control plane)
 # does not wait for those.
-_HOMES = {"audit": "lieaudit.audit", "inspect": "lieaudit.inspection"}
+_HOMES = {
+    "audit": "lieaudit.audit",
+    "inspect": "lieaudit.inspection",
+    "jvp": "lieaudit.differentiation",
+    "vjp": "lieaudit.differentiation",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -20,9 +20,9 @@ ORIGIN = "lieaudit.origin"
 """Key in ``Node.meta``: what the user calls the node, or the one that it was made of."""
 
 _USERS = re.compile(r"^user:(.*):\d+$", re.DOTALL)
-_OWN = re.compile(rf"^({PREFIX}|tangent/|action/|shape/)")
+_OWN = re.compile(rf"^({PREFIX}|tangent/|cotangent/|action/|shape/)")
 _DERIVED = re.compile(
-    r"^(.*)\.(tangent|action|settled|frozen|folded|replaced|scales|zero_point|centred|scaled|batch|parts|place)$",
+    r"^(.*)\.(tangent|cotangent|action|settled|frozen|folded|replaced|scales|zero_point|centred|scaled|batch|parts|place)$",
     re.DOTALL,
 )
 """A name made of a tensor's or a node's; it is lieaudit's only where that one is in the graph."""

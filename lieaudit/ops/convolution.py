@@ -127,15 +127,13 @@ def _without_bias(tracker: Tracker, node: ir.Node) -> bool:
 _CONVOLUTION = Rule("convolution", convolution, operands=(0, 1, 2), accepts=_sizes_fixed)
 _DEFORMABLE = Rule("convolution", deformable, operands=(0, 1, 3, 4), accepts=_sizes_fixed)
 
-_WEIGHTS = "no rule for weights that move"
-
 OPS = (
     Op("Conv", tangent=_CONVOLUTION, layout=convolution_axes, geometric=on_one_grid(_one_pixel),
        homogeneous=_without_bias, kind=Kind.CONVOLUTION, linear=(0, 1),
-       transpose=Transpose(adjoint.convolution, without=_WEIGHTS)),
+       transpose=Transpose(adjoint.convolution, (0, 1))),
     Op("ConvTranspose", tangent=_CONVOLUTION, layout=convolution_axes, homogeneous=_without_bias, kind=Kind.UPSAMPLING,
        linear=(0, 1),
-       transpose=Transpose(adjoint.transposed, without=_WEIGHTS)),
+       transpose=Transpose(adjoint.transposed, (0, 1))),
     Op("DeformConv", tangent=_DEFORMABLE, layout=convolution_axes, kind=Kind.CONVOLUTION,
        linear=(0, 1),
        transpose=Transpose(operands=(), without="its samples lie between pixels")),

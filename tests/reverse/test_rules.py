@@ -257,7 +257,8 @@ def convolution(random: np.random.Generator) -> Draw:
     elif random.random() < 0.7:
         attributes["pads"] = random.integers(0, 4, 2 * n).tolist()
     x = f(random, 2, channels, *(int(v) for v in random.integers(6, 9, n)))
-    return Draw([x, f(random, made, channels // group, *kernel)], attributes)
+    weights = f(random, made, channels // group, *kernel)
+    return Draw([x, weights], attributes, moving=int(random.integers(0, 2)))
 
 
 def conv_transpose(random: np.random.Generator) -> Draw:
@@ -279,7 +280,8 @@ def conv_transpose(random: np.random.Generator) -> Draw:
         attributes["output_padding"] = [int(random.integers(0, s)) for s in strides]
         reach = [(k - 1) * d for k, d in zip(kernel, attributes["dilations"], strict=True)]
         attributes["pads"] = [int(random.integers(0, r // 2 + 1)) for r in [*reach, *reach]]
-    return Draw([x, f(random, 4, int(random.integers(1, 4)), *kernel.tolist())], attributes)
+    weights = f(random, 4, int(random.integers(1, 4)), *kernel.tolist())
+    return Draw([x, weights], attributes, moving=int(random.integers(0, 2)))
 
 
 def matmul(random: np.random.Generator) -> Draw:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from lieaudit.autodiff.adjoint import Adjoint
-from lieaudit.autodiff.extents import Extent, product
+from lieaudit.autodiff.adjoint import Adjoint, Extents
+from lieaudit.autodiff.extents import Extent, Symbolic, product
 from lieaudit.errors import UnsupportedOpError
 from lieaudit.graph.nodes import ints_input, required
 from lieaudit.ops.adjoints.arithmetic import Outputs, first
@@ -68,11 +68,13 @@ def _window(a: Adjoint, node: ir.Node, kernel: list[int], grid: int, made: int) 
     return _Window(kernel, strides, dilations, pads[:n], pads[n:], attributes.get_int("group", 1))
 
 
-def convolution(a: Adjoint, node: ir.Node, _i: int, ys: Outputs) -> ir.Value:
-    """W ∗ x: the kernel flipped and its channels swapped, ∗ u."""
+def convolution(a: Adjoint, node: ir.Node, i: int, ys: Outputs) -> ir.Value:
+    """W ∗ x: in x the kernel flipped and its channels swapped, ∗ u; in W see `_in_weights`."""
     u, x, w = first(ys), required(node, 0), required(node, 1)
     n = a.rank_of(x) - 2
     window = _window(a, node, [a.fixed(w, 2 + k) for k in range(n)], 0, 0)
+    if i == 1:
+        return _in_weights(a, x, a.sizes_of(x), u, window)
     if all(s == 1 for s in window.strides):
         return _at_every_pixel(a, u, w, window, [0] * n)
     sizes = [(a.fixed(x, 2 + k), a.fixed(node.outputs[0], 2 + k)) for k in range(n)]
@@ -137,13 +139,35 @@ def _turned(a: Adjoint, w: ir.Value, window: _Window) -> ir.Value:
     return a.reshape(turned, [group * c, m // group, *space])
 
 
-def transposed(a: Adjoint, node: ir.Node, _i: int, ys: Outputs) -> ir.Value:
+def _in_weights(a: Adjoint, x: ir.Value, sizes: Extents, u: ir.Value, window: _Window) -> ir.Value:
+    """Return Σ over images and places of u x, by tap: a convolution of x by u, strides and dilations exchanged.
+
+    Images take the part of channels, and channels that of images.
+    """
+    n, group = len(window.kernel), window.group
+    count, channels, *space = sizes
+    each = product([channels, Symbolic((), 1, group)])
+    apart = a.reshape(x, [count, group, each, *space])
+    apart = a.op("Transpose", apart, perm=[2, 1, 0, *range(3, 3 + n)])
+    images = a.reshape(apart, [each, product([group, count]), *space])
+    kernel = a.op("Transpose", u, perm=[1, 0, *range(2, 2 + n)])
+    made = a.op(
+        "Conv", images, kernel, strides=window.dilations, dilations=window.strides,
+        pads=[*window.before, *window.after], group=group,
+    )  # fmt: skip
+    made = a.slice(made, [0] * n, window.kernel, list(range(2, 2 + n)))
+    return a.op("Transpose", made, perm=[1, 0, *range(2, 2 + n)])
+
+
+def transposed(a: Adjoint, node: ir.Node, i: int, ys: Outputs) -> ir.Value:
     """Convolve with the same kernel: ConvTranspose is the transpose of a Conv."""
     u, x, w = first(ys), required(node, 0), required(node, 1)
     n = a.rank_of(x) - 2
     window = _window(a, node, [a.fixed(w, 2 + k) for k in range(n)], 1, 1)
     if node.attributes.get_ints("output_shape", []) or _automatic(node):
         window = _to_shape(a, node, window)
+    if i == 1:
+        return _in_weights(a, u, a.sizes_of(node.outputs[0]), x, window)
     made = a.op("Conv", u, w, kernel_shape=window.kernel, **window.attributes())
     # pixels that output_padding adds, where they are so many that another window fits
     extra = node.attributes.get_ints("output_padding", [0] * n)

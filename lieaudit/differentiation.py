@@ -1,0 +1,304 @@
+"""Derivatives of ONNX graphs as ONNX graphs: J v in forward mode, Jᵀ u in reverse mode.
+
+The graph may be of anything, and what is made of it runs wherever ONNX runs: it holds ops of the standard only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from lieaudit.autodiff.extents import Symbolic
+from lieaudit.errors import ModelError, SpecError
+from lieaudit.graph import versions
+from lieaudit.graph.forward.coverage import caveats
+from lieaudit.graph.forward.rewrite import Applied, rewrite
+from lieaudit.graph.names import SAMPLES, set_apart
+from lieaudit.graph.read import read_model
+from lieaudit.graph.reverse.opset import raised
+from lieaudit.graph.reverse.transpose import transpose
+
+WARNINGS = "lieaudit.warnings"
+"""Key in ``metadata_props``: ops whose derivative is not exact, or says nothing about finite steps, a line each."""
+
+_FLOATS = {ir.DataType.FLOAT, ir.DataType.DOUBLE}
+
+Source = str | Path | bytes | onnx.ModelProto
+
+
+def jvp(
+    model: Source,
+    *,
+    active: Sequence[str] | None = None,
+    inputs: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
+    directions: int | str | None = None,
+) -> onnx.ModelProto:
+    """Return the graph that computes y = f(x) and its derivative along given directions, dy = J dx (forward mode).
+
+    Parameters
+    ----------
+    model
+        A path, bytes or a ModelProto; any graph that onnxruntime runs.
+    active
+        Inputs or initializers to differentiate by; default: every input of float32 or float64.
+    inputs, outputs
+        Names of tensors that bound the part of the graph to differentiate; default: its inputs, and its outputs of
+        float32 or float64.
+    directions
+        None: one direction, ``X.tangent`` has X's shape. An int or a name: an axis of that size, or of that symbol,
+        leads every tangent, one row per direction; the values are computed once for all of them.
+
+    Returns
+    -------
+    onnx.ModelProto
+        Inputs: those of the graph, then ``X.tangent`` for every active X. Outputs: those of the graph, then
+        ``Y.tangent`` for every output Y. ``metadata_props["lieaudit.warnings"]`` names ops whose derivative is a
+        central difference, or zero almost everywhere.
+
+    Raises
+    ------
+    ModelError
+        NO_SUCH_INPUT, NO_SUCH_OUTPUT, INPUT_NOT_FLOAT, OUTPUT_NOT_FLOAT, NAME_TAKEN, GRAPH_NOT_RUNNABLE,
+        SEGMENT_UNBOUNDED, and what reading a model raises.
+    UnsupportedOpError
+        NO_RULE or UNKNOWN_OP, naming the op.
+    SpecError
+        DIRECTIONS_INVALID.
+    """
+    if directions is not None and (isinstance(directions, bool) or directions in {0, ""} or _negative(directions)):
+        raise SpecError(
+            f"directions = {directions!r} is neither a positive number nor a name",
+            reason="DIRECTIONS_INVALID",
+            subject="directions",
+            hint="leave it out for one direction",
+        )
+    graph = _Graph(model, active, inputs, outputs, ".tangent")
+    made = rewrite(graph.model, active=graph.active, inputs=inputs, outputs=graph.outputs, single=directions is None)
+    return graph.finished(made.model, made.applied, ".tangent", directions)
+
+
+def vjp(model: Source, *, wrt: Sequence[str] | None = None, outputs: Sequence[str] | None = None) -> onnx.ModelProto:
+    """Return the graph that computes y = f(x) and pulls cotangents back, Jᵀ u (reverse mode).
+
+    With u = 1 on a scalar output that is its gradient. The tangent graph of `jvp` is linear in its tangents; every op
+    in it is turned around by a rule of its own ("linearise and transpose", Radul et al., POPL 2023).
+
+    Parameters
+    ----------
+    model
+        As of `jvp`. Graphs of an opset before 16 are raised to it.
+    wrt
+        Inputs or initializers to differentiate by; default: every input of float32 or float64.
+    outputs
+        Tensors whose cotangents are given; default: the outputs of float32 or float64.
+
+    Returns
+    -------
+    onnx.ModelProto
+        Inputs: those of the graph, then ``Y.cotangent`` for every output Y, of its shape. Outputs: those of the graph,
+        then ``X.cotangent`` for every X in ``wrt``, of its shape: Σ over the outputs of (∂Y/∂X)ᵀ Y.cotangent.
+
+    Raises
+    ------
+    ModelError, UnsupportedOpError
+        As `jvp`; and NO_TRANSPOSE, naming the op, where it has no rule; OPSET_TOO_OLD; DYNAMIC_SHAPE.
+    """
+    graph = _Graph(model, wrt, None, outputs, ".cotangent", reverse=True)
+    forward = rewrite(graph.model, active=graph.active, outputs=graph.outputs, single=True)
+    made = transpose(forward, graph.axes(forward.model.graph))
+    return graph.finished(made.model, made.applied, ".cotangent", None)
+
+
+def _negative(directions: int | str) -> bool:
+    return isinstance(directions, int) and directions < 0
+
+
+class _Graph:
+    """A user's graph while it is differentiated: what it is called, and what its open sizes are called."""
+
+    def __init__(
+        self,
+        source: Source,
+        active: Sequence[str] | None,
+        inputs: Sequence[str] | None,
+        outputs: Sequence[str] | None,
+        suffix: str,
+        *,
+        reverse: bool = False,
+    ) -> None:
+        read = read_model(source)
+        model = read.model
+        if model.functions:
+            model = passes.InlinePass()(model).model
+        versions.settle(model)
+        own = {value: value.name or "" for value in _bounds(model.graph)}
+        for name in {*(active or ()), *(outputs or ()), *(inputs or ())}:
+            own.update(dict.fromkeys(_named(model.graph, name), name))
+        set_apart(model)
+        self.called = {value.name or "": name for value, name in own.items()}
+        """The user's names, by those that tensors have meanwhile."""
+        if reverse:
+            model = raised(model)
+        self.model = model
+        graph = model.graph
+        active, inputs, outputs = (self._meanwhile(names) for names in (active, inputs, outputs))
+        self.inputs = inputs
+        self.held = _freed(graph, active or ())
+        self.shapes = {value.name: value.shape.copy() for value in _bounds(graph) if value.shape is not None}
+        self.active = _active(graph, active, inputs)
+        self.outputs = _outputs(graph, outputs)
+        taken = {self.called.get(value.name or "") for value in _bounds(graph)}
+        for name in [self.called.get(n, n) for n in [*(self.active or ()), *(self.outputs or ())]]:
+            if f"{name}{suffix}" in taken:
+                raise ModelError(
+                    f"the graph has a tensor {name + suffix!r} already",
+                    reason="NAME_TAKEN",
+                    subject=f"{name}{suffix}",
+                    hint="rename that input or output first",
+                )
+
+    def _meanwhile(self, names: Sequence[str] | None) -> list[str] | None:
+        """Return what tensors that the user names are called meanwhile."""
+        known = {user: name for name, user in self.called.items()}
+        return None if names is None else [known.get(name, name) for name in names]
+
+    def axes(self, graph: ir.Graph) -> dict[tuple[str, int], Symbolic]:
+        """Return the open axes of a rewritten graph's inputs under the names that the user gave them."""
+        found = {}
+        for value in graph.inputs:
+            own = self.shapes.get((value.name or "").removesuffix(".tangent"))
+            for axis, size in enumerate(value.shape or ()):
+                if not isinstance(size, int):
+                    named = own[axis] if own is not None else size
+                    symbol = None if isinstance(named, int) else named.value
+                    anonymous = "N" if axis == 0 else f"{(value.name or '').removesuffix('.tangent')}.{axis}"
+                    found[value.name or "", axis] = Symbolic(((str(symbol or anonymous), 0),))
+        return found
+
+    def finished(
+        self, made: ir.Model, applied: Sequence[Applied], suffix: str, directions: int | str | None
+    ) -> onnx.ModelProto:
+        """Give the result the user's names of sizes, the initializers that were inputs meanwhile, and the warnings."""
+        graph = made.graph
+        bounds = set(_bounds(graph))
+        for value in (v for node in graph for v in node.outputs):
+            if value not in bounds and value.shape is not None and any(not isinstance(s, int) for s in value.shape):
+                value.shape = None  # both runs that measured it took all symbols for one
+        lead = [] if directions is None else [directions]
+        for value in bounds:
+            name = value.name or ""
+            stem = name.removesuffix(suffix)
+            value.name = self.called.get(name) or (self.called[stem] + suffix if stem in self.called else name)
+            own = self.shapes.get(name.removesuffix(suffix))
+            if own is not None and name.endswith(suffix) and name not in self.shapes:
+                value.shape = ir.Shape([*lead, *own])
+            elif own is not None:
+                value.shape = own
+        made.producer_name, made.producer_version = "lieaudit", _version()
+        warnings = [f"{skipped.what}: {skipped.why}" for skipped in caveats(applied)]
+        if warnings:
+            made.metadata_props[WARNINGS] = "\n".join(warnings)
+        proto = ir.to_proto(made)
+        held = {self.called.get(name, name): array for name, array in self.held.items()}
+        for info in [i for i in proto.graph.input if i.name in held]:
+            proto.graph.initializer.append(onnx.numpy_helper.from_array(held[info.name], info.name))
+            proto.graph.input.remove(info)
+        return proto
+
+
+def _bounds(graph: ir.Graph) -> list[ir.Value]:
+    return [*graph.inputs, *graph.outputs]
+
+
+def _named(graph: ir.Graph, name: str) -> list[ir.Value]:
+    inside = [value for node in graph for value in node.outputs]
+    return [value for value in [*graph.initializers.values(), *inside] if value.name == name]
+
+
+def _version() -> str:
+    from lieaudit import __version__
+
+    return __version__
+
+
+def _freed(graph: ir.Graph, names: Collection[str]) -> dict[str, np.ndarray[Any, Any]]:
+    """Make inputs of the initializers among these names, in place, so that nothing is folded into them."""
+    held = {}
+    for name in names:
+        value = graph.initializers.get(name)
+        if value is None or value.const_value is None:
+            continue
+        array = value.const_value.numpy()
+        held[name] = array
+        graph.initializers.pop(name)
+        value.const_value = None
+        value.shape, value.type = ir.Shape(array.shape), value.type or ir.TensorType(ir.Tensor(array).dtype)
+        if array.ndim:
+            value.meta[SAMPLES] = array
+        if value not in list(graph.inputs):
+            graph.inputs.append(value)
+    return held
+
+
+def _active(graph: ir.Graph, names: Sequence[str] | None, inputs: Sequence[str] | None) -> list[str] | None:
+    given = {value.name: value for value in graph.inputs if not value.is_initializer()}
+    if names is None:
+        floats = [name for name, value in given.items() if value.dtype in _FLOATS]
+        if not floats and inputs is None:
+            kinds = ", ".join(f"{name} ({value.dtype})" for name, value in given.items())
+            raise ModelError(
+                f"no input of the graph is float32 or float64: {kinds}",
+                reason="INPUT_NOT_FLOAT",
+                subject=", ".join(str(name) for name in given),
+                hint="name an initializer to differentiate by, or a tensor behind the inputs",
+            )
+        return [str(name) for name in floats] if inputs is None else None
+    if inputs is not None:
+        return list(names)
+    for name in names:
+        if name not in given:
+            raise ModelError(
+                f"the graph has no input or initializer {name!r}",
+                reason="NO_SUCH_INPUT",
+                subject=name,
+                hint=f"inputs: {', '.join(sorted(map(str, given)))}",
+            )
+        if given[name].dtype not in _FLOATS:
+            raise ModelError(
+                f"{name!r} holds {given[name].dtype}, which has no derivative",
+                reason="INPUT_NOT_FLOAT",
+                subject=name,
+                hint="differentiate by an input of float32 or float64; a float16 model is first converted to float32",
+            )
+    return list(names)
+
+
+def _outputs(graph: ir.Graph, names: Sequence[str] | None) -> list[str] | None:
+    tensors = {value.name: value for node in graph for value in node.outputs}
+    if names is None:
+        floats = [str(value.name) for value in graph.outputs if value.dtype in _FLOATS]
+        if not floats:
+            kinds = ", ".join(f"{value.name} ({value.dtype})" for value in graph.outputs)
+            raise ModelError(
+                f"no output of the graph is float32 or float64: {kinds}",
+                reason="OUTPUT_NOT_FLOAT",
+                subject=", ".join(str(value.name) for value in graph.outputs),
+                hint="name a tensor before the step",
+            )
+        return None if len(floats) == len(graph.outputs) else floats
+    for name in names:
+        if name not in tensors:
+            raise ModelError(
+                f"the graph makes no tensor {name!r}",
+                reason="NO_SUCH_OUTPUT",
+                subject=name,
+                hint=f"outputs: {', '.join(str(value.name) for value in graph.outputs)}",
+            )
+    return list(names)
