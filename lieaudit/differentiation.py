@@ -15,11 +15,11 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from lieaudit.autodiff.extents import Symbolic
-from lieaudit.errors import ModelError, SpecError
+from lieaudit.errors import ModelError, SpecError, UnsupportedOpError
 from lieaudit.graph import versions
 from lieaudit.graph.forward.coverage import caveats
 from lieaudit.graph.forward.rewrite import Applied, rewrite
-from lieaudit.graph.names import SAMPLES, set_apart
+from lieaudit.graph.names import SAMPLES, called, set_apart
 from lieaudit.graph.read import read_model
 from lieaudit.graph.reverse.opset import raised
 from lieaudit.graph.reverse.transpose import transpose
@@ -138,6 +138,7 @@ class _Graph:
         if model.functions:
             model = passes.InlinePass()(model).model
         versions.settle(model)
+        _refuse_unknown(model)
         own = {value: value.name or "" for value in _bounds(model.graph)}
         for name in {*(active or ()), *(outputs or ()), *(inputs or ())}:
             own.update(dict.fromkeys(_named(model.graph, name), name))
@@ -211,6 +212,21 @@ class _Graph:
             proto.graph.initializer.append(onnx.numpy_helper.from_array(held[info.name], info.name))
             proto.graph.input.remove(info)
         return proto
+
+
+_KNOWN_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
+
+
+def _refuse_unknown(model: ir.Model) -> None:
+    """Refuse ops of a domain that onnxruntime does not know: not even their values could be computed."""
+    for node in model.graph.all_nodes():
+        if node.domain not in _KNOWN_DOMAINS:
+            raise UnsupportedOpError(
+                f"{called(node)} is of domain {node.domain!r}, which onnxruntime does not know",
+                reason="UNKNOWN_OP",
+                subject=f"{node.domain}::{node.op_type}",
+                hint="export the model without it, in ops of the ONNX standard",
+            )
 
 
 def _bounds(graph: ir.Graph) -> list[ir.Value]:

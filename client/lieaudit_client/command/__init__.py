@@ -30,6 +30,11 @@ COMMANDS = {
     "compare": ("lieaudit_client.gate.command", "compare", "Compare two reports."),
     "policy": ("lieaudit_client.gate.command", "policy", "Check a policy file."),
     "repair": ("lieaudit_client.command.repair", "repair", "Average a classifier over shifts, and gate the result."),
+    "differentiate": (
+        "lieaudit_client.command.differentiate",
+        "differentiate",
+        "Write the derivative of any ONNX graph as a graph.",
+    ),
     "report": ("lieaudit_client.command.report", "report", "Show a report file, or make a page of it."),
     "inspect": ("lieaudit_client.command.inspect", "inspect", "Read a model without auditing it."),
     "watch": ("lieaudit_client.command.remote", "watch", "Follow an audit to its end."),
