@@ -12,6 +12,7 @@ import onnx_ir as ir
 from lieaudit.autodiff.sizes import Dims, size_of
 from lieaudit.autodiff.tangent import Tangent
 from lieaudit.errors import UnsupportedOpError
+from lieaudit.graph.names import called
 
 TANGENT_NODES = "tangent/"
 """What the names of emitted nodes begin with."""
@@ -196,7 +197,7 @@ class Context:
         tangent = self.tangent(node.inputs[index])
         if tangent is None:
             raise UnsupportedOpError(
-                f"input {index} of {node.op_type} {node.name!r} has no tangent",
+                f"input {index} of {called(node)} has no tangent",
                 reason="NO_RULE",
                 subject=node.name or node.op_type,
                 hint="use --method finite_difference",

@@ -32,6 +32,7 @@ from lieaudit.metrics.head import Head
 from lieaudit.parts.binding import BoundParts
 from lieaudit.parts.text import read_parts
 from lieaudit.report import ReportModel, ReportTensor
+from lieaudit.runtime.failures import cleaned
 from lieaudit.spec import AuditSpec
 
 if TYPE_CHECKING:
@@ -304,5 +305,5 @@ def _check(model: ir.Model) -> None:
     try:
         common_passes.CheckerPass()(model)
     except Exception as problem:
-        text = str(problem.__cause__ or problem).strip().split("\n")[0][:300]
+        text = cleaned(str(problem.__cause__ or problem).strip().split("\n")[0])
         raise ModelError(f"not a valid ONNX model: {text}", reason="INVALID_MODEL", subject="model") from problem

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lieaudit.errors import ModelError, UnsupportedOpError
+from lieaudit.graph.names import called
 
 
 def ints_of(node: ir.Node, name: str, index: int | None = None) -> list[int] | None:
@@ -40,7 +41,7 @@ def required(node: ir.Node, index: int) -> ir.Value:
     value = node.inputs[index] if index < len(node.inputs) else None
     if value is None:
         raise ModelError(
-            f"{node.op_type} {node.name or node.outputs[0].name!r} has no input {index}, which its standard requires",
+            f"{called(node)} has no input {index}, which its standard requires",
             reason="INPUT_MISSING",
             subject=node.name or node.op_type,
             hint="check the model with onnx.checker.check_model, and export it again",
@@ -79,7 +80,7 @@ def ints_input(node: ir.Node, index: int) -> list[int]:
     array = constant(node.inputs[index])
     if array is None:
         raise UnsupportedOpError(
-            f"input {index} of {node.op_type} {node.name!r} is computed by the graph",
+            f"input {index} of {called(node)} is computed by the graph",
             reason="DYNAMIC_AXES",
             subject=node.name or node.op_type,
             hint="export with constant axes",

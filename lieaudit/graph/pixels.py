@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lieaudit.errors import ModelError
+from lieaudit.graph.names import called
 from lieaudit.ops import is_op, lookup
 
 INTEGERS = {
@@ -117,7 +118,7 @@ def _dequantise(node: ir.Node) -> None:
 def _refused(image: ir.Value, node: ir.Node) -> ModelError:
     kind = image.dtype.numpy() if image.dtype is not None else "integers"
     return ModelError(
-        f"input {image.name!r} takes {kind}, and {node.op_type} {node.name!r} computes with the integers",
+        f"input {image.name!r} takes {kind}, and {called(node)} computes with the integers",
         reason="INTEGER_PIXELS",
         subject=node.name or node.op_type,
         hint="export the model with a float image input",

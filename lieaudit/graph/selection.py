@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from lieaudit.errors import ModelError
+from lieaudit.graph.names import called
 from lieaudit.graph.nodes import reads
 
 _SELECTS = {"NonMaxSuppression"}
@@ -30,8 +31,7 @@ def refuse_selected(output: ir.Value, name: str) -> None:
         if node.op_type in _SELECTS and node.domain in {"", "ai.onnx"}:
             sources = [value.name for value in node.inputs[:2] if value is not None]
             raise ModelError(
-                f"output {name!r} is made of what {node.op_type} {node.name or node.outputs[0].name!r} selects, "
-                "which jumps with the image",
+                f"output {name!r} is made of what {called(node)} selects, which jumps with the image",
                 reason="OUTPUT_SELECTED",
                 subject=name,
                 hint=f"audit what it selects from: {' or '.join(f'--output {source}' for source in sources)}",

@@ -7,6 +7,7 @@ import onnx_ir.passes.common as passes
 
 from lieaudit.errors import ModelError
 from lieaudit.graph.forward.prepare import inline_control_flow
+from lieaudit.graph.names import called
 from lieaudit.ops import is_random
 
 _NAMED = 3
@@ -31,7 +32,7 @@ def refuse_random(model: ir.Model) -> None:
     found = _random(settled)
     if not found:
         return
-    shown = [f"{node.op_type} {node.name or node.outputs[0].name!r} {why}" for node, why in found]
+    shown = [f"{called(node)} {why}" for node, why in found]
     more = f", and {len(shown) - _NAMED} more" if len(shown) > _NAMED else ""
     raise ModelError(
         f"the output is no function of one image: {', '.join(shown[:_NAMED])}{more}",

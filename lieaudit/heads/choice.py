@@ -129,9 +129,9 @@ def _declared_map(facts: Facts, said: str) -> Choice:
     if facts.layout in {"map", "cells"} or (not facts.layout and len(facts.shape) == 3):
         return Choice(head, said)
     if facts.layout == "vector" or len(facts.shape) < 2:
-        raise _mismatch(f"output {facts.described} is no map: none of its axes is the image's height or width")
+        raise _mismatch(f"output {facts.described} is no map: none of its axes is the image's height or width", facts)
     if facts.layout == "scattered":
-        raise _mismatch(f"output {facts.described} is no map: its positions are not those of one grid")
+        raise _mismatch(f"output {facts.described} is no map: its positions are not those of one grid", facts)
     return Choice(
         Head(facts.function or "identity", spatial=False, axis=facts.axis or 1),
         f"{said}, but where the image lies in {facts.described} is not known",
@@ -240,5 +240,7 @@ def _layouts(facts: Facts) -> str:
     return f"say --layout '{facts.name}=NHW' or '{facts.name}=tokens:HxW' if it is a map"
 
 
-def _mismatch(problem: str) -> SpecError:
-    return SpecError(f"head: {problem}", reason="HEAD_MISMATCH", subject="head", hint="let --head auto choose")
+def _mismatch(problem: str, of: Facts | None = None) -> SpecError:
+    """Return the refusal of a head; ``of``: of a map, which a declared layout makes of an output that is one."""
+    hint = f"{_layouts(of)}, or let --head auto choose" if of is not None else "let --head auto choose"
+    return SpecError(f"head: {problem}", reason="HEAD_MISMATCH", subject="head", hint=hint)

@@ -11,6 +11,7 @@ from lieaudit.autodiff.context import Context
 from lieaudit.autodiff.rows import reshaped, stacked
 from lieaudit.autodiff.tangent import Tangent
 from lieaudit.errors import UnsupportedOpError
+from lieaudit.graph.names import called
 from lieaudit.graph.nodes import has_input, ints_input, ints_of, required
 from lieaudit.layouts.algebra import reduced
 from lieaudit.layouts.axes import has_grid
@@ -36,7 +37,7 @@ def _axes(node: ir.Node) -> list[int]:
     axes = _reduced(node)
     if axes is None:
         raise UnsupportedOpError(
-            f"the axes of {node.op_type} {node.name!r} are computed by the graph",
+            f"the axes of {called(node)} are computed by the graph",
             reason="DYNAMIC_AXES",
             subject=node.name or node.op_type,
             hint="export with constant axes",

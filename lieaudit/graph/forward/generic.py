@@ -36,7 +36,7 @@ def generic(context: Context, node: ir.Node) -> Outputs:
     for value in node.outputs:
         if isinstance(value.type, ir.SequenceType | ir.OptionalType):
             raise UnsupportedOpError(
-                f"{node.op_type} {node.name!r} makes a sequence whose length or places depend on the image",
+                f"{called(node)} makes a sequence whose length or places depend on the image",
                 reason="NO_RULE",
                 subject=node.name or node.op_type,
                 hint="use --method finite_difference",

@@ -83,7 +83,7 @@ def inline_body(
     for value, given in zip(copy.inputs, inputs, strict=True):
         if given is None:
             raise ModelError(
-                f"{node.op_type} {node.name!r} leaves out an input that its subgraph reads, {value.name!r}",
+                f"{called(node)} leaves out an input that its subgraph reads, {value.name!r}",
                 reason="INPUT_MISSING",
                 subject=node.name or node.op_type,
                 hint="check the model with onnx.checker.check_model, and export it again",

@@ -22,6 +22,7 @@ from lieaudit.graph.names import called
 from lieaudit.graph.nodes import reads
 from lieaudit.ops import Rule, Use, lookup, name_of
 from lieaudit.ops.op import QUANTISATION_RULE
+from lieaudit.runtime.failures import cleaned
 
 DIRECTIONS = "D"
 """Name of the symbolic number of directions in the rewritten graph."""
@@ -329,7 +330,7 @@ def _finished(model: ir.Model) -> ir.Model:
         passes.CheckerPass()(model)
     except Exception as problem:
         raise UnsupportedOpError(
-            f"the rewritten graph is not valid ONNX: {str(problem).splitlines()[0][:300]}",
+            f"forward mode's graph is not valid ONNX: {cleaned(str(problem))}",
             reason="REWRITE_INVALID",
             subject=model.graph.name or "graph",
             hint="report this model; use --method finite_difference meanwhile",

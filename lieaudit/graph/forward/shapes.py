@@ -120,7 +120,7 @@ def not_runnable(model: ir.Model, problem: Exception) -> ModelError:
         f"onnxruntime does not run {stop.where or 'the graph'}: {stop.why}",
         reason="GRAPH_NOT_RUNNABLE",
         subject=stop.subject or model.graph.name or "graph",
-        hint="check that the model runs at batch sizes 2 and 3",
+        hint="check that the model runs at batch sizes 2 and 3, or use --method finite_difference",
     )
 
 
