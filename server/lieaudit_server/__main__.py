@@ -14,12 +14,15 @@ from lieaudit_server import __version__, config, identity, logs
 from lieaudit_server.errors import ConfigError, DamagedFolderError
 
 _EXIT_USAGE, _EXIT_UNREACHABLE = 2, 4
+_OURS_ALONE = 0o077  # the workers' user passes through some of our folders
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; give its exit status (0 fine, 1 doctor found damage, 2 usage, 4 not reachable)."""
     # The fork server is started by exec; gRPC need not survive a fork and would only warn about it.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    # Its own lines go past our log, one for each handshake that fails: anybody could fill the disk with them.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     options = _parser().parse_args(arguments)
     try:
         run = options.run
@@ -76,6 +79,7 @@ def _serve(options: argparse.Namespace) -> int:
     logs.configure(settings.log_level, settings.log_format)
     from lieaudit_server.server import serve
 
+    os.umask(_OURS_ALONE)
     asyncio.run(serve(settings))
     return 0
 
@@ -92,6 +96,7 @@ def _health(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from lieaudit_server.doctor import examine, settle
 
+    os.umask(_OURS_ALONE)
     given = {"data_dir": None if options.data_dir is None else str(options.data_dir)}
     root = config.read(given, os.environ).data_dir
     if options.adopt or options.discard:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -279,6 +281,24 @@ def test_tls_serves_who_trusts_the_authority_and_takes_up_a_new_certificate(star
     finally:
         for name, content in old.items():
             (folder / name).write_bytes(content)
+
+
+def test_whoever_speaks_no_tls_writes_nothing_into_the_log(start, authority, tokens):
+    """gRPC would write a line of its own for each, as many as anybody likes, past the log and its form."""
+    server = start(**tls_settings(authority), tokens_file=str(tokens[0]), listen="localhost:0")
+    host, _, port = server.target.rpartition(":")
+    for greeting in (b"GET / HTTP/1.0\r\n\r\n", b"\x16\x03\x01\x00\x05hello", bytes(100)) * 20:
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(greeting)
+            connection.settimeout(30)
+            with contextlib.suppress(ConnectionResetError):
+                while connection.recv(1024):
+                    pass
+    server.connect(credentials(authority))
+    assert Bearer(server, tokens[1]["alice"])(*INFO).api_version == "lieaudit.v1"
+    lines = server.log().splitlines()
+    assert len(lines) < 30
+    assert all(json.loads(line) for line in lines)
 
 
 def flags(settings):
