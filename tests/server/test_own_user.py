@@ -77,6 +77,7 @@ def test_that_user_may_read_its_blobs_and_nothing_else_of_the_server(server, kit
     created = server.create(model, server.upload_dataset(kit.tiny_dataset()).sha256, kit.FAST)
     assert server.finish(created.id).state == "succeeded"
     root = server.data_dir
+    kit.wait_for(lambda: not (root / "audits" / created.id / "shards").exists())  # the worker's own, while it ran
     blob = (root / "blobs" / model[:2] / model).stat()
     assert (blob.st_uid, blob.st_gid, stat.S_IMODE(blob.st_mode)) == (0, USER, 0o440)
     for path in root.rglob("*"):
