@@ -7,7 +7,6 @@
 
 import importlib
 import sys
-import types
 from typing import TYPE_CHECKING, Any
 
 from lieaudit import _telemetry as _telemetry
@@ -16,7 +15,7 @@ from lieaudit.report import Report
 from lieaudit.spec import GENERATORS, AuditSpec, Preprocessing
 
 if TYPE_CHECKING:
-    from lieaudit.audit import audit
+    from lieaudit.api import audit
     from lieaudit.differentiation import jvp, vjp
     from lieaudit.inspection import inspect
 
@@ -27,7 +26,7 @@ __all__ = ["GENERATORS", "AuditSpec", "LieauditError", "Preprocessing", "Report"
 # These bring onnx and onnxruntime with them; who only needs errors, specs and reports (the server's control plane)
 # does not wait for those.
 _HOMES = {
-    "audit": "lieaudit.audit",
+    "audit": "lieaudit.api",
     "inspect": "lieaudit.inspection",
     "jvp": "lieaudit.differentiation",
     "vjp": "lieaudit.differentiation",
@@ -40,14 +39,3 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(_HOMES[name]), name)
     setattr(sys.modules[__name__], name, value)
     return value
-
-
-class _Package(types.ModuleType):
-    # Importing the module lieaudit.audit would put it in the place of the function of that name.
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "audit" and isinstance(value, types.ModuleType):
-            value = value.audit
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

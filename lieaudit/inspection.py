@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lieaudit.audit import ImagesLike, as_dataset
 from lieaudit.graph.forward.coverage import OpCoverage, coverage, exact_share
 from lieaudit.graph.load import AuditableModel, load_model
 from lieaudit.heads.settle import settle
@@ -18,6 +17,7 @@ from lieaudit.layerwise import LayerInfo
 from lieaudit.layerwise import layers as layer_tree
 from lieaudit.metrics.accuracy import Classes, image_classes
 from lieaudit.report import ReportTensor
+from lieaudit.running import ImagesLike, as_dataset
 from lieaudit.runtime.session import Session
 from lieaudit.spec import AuditSpec
 

@@ -12,9 +12,9 @@ from lieaudit.derivatives.finite_difference import Calibration, FiniteDifference
 from lieaudit.derivatives.forward import ForwardDifferentiator
 from lieaudit.errors import ModelError, SpecError
 from lieaudit.heads.steps import Steps, steps_of
-from lieaudit.metrics.secant import Secants
 from lieaudit.progress import StageProgress
 from lieaudit.report import Skipped
+from lieaudit.secants import Secants
 from lieaudit.shards import compute_once
 from lieaudit.symmetries.generators import BRIGHTNESS_STEP
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from lieaudit.shards import Arrays, ShardStore
     from lieaudit.spec import AuditSpec
     from lieaudit.symmetries.plan import Plan
-    from lieaudit.torch.files import TorchFiles
 
 CALIBRATION_IMAGES = 6
 """Images on which the finite-difference step is chosen: their median decides."""
@@ -94,18 +93,14 @@ def choose_method(
     *,
     shards: ShardStore | None,
     progress: ProgressCallback | None,
-    source: TorchFiles | None = None,
 ) -> Method:
-    """Give the method that ``spec.method`` asks for; ``auto`` is forward mode, checked by finite differences.
+    """Return the method that ``spec.method`` asks for; ``auto`` is forward mode, checked by finite differences.
 
-    With ``spec.secant_px``, secants: they are the quantity itself, and no other method checks them.
-
-    ``source`` says where the files of ``spec.torch_*`` lie, for the method ``torch``.
+    With ``spec.secant_px``, secants: they are the quantity itself, and no other method checks them. ``torch`` is not
+    chosen here: `lieaudit.torch.torch_method`.
 
     Raises
     ------
-    SourceError, MissingPackageError
-        ``torch`` was asked for and its source is refused, or torch is not installed.
     UnsupportedOpError
         ``forward`` was asked for and the graph has an op that it cannot differentiate.
     ProviderError, ModelError, BudgetError
@@ -121,10 +116,6 @@ def choose_method(
         )
     if spec.secant_px is not None:
         return Method(Secants(model, spec), notes=_secant_notes(spec))
-    if spec.method == "torch":
-        from lieaudit.torch import torch_method
-
-        return torch_method(model, images, source, shards=shards, progress=progress)
     steps = steps_of(model.model)
     # a secant of a stated size has a meaning where the limit has none
     reasons = steps.reasons if spec.step is None or spec.method != "finite_difference" else ()

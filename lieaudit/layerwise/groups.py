@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import onnx_ir as ir
@@ -144,8 +145,6 @@ class Groups:
 
     def ordered(self) -> list[list[ir.Node]]:
         """Give the groups in a topological order, early nodes first, each with its nodes in graph order."""
-        import heapq
-
         members: dict[int, list[ir.Node]] = {}
         for i, node in enumerate(self.nodes):
             members.setdefault(self.find(i), []).append(node)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lieaudit.layerwise.prepared import prepare
+
 if TYPE_CHECKING:
     from lieaudit.graph.load import AuditableModel
     from lieaudit.spec import AuditSpec
@@ -40,8 +42,6 @@ def layers(model: AuditableModel, spec: AuditSpec) -> tuple[LayerInfo, ...]:
     SpecError, ModelError
         As `lieaudit.layerwise.prepared.prepare`.
     """
-    from lieaudit.layerwise.prepared import prepare
-
     return tuple(
         LayerInfo(s.name, s.depth, s.kind, s.ops, s.boundary.name or "", s.layout.text)
         for s in prepare(model, spec).segmentation.segments

@@ -7,7 +7,7 @@ convolution inside a residual block these are the block's input and the convolut
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -195,8 +195,6 @@ def _common(nodes: Sequence[ir.Node], paths: Mapping[ir.Node, Path]) -> Path:
 
 def _unique(plans: Sequence[SegmentPlan]) -> Iterable[SegmentPlan]:
     """Add the ops to names that several segments share, then a number."""
-    from dataclasses import replace
-
     counts: dict[str, int] = {}
     for plan in plans:
         counts[plan.name] = counts.get(plan.name, 0) + 1

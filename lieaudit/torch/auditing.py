@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lieaudit.audit import as_dataset, run
 from lieaudit.errors import DataError, SourceError, UnsupportedOpError
 from lieaudit.graph.batch import AMPLITUDES
 from lieaudit.heads.checking import Checked
@@ -24,6 +23,7 @@ from lieaudit.method import Method, choose_method
 from lieaudit.metrics.head import Head
 from lieaudit.progress import StageProgress
 from lieaudit.report import Checks, HeadCheck, Layerwise, Report, ReportModel, ReportTensor, Skipped
+from lieaudit.running import as_dataset, run
 from lieaudit.shards import audit_shards
 from lieaudit.spec import AuditSpec
 from lieaudit.torch.attribution import attribute

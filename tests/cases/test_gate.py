@@ -208,7 +208,7 @@ def test_no_crash_is_a_broken_policy(
     def crash(*_: object, **__: object) -> None:
         raise eval(problem)  # noqa: S307 - text of this file
 
-    monkeypatch.setattr("lieaudit_client.gate.command.read_policy", crash)
+    monkeypatch.setattr("lieaudit_client.command.gate.read_policy", crash)
     assert run(["policy", "check", __file__]) == 3
     err = capfd.readouterr().err
     assert said in err

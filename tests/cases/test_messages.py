@@ -126,7 +126,7 @@ def test_a_tangent_that_fails_names_the_node_of_the_user():
 
 
 def test_layers_that_fail_in_a_way_nobody_foresaw_leave_the_audit(monkeypatch):
-    monkeypatch.setattr(sys.modules["lieaudit.audit"], "attribute_layers", lambda *_, **__: {}["no such layer"])
+    monkeypatch.setattr(sys.modules["lieaudit.api"], "attribute_layers", lambda *_, **__: {}["no such layer"])
     proto = _model(LABEL[:2], [_info("logits", ["N", 3])])
     images = np.random.default_rng(0).standard_normal((2, 3, 4, 4)).astype(F)
     found = lieaudit.audit(proto, images, lieaudit.AuditSpec(head="identity", layerwise="op"))

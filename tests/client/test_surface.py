@@ -13,8 +13,11 @@ from lieaudit_client import AsyncClient, Client, exceptions
 
 def test_all_is_exact():
     source = ast.parse(inspect.getsource(lieaudit_client))
-    imported = {alias.name for node in source.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert sorted(lieaudit_client.__all__) == sorted(imported)
+    ours = [
+        n for n in ast.walk(source) if isinstance(n, ast.ImportFrom) and str(n.module).startswith("lieaudit_client")
+    ]
+    assert sorted(lieaudit_client.__all__) == sorted(alias.name for node in ours for alias in node.names)
+    assert all(hasattr(lieaudit_client, name) for name in lieaudit_client.__all__)
     errors = {name for name, kind in vars(exceptions).items() if isinstance(kind, type) and issubclass(kind, Exception)}
     assert errors <= set(lieaudit_client.__all__)
 

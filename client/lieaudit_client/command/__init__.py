@@ -26,9 +26,9 @@ from lieaudit_client.printable import printable
 # name -> (module, attribute, one line of help)
 COMMANDS = {
     "audit": ("lieaudit_client.command.audit", "audit", "Audit one model."),
-    "gate": ("lieaudit_client.gate.command", "gate", "Audit, compare with a baseline, decide by a policy."),
-    "compare": ("lieaudit_client.gate.command", "compare", "Compare two reports."),
-    "policy": ("lieaudit_client.gate.command", "policy", "Check a policy file."),
+    "gate": ("lieaudit_client.command.gate", "gate", "Audit, compare with a baseline, decide by a policy."),
+    "compare": ("lieaudit_client.command.gate", "compare", "Compare two reports."),
+    "policy": ("lieaudit_client.command.gate", "policy", "Check a policy file."),
     "repair": ("lieaudit_client.command.repair", "repair", "Average a classifier over shifts, and gate the result."),
     "differentiate": (
         "lieaudit_client.command.differentiate",

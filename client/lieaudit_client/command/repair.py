@@ -11,12 +11,12 @@ from lieaudit_api.v1 import report_pb2
 from lieaudit_policy import GENERATORS
 
 from lieaudit_client.command import exits, streams
+from lieaudit_client.command.gate import decide
 from lieaudit_client.command.grouping import GroupedCommand
 from lieaudit_client.command.options import check_writable, server_options, spec_from, spec_options
 from lieaudit_client.exceptions import InvalidInputError
 from lieaudit_client.formats.numbers import number, wilson
 from lieaudit_client.formats.outcome import Outcome
-from lieaudit_client.gate.command import decide
 from lieaudit_client.gate.run import Request
 
 _POLICY = """\

@@ -8,7 +8,7 @@ import hashlib
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 from lieaudit_api.v1 import audit_pb2, audit_pb2_grpc, gate_pb2, spec_pb2
@@ -20,10 +20,10 @@ from lieaudit_server.config import factories
 from lieaudit_server.conversions import into, spec_from_proto, timestamp, within_memory
 from lieaudit_server.errors import ServiceError, invalid, not_found
 from lieaudit_server.scheduling import jobs
-from lieaudit_server.services import paging, reuse
+from lieaudit_server.services import finished, paging, reuse
 from lieaudit_server.services.context import LARGE, Context
 from lieaudit_server.services.evaluation import check_policy, evaluate
-from lieaudit_server.store import audits, garbage, reports
+from lieaudit_server.store import audits, garbage
 from lieaudit_server.store.audits import Audit, Event
 
 _STATES = (*audits.UNFINISHED, *audits.FINISHED)
@@ -150,7 +150,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):  # type: ignore[misc]
     async def GetReport(  # noqa: N802, D102
         self, request: audit_pb2.GetReportRequest, _context: Any
     ) -> AsyncIterator[audit_pb2.ReportChunk]:
-        pieces = report(self._context, await self._context.audit(request.id))
+        pieces = finished.report(self._context, await self._context.audit(request.id))
         while data := await asyncio.to_thread(next, pieces, None):
             yield audit_pb2.ReportChunk(data=data)
 
@@ -275,19 +275,6 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):  # type: ignore[misc]
 
         entries = sum(len(v) for audit in found for v in audit.spec.values() if isinstance(v, list | dict))
         return await self._context.convert(convert, at_once=entries < LARGE // 8)
-
-
-def report(context: Context, audit: Audit) -> Iterator[bytes]:
-    """Give an audit's report in pieces, compared with its checksum. Raises `ServiceError` where there is none."""
-    if audit.state != "succeeded":
-        raise ServiceError(
-            "FAILED_PRECONDITION",
-            f"the audit has no report: it is {audit.state}",
-            reason="REPORT_NOT_READY" if not audit.is_finished else "NO_REPORT",
-            subject=audit.id,
-            hint="" if audit.failure is None else f"it failed: {audit.failure.message}",
-        )
-    return reports.chunks(context.folder, audit)
 
 
 def _spec(request: audit_pb2.CreateAuditRequest) -> AuditSpec:

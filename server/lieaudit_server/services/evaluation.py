@@ -9,7 +9,7 @@ from lieaudit_api.v1 import gate_pb2
 
 from lieaudit_server.conversions import into
 from lieaudit_server.errors import invalid
-from lieaudit_server.services import audits
+from lieaudit_server.services import finished
 from lieaudit_server.services.context import Context
 
 _POLICY_BYTES = 2**20
@@ -65,7 +65,7 @@ async def _given(context: Context, source: gate_pb2.ReportSource, field: str) ->
     match source.WhichOneof("source"):
         case "audit_id":
             audit = await context.audit(source.audit_id)
-            await asyncio.to_thread(next, audits.report(context, audit))  # compares it with its checksum
+            await asyncio.to_thread(next, finished.report(context, audit))  # compares it with its checksum
             return {"path": str(context.folder.report(audit.id))}
         case "report":
             return await asyncio.to_thread(source.report.SerializeToString)

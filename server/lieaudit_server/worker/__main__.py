@@ -36,7 +36,7 @@ def preload() -> None:
     try:
         import onnxruntime  # noqa: F401
 
-        import lieaudit.audit
+        import lieaudit.api
         import lieaudit.data
         import lieaudit.gate
         import lieaudit.graph.read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import hashlib
 import importlib
 import os
@@ -100,7 +101,7 @@ def inspect(job: Job, _channel: Channel) -> dict[str, Any]:
 
 def audit(job: Job, channel: Channel) -> dict[str, Any]:
     """Audit; the report lies in the scratch folder afterwards, for the server to take."""
-    from lieaudit.audit import audit as measure
+    from lieaudit.api import audit as measure
     from lieaudit.shards import DirectoryShards
     from lieaudit_server.conversions import report_to_proto
 
@@ -160,8 +161,6 @@ def evaluate(job: Job, _channel: Channel) -> dict[str, Any]:
 
 def check_policy(job: Job, _channel: Channel) -> dict[str, Any]:
     """Read a policy: its problems, or what it needs measured."""
-    import datetime as dt
-
     from lieaudit_policy import check as read_policy
     from lieaudit_policy import needs
 
