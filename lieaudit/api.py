@@ -2,57 +2,39 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lieaudit.crosscheck import crosscheck, unchecked
-from lieaudit.data import Dataset
 from lieaudit.derivatives.forward import REWRITE_REFUSED
-from lieaudit.environment import environment
-from lieaudit.errors import DataError, LieauditError, ModelError, SpecError
+from lieaudit.errors import ModelError, SpecError
 from lieaudit.graph.batch import AMPLITUDES
 from lieaudit.graph.load import load_model
-from lieaudit.heads.checking import Checked, check
+from lieaudit.heads.checking import check
 from lieaudit.heads.settle import settle
-from lieaudit.heads.steps import silent_reasons
 from lieaudit.images import Images
 from lieaudit.layerwise import attribute_layers, check_layouts
-from lieaudit.measure import measure
-from lieaudit.method import Method, choose_method, recalibrated, steps_and_noise, without_forward
-from lieaudit.metrics.accuracy import image_classes, top1
-from lieaudit.metrics.directions import affine_or_why
+from lieaudit.method import Method, choose_method, without_forward
 from lieaudit.metrics.lee import DERIVATIVE_NOT_FINITE
-from lieaudit.secants import Secants
-from lieaudit.outcome import Outcome
-from lieaudit.parts.auditing import audit_parts
-from lieaudit.pictures import worst_pictures
 from lieaudit.progress import StageProgress
-from lieaudit.report import GeneratorResult, Layerwise, Report, ReportData, ReportModel, Skipped, Timing
-from lieaudit.runtime.failures import cleaned
-from lieaudit.runtime.session import Session
+from lieaudit.report import Layerwise, Report
 from lieaudit.running import ImagesLike, as_dataset, run
+from lieaudit.runtime.session import Session
 from lieaudit.shards import audit_shards
 from lieaudit.spec import AuditSpec
-from lieaudit.verdicts import few_images, generator_results
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     import onnx
 
-    from lieaudit.derivatives.base import Differentiator
     from lieaudit.graph.load import AuditableModel
-    from lieaudit.parts.binding import BoundParts
     from lieaudit.progress import ProgressCallback
     from lieaudit.shards import ShardStore
-    from lieaudit.symmetries.plan import Plan
     from lieaudit.torch.files import TorchFiles
 
 _WITHOUT_FORWARD = {DERIVATIVE_NOT_FINITE, REWRITE_REFUSED, "RUN_FAILED"}
@@ -64,6 +46,7 @@ _LOOKED_AT = 8
 _LAYERS_OF_PARTS = (
     "layers are attributed to the one vector of a model without parts; parts have several, in units of their own"
 )
+
 
 def audit(
     model: str | Path | bytes | onnx.ModelProto,
