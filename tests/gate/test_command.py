@@ -278,7 +278,7 @@ def test_compare_shows_reports_side_by_side(digits: Digits, tmp_path: Path, caps
     said = capsys.readouterr().out
     assert "plain" in said
     assert "top-1" in said
-    assert "accuracy-rotation" in page.read_text()
+    assert "Against accuracy" in page.read_text()
     assert run(["compare", str(digits.plain_report)]) == 2
 
 
