@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from lieaudit import __version__
 from lieaudit.autodiff.extents import Symbolic
 from lieaudit.errors import ModelError, SpecError, UnsupportedOpError
 from lieaudit.graph import versions
@@ -202,7 +203,7 @@ class _Graph:
                 value.shape = ir.Shape([*lead, *own])
             elif own is not None:
                 value.shape = own
-        made.producer_name, made.producer_version = "lieaudit", _version()
+        made.producer_name, made.producer_version = "lieaudit", __version__
         warnings = [f"{skipped.what}: {skipped.why}" for skipped in caveats(applied)]
         if warnings:
             made.metadata_props[WARNINGS] = "\n".join(warnings)
@@ -236,12 +237,6 @@ def _bounds(graph: ir.Graph) -> list[ir.Value]:
 def _named(graph: ir.Graph, name: str) -> list[ir.Value]:
     inside = [value for node in graph for value in node.outputs]
     return [value for value in [*graph.initializers.values(), *inside] if value.name == name]
-
-
-def _version() -> str:
-    from lieaudit import __version__
-
-    return __version__
 
 
 def _freed(graph: ir.Graph, names: Collection[str]) -> dict[str, np.ndarray[Any, Any]]:
