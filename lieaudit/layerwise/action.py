@@ -17,7 +17,7 @@ import onnx_ir as ir
 from lieaudit.layerwise.emitter import Emitter
 from lieaudit.layouts.axes import BATCH, GRID, HEIGHT, WIDTH, Atom, size_of
 from lieaudit.layouts.layout import Layout
-from lieaudit.symmetries import derivative_matrix, get_generator, velocity_field
+from lieaudit.symmetries import Generator, derivative_matrix, get_generator, velocity_field
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -26,7 +26,7 @@ Float32Array = npt.NDArray[np.float32]
 class Action:
     """How G generators act; see `lieaudit.symmetries.tangents`."""
 
-    generators: tuple[str, ...]
+    generators: tuple[str | Generator, ...]
     interpolation: str
     padding: str
     convention: str

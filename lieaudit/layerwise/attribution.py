@@ -19,7 +19,7 @@ from lieaudit.metrics.lee import DERIVATIVE_NOT_FINITE, OutputAction, lie_deriva
 from lieaudit.progress import StageProgress
 from lieaudit.report import Skipped
 from lieaudit.shards import compute_once
-from lieaudit.symmetries import get_generator
+from lieaudit.symmetries.plan import plan_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lieaudit.report import Layerwise
     from lieaudit.shards import Arrays, ShardStore
     from lieaudit.spec import AuditSpec
+    from lieaudit.symmetries.plan import Plan
 
 SHARD = 8
 """Images per shard: layerwise work per image is many times that of the audit."""
@@ -101,6 +102,7 @@ class Attributor:
         self.skipped: tuple[Skipped, ...] = ()
         self._model, self._spec = model, spec
         self._open: tuple[tuple[str, ...], Pass] | None = None
+        self._asked = {generator.id: generator for generator in spec.actions(model.height, model.width)}
         self.parts = self._parts()
         if spec.method in {"auto", "torch"}:
             try:
@@ -121,7 +123,8 @@ class Attributor:
     @property
     def digest(self) -> str:
         """What tells one way to cut the graph from another: shards of both may lie side by side."""
-        cut = (self.names, [s.boundary.name for s in self.prepared.segmentation.segments], self.parts)
+        plans = [self.plan(part).digest for part in self.parts]
+        cut = (self.names, [s.boundary.name for s in self.prepared.segmentation.segments], self.parts, plans)
         return hashlib.sha256(repr(cut).encode()).hexdigest()[:16]
 
     def _parts(self) -> tuple[tuple[str, ...], ...]:
@@ -130,10 +133,13 @@ class Attributor:
         budget = self._spec.budget_mib * _MIB // 2
         parts: list[tuple[str, ...]] = []
         for spatial in (True, False):
-            group = tuple(g for g in self._spec.generators if get_generator(g).spatial == spatial)
+            group = tuple(name for name, generator in self._asked.items() if generator.spatial == spatial)
             if not group:
                 continue
-            stages = self.prepared.stages(group)
+            stages = self.prepared.stages([self._asked[name] for name in group])
+            if kind.peak_bytes(stages, len(self.plan(group).measured)) <= budget:
+                parts.append(group)
+                continue
             at_once = len(group)
             while at_once > 1 and kind.peak_bytes(stages, at_once) > budget:
                 at_once -= 1
@@ -148,14 +154,27 @@ class Attributor:
             parts += [group[i : i + at_once] for i in range(0, len(group), at_once)]
         return tuple(parts)
 
+    def plan(self, generators: tuple[str, ...]) -> Plan:
+        """Return which directions one pass takes, and how its generators are combined from them."""
+        asked = [self._asked[name] for name in generators]
+        return plan_of(asked, self._model.height, self._model.width, convention=self._spec.convention)
+
     def sessions(self, generators: tuple[str, ...]) -> Pass:
-        """Give the sessions of one pass; only one pass, and so one copy of the weights, is open at a time."""
+        """Give the sessions of one pass; only one pass, and so one copy of the weights, is open at a time.
+
+        They take the directions of its `plan`.
+        """
         if self._open is None or self._open[0] != generators:
             if self._open is not None:
                 self._open[1].close()
                 self._open = None
-            kind = Chain if self.method == "forward" else DifferenceChain
-            self._open = (generators, kind(self._model, self.prepared, self._spec, generators))
+            plan = self.plan(generators)
+            at = self._model, self.prepared, self._spec, plan.measured
+            together = (plan.weights != 0).astype(int)
+            running = (
+                Chain(*at, related=together.T @ together > 0) if self.method == "forward" else DifferenceChain(*at)
+            )
+            self._open = (generators, running)
         return self._open[1]
 
     def calibrate(self, generators: tuple[str, ...], images: Float32Array, directions: Float32Array) -> Float64Array:
@@ -184,7 +203,7 @@ class Attributor:
         generators
             One of `parts`, G of them.
         directions
-            X x, (n, G, C, H, W).
+            X x along the M directions of the pass's `plan`, (n, M, C, H, W).
         lie
             L F of the same images as the audit measured it, float64 (n, G, *K).
         progress
@@ -195,13 +214,13 @@ class Attributor:
         Arrays
             See `reduce_rows`.
         """
-        running = self.sessions(generators)
+        running, plan = self.sessions(generators), self.plan(generators)
         action = OutputAction.of(self._spec) if self._model.head.spatial else None
         parts = []
         for start in range(0, len(images), running.images_at_once):
             span = slice(start, start + running.images_at_once)
             rows = running(images[span], directions[span])
-            parts.append(reduce_rows(rows, lie[span], self._model.head, len(self.names), generators, action))
+            parts.append(reduce_rows(rows, lie[span], self._model.head, len(self.names), plan, action))
             if progress is not None:
                 progress(len(images[span]))
         return join(parts)
@@ -220,7 +239,7 @@ class Attributor:
 
     def _described(self, generator: str) -> list[Described]:
         plans = self.prepared.segmentation.segments
-        gain = not get_generator(generator).spatial
+        gain = not self._asked[generator].spatial
         described = [
             Described(
                 plan.name, plan.ops, plan.kind, plan.boundary.name or "", plan.layout.text, plan.depth,
@@ -311,7 +330,7 @@ def _attribute(
     for number, part in enumerate(attributor.parts):
         columns = [spec.generators.index(g) for g in part]
         prefix = f"layerwise-{attributor.method}-{attributor.digest}-{number}"
-        _take_steps(attributor, images, part, columns, prefix, shards)
+        _take_steps(attributor, images, part, prefix, shards)
         found = []
         for start in range(0, images.count, SHARD):
             indices = list(range(start, min(start + SHARD, images.count)))
@@ -320,11 +339,11 @@ def _attribute(
                 indices: list[int] = indices, part: tuple[str, ...] = part, columns: list[int] = columns
             ) -> Arrays:
                 pixels = images.load(indices)
-                directions = images.tangents(pixels)
+                directions = images.tangents(pixels, attributor.plan(part).measured)
                 derivatives = differentiator(pixels, images.tangents(pixels, plan.measured), judged=0)
                 measured = lie_derivative(derivatives, model.head, plan.measured, action).value
                 lie = np.stack(list(plan.combined(measured)), axis=1)
-                own = attributor.attribute(part, pixels, directions[:, columns], lie[:, columns], stage.advance)
+                own = attributor.attribute(part, pixels, directions, lie[:, columns], stage.advance)
                 _check_finite(own, part, attributor.names, indices)
                 return own
 
@@ -353,7 +372,6 @@ def _take_steps(
     attributor: Attributor,
     images: Images,
     part: tuple[str, ...],
-    columns: list[int],
     prefix: str,
     shards: ShardStore | None,
 ) -> None:
@@ -362,7 +380,8 @@ def _take_steps(
 
     def compute() -> Arrays:
         pixels = images.load(images.spread(CALIBRATION_IMAGES))
-        return {"steps": attributor.calibrate(part, pixels, images.tangents(pixels)[:, columns])}
+        directions = images.tangents(pixels, attributor.plan(part).measured)
+        return {"steps": attributor.calibrate(part, pixels, directions)}
 
     arrays, _ = compute_once(shards, f"{prefix}-calibration", compute)
     attributor.use_steps(part, np.asarray(arrays["steps"], np.float64))

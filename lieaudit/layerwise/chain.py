@@ -42,6 +42,7 @@ from lieaudit.runtime.session import Session
 if TYPE_CHECKING:
     from lieaudit.graph.load import AuditableModel
     from lieaudit.spec import AuditSpec
+    from lieaudit.symmetries import Generator
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
@@ -101,6 +102,8 @@ class Chain:
         The model; weights live once, each in the session of its stage.
     generators
         All geometric, or all gains.
+    related
+        (G, G) pairs whose inner products ⟨L_i h, L_j h⟩ combinations of them want; default: each with itself.
     keep_all
         Carry a row for every segment, also for those that provably commute: to check the proofs.
     """
@@ -110,11 +113,13 @@ class Chain:
         model: AuditableModel,
         prepared: Prepared,
         spec: AuditSpec,
-        generators: tuple[str, ...],
+        generators: tuple[str | Generator, ...],
         *,
+        related: npt.NDArray[np.bool_] | None = None,
         keep_all: bool = False,
     ) -> None:
         self.generators = generators
+        self._related = np.eye(len(generators), dtype=bool) if related is None else related
         self.action = Action(generators, spec.interpolation, spec.padding, spec.convention)
         self.stages = prepared.stages(generators, keep_all=keep_all)
         gain = any(self.action.gains())
@@ -207,7 +212,7 @@ class Chain:
             total=by_image[:, 0],
             subnetwork=np.stack([subnetwork[s] for s in sources], axis=1)
             if sources
-            else np.zeros((len(images), 0, count)),
+            else np.zeros((len(images), 0, count, count)),
         )
 
     def _room(self, value: ir.Value, stage: Stage, ids: tuple[int, ...], n: int) -> _Live:
@@ -256,13 +261,13 @@ class Chain:
             run(spans[0])
         else:
             list(self._workers.map(run, spans))
-        measured = np.zeros((n, count))
+        measured = np.zeros((n, count, count))
         dims = 0
         for name, item in made.items():
             action = targets.get(f"{name}.action")
             first, second = item.buffer[:count], item.buffer[count : 2 * count]
             lie = first if action is None else first - action
-            measured += _squares(by_image(lie, self._layouts[name], n))
+            measured += _products(by_image(lie, self._layouts[name], n), self._related)
             dims += item.value.size // n
             if stage.source is not None:
                 fresh = item.buffer[len(ids) * count : (len(ids) + 1) * count]
@@ -287,14 +292,17 @@ def by_image(rows: Float32Array, layout: Layout, n: int) -> Float32Array:
     return rows.reshape(len(rows), n, -1)
 
 
-def _squares(flat: Float32Array) -> Float64Array:
-    """Return ‖·‖² per image and generator, (n, G), of rows (G, n, -1)."""
+def _products(flat: Float32Array, related: npt.NDArray[np.bool_]) -> Float64Array:
+    """Return the inner products per image of related pairs, (n, G, G), of rows (G, n, -1); 0 for the others."""
     n = flat.shape[1]
     whole = flat.shape[-1] // _BLOCK * _BLOCK
     blocks = flat[..., :whole].reshape(len(flat), n, -1, _BLOCK)
     rest = flat[..., whole:]
-    found = np.einsum("gnbi,gnbi->gnb", blocks, blocks).sum(axis=2, dtype=np.float64)
-    return np.asarray((found + np.einsum("gni,gni->gn", rest, rest)).T)
+    out = np.zeros((n, len(flat), len(flat)))
+    for i, j in np.argwhere(np.triu(related)):
+        found = np.einsum("nbi,nbi->nb", blocks[i], blocks[j]).sum(axis=1, dtype=np.float64)
+        out[:, i, j] = out[:, j, i] = found + np.einsum("ni,ni->n", rest[i], rest[j])
+    return out
 
 
 def _aligned(item: _Live, ids: tuple[int, ...], count: int) -> Float32Array:

@@ -45,6 +45,7 @@ from lieaudit.runtime.session import Session
 if TYPE_CHECKING:
     from lieaudit.graph.load import AuditableModel
     from lieaudit.spec import AuditSpec
+    from lieaudit.symmetries import Generator
 
 LADDER = (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4)
 """Relative perturbations tried on the calibration images."""
@@ -72,7 +73,9 @@ class DifferenceChain:
     Call `calibrate` before the first use, or set `steps`.
     """
 
-    def __init__(self, model: AuditableModel, prepared: Prepared, spec: AuditSpec, generators: tuple[str, ...]) -> None:
+    def __init__(
+        self, model: AuditableModel, prepared: Prepared, spec: AuditSpec, generators: tuple[str | Generator, ...]
+    ) -> None:
         self.generators = generators
         self.action = Action(generators, spec.interpolation, spec.padding, spec.convention)
         gain = any(self.action.gains())
@@ -162,7 +165,7 @@ class DifferenceChain:
             sources=self.sources,
             contributions=contributions,
             total=None,
-            subnetwork=np.full((len(images), len(self.sources), len(self.generators)), np.nan),
+            subnetwork=np.full((len(images), len(self.sources), *[len(self.generators)] * 2), np.nan),
             spreads=(
                 contributions - found[:, :, :, 1],
                 2 * asymmetry[:, :, :, 1] - asymmetry[:, :, :, 0],

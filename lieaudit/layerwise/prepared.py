@@ -26,6 +26,7 @@ from lieaudit.layouts.tracker import Tracker, measured_sizes
 if TYPE_CHECKING:
     from lieaudit.graph.load import AuditableModel
     from lieaudit.spec import AuditSpec
+    from lieaudit.symmetries import Generator
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Prepared:
     tracker: Tracker
     segmentation: Segmentation
 
-    def stages(self, generators: Sequence[str], *, keep_all: bool = False) -> tuple[Stage, ...]:
+    def stages(self, generators: Sequence[str | Generator], *, keep_all: bool = False) -> tuple[Stage, ...]:
         """Give the stages for generators that commute alike; ``keep_all`` gives every segment a row."""
         segments = self.segmentation.segments
         commutes = [own and not keep_all for own in commuting(segments, generators)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from lieaudit.metrics.head import Head
     from lieaudit.metrics.lee import OutputAction
     from lieaudit.shards import Arrays
+    from lieaudit.symmetries import Generator
+    from lieaudit.symmetries.plan import Plan
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -26,7 +28,7 @@ def reduce_rows(
     lie: Float64Array,
     head: Head,
     segments: int,
-    generators: Sequence[str],
+    plan: Plan,
     action: OutputAction | None,
 ) -> Arrays:
     """Apply the head's differential and keep, for n images, G generators and S segments:
@@ -44,38 +46,54 @@ def reduce_rows(
 
     Parameters
     ----------
+    rows
+        Of the plan's measured directions.
     lie
         The audit's L F, (n, G, *K).
+    plan
+        How the G generators are combined from the measured directions.
     action
         The symmetry on dense outputs; None where the output does not transform.
     """  # noqa: D400 - a list of what is kept follows
-    n, count = len(rows.value), len(generators)
+    n, count = len(rows.value), len(plan.asked)
     sources = list(rows.sources)
-    extra = _head_rows(rows, head, generators, action)
-    own = None if rows.total is None else _lie(rows.value, rows.total, head, generators, action)
+    extra = _head_rows(rows, head, plan.asked, action)
+    own = None
+    if rows.total is not None:
+        total = np.stack(list(plan.combined(rows.total)), axis=1)
+        own = _lie(rows.value, total, head, plan.asked, action)
     if extra is not None:
         sources.append(segments - 1)
     size = int(np.prod(rows.value.shape[1:]))
     out = empty(n, count, segments, size)
     out["subnetwork"][...] = np.nan
-    for g in range(count):
-        vectors = head.differential(rows.value, rows.contributions[:, :, g]).reshape(n, len(rows.sources), size)
+    bars = _bars(rows, head)
+    for g, pushed in enumerate(plan.combined(np.moveaxis(rows.contributions, 2, 1))):
+        vectors = head.differential(rows.value, pushed).reshape(n, len(rows.sources), size)
         if extra is not None:
             vectors = np.concatenate([vectors, extra[:, g].reshape(n, 1, size)], axis=1)
         audited = lie[:, g].reshape(n, size)
         target = audited if own is None else own[:, g].reshape(n, size)
         out["drift"][:, g] = np.square(target - audited).sum(axis=1)
-        out["subnetwork"][:, g, list(rows.sources)] = rows.subnetwork[:, :, g]
-        wrong = None
-        if rows.spreads:
-            parts = [
-                head.differential(rows.value, spread[:, :, g]).reshape(n, len(rows.sources), size)
-                for spread in rows.spreads
-            ]
-            total = sum(np.einsum("nsk,nsk->ns", part, part) for part in parts)
-            wrong = rows.coverage * np.sqrt(total)
+        weights = plan.weights[g]
+        inside = np.einsum("i,nsij,j->ns", weights, rows.subnetwork, weights)
+        out["subnetwork"][:, g, list(rows.sources)] = np.maximum(inside, 0.0)
+        wrong = None if bars is None else bars @ np.abs(weights)
         fill(out, g, sources, vectors, target, wrong)
     return out
+
+
+def _bars(rows: Rows, head: Head) -> Float64Array | None:
+    """Return bounds on the norms of the errors of Dh[C_k], (n, S, M); None where none were estimated."""
+    if not rows.spreads:
+        return None
+    n, segments, lanes = rows.contributions.shape[:3]
+    squares, size = np.zeros((n, segments, lanes)), int(np.prod(rows.value.shape[1:]))
+    for spread in rows.spreads:
+        for m in range(lanes):
+            pushed = head.differential(rows.value, spread[:, :, m]).reshape(n, segments, size)
+            squares[:, :, m] += np.einsum("nsk,nsk->ns", pushed, pushed)
+    return np.asarray(rows.coverage * np.sqrt(squares))
 
 
 def empty(n: int, generators: int, segments: int, size: int) -> dict[str, npt.NDArray[np.float64]]:
@@ -127,7 +145,9 @@ def fill(
     out["error"][:, g, sources] = (2 * np.sqrt(squares) + bound) * bound / size
 
 
-def _head_rows(rows: Rows, head: Head, generators: Sequence[str], action: OutputAction | None) -> Float64Array | None:
+def _head_rows(
+    rows: Rows, head: Head, generators: Sequence[Generator], action: OutputAction | None
+) -> Float64Array | None:
     """Give Dh(z)[X z] − X' h(z) of a pointwise function on a map, (n, G, *K): the head's own contribution."""
     if action is None or head.function == "identity":
         return None
@@ -137,9 +157,9 @@ def _head_rows(rows: Rows, head: Head, generators: Sequence[str], action: Output
 
 def _lie(
     value: npt.NDArray[np.float32],
-    total: npt.NDArray[np.float32],
+    total: npt.NDArray[Any],
     head: Head,
-    generators: Sequence[str],
+    generators: Sequence[Generator],
     action: OutputAction | None,
 ) -> Float64Array:
     """Give L F = Dh(z)[D z[X x]] − X' F, float64 (n, G, *K)."""

@@ -13,7 +13,7 @@ Float64Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    r"""Rows of n images, S segments that have one and G generators.
+    r"""Rows of n images, S segments that have one and G measured directions.
 
     Attributes
     ----------
@@ -27,7 +27,8 @@ class Rows:
         D z[X x] carried through the same sessions, (n, G, *K): what the contributions add up to, the action on the
         output aside. None where it was not carried.
     subnetwork
-        ‖L h‖² / dim h at the end of each segment's stage, float64 (n, S, G); NaN where not measured.
+        ⟨L_i h, L_j h⟩ / dim h at the end of each segment's stage, float64 (n, S, G, G), of the pairs that were asked
+        for; NaN where not measured.
     spreads
         Estimates of the error of `contributions`, of their shape; none for a method whose error is rounding.
     coverage

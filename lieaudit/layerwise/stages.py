@@ -24,7 +24,7 @@ from lieaudit.layouts.axes import BATCH
 from lieaudit.layouts.layout import Layout, layout_of
 from lieaudit.layouts.tracker import Tracker, measured_sizes
 from lieaudit.ops import is_op
-from lieaudit.symmetries import get_generator
+from lieaudit.symmetries import Generator, get_generator
 
 BATCH_SIZE = "lieaudit_batch_size"
 """Name of the tensor that all shape arithmetic of a settled graph starts from."""
@@ -159,7 +159,7 @@ def boundary_layouts(
     return layouts
 
 
-def commuting(segments: Sequence[SegmentPlan], generators: Sequence[str]) -> list[bool]:
+def commuting(segments: Sequence[SegmentPlan], generators: Sequence[str | Generator]) -> list[bool]:
     """Say of every segment whether it provably commutes with all of the generators (all geometric, or all gains)."""
     gain = any(not get_generator(g).spatial for g in generators)
     return [s.gain if gain else s.geometric for s in segments]

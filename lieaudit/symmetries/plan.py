@@ -105,6 +105,9 @@ def plan_of(asked: Sequence[Generator], height: int, width: int, *, convention: 
     for members in _related(fields):
         found += _chosen(asked, {g: fields[g] for g in members}, np.where(size > 0, size, 1.0))
     found += [(generator, None, {g: 1.0}) for g, generator in enumerate(asked) if g not in fields]
+    # in the order asked for; what was not comes last
+    names = [generator.id for generator in asked]
+    found.sort(key=lambda entry: names.index(entry[0].id) if entry[0] in asked else len(names))
     weights = np.zeros((len(asked), len(found)))
     for m, (_, _, shares) in enumerate(found):
         for g, share in shares.items():
