@@ -9,7 +9,7 @@ import torch
 
 from lieaudit.layouts.axes import GRID, HEIGHT, WIDTH, Atom, size_of
 from lieaudit.layouts.layout import Layout
-from lieaudit.symmetries import derivative_matrix, get_generator, velocity_field
+from lieaudit.symmetries import Generator, derivative_matrix, get_generator, velocity_field
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Action:
         What a raw intensity of 0 is in the images, one value or one per channel; features have theirs at 0.
     """
 
-    generator: str
+    generator: str | Generator
     interpolation: str
     padding: str
     convention: str

@@ -7,7 +7,7 @@ row per part, vectorised over parts (`lieaudit.torch.network`). From there on th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,8 @@ from lieaudit.layerwise.summary import Described, summarise
 from lieaudit.metrics.head import Float64Array, Head
 from lieaudit.report import Layerwise
 from lieaudit.spec import AuditSpec
+from lieaudit.symmetries import Generator
+from lieaudit.symmetries.plan import combination, plan_of
 from lieaudit.torch.conjugation import changed
 from lieaudit.torch.function import SourceFunction
 from lieaudit.torch.jvp import jittered
@@ -116,13 +118,27 @@ def attribute(
         for name in called or {part.label for part in set(network.parts) ^ set(networks[0].parts)}:
             raise changed(name)
     found = {}
-    for generator in spec.generators:
-        *pieces, moved = (network.contributions(generator, zero) for network in networks)
-        lie = np.concatenate([piece[0] for piece in pieces])
-        parts = {part.label: np.concatenate([piece[1][part.label] for piece in pieces]) for part in networks[0].parts}
-        layerwise = _layerwise(networks[0], generator, lie, parts, moved[1])
+    height, width = images.shape[-2:]
+    plan = plan_of(spec.actions(height, width), height, width, convention=spec.convention)
+    labels = [part.label for part in networks[0].parts]
+    rows = [_along(networks, direction, zero, labels) for direction in plan.measured]
+    for generator, weights in zip(spec.generators, plan.weights, strict=True):
+        lie, *vectors = (combination(np.stack(one, axis=1), weights) for one in zip(*rows, strict=True))
+        parts = dict(zip(labels, vectors[: len(labels)], strict=True))
+        redrawn = dict(zip(labels, vectors[len(labels) :], strict=True))
+        layerwise = _layerwise(networks[0], generator, lie, parts, redrawn)
         found[generator] = Attribution(lie, networks[0].inclusive(parts), parts, layerwise.completeness, layerwise)
     return found
+
+
+def _along(
+    networks: Sequence[Network], direction: Generator, zero: tuple[float, ...], labels: Sequence[str]
+) -> list[Float64Array]:
+    """Return L F, C of every part, and C on the redrawn images, which the last of the networks holds."""
+    *pieces, moved = (network.contributions(direction, zero) for network in networks)
+    lie = np.concatenate([piece[0] for piece in pieces])
+    parts = [np.concatenate([piece[1][label] for piece in pieces]) for label in labels]
+    return [lie, *parts, *(moved[1][label] for label in labels)]
 
 
 def check_images(images: npt.ArrayLike) -> npt.NDArray[Any]:

@@ -21,7 +21,7 @@ from lieaudit.layouts.layout import layout_of
 from lieaudit.metrics.head import Float64Array, Head
 from lieaudit.metrics.lee import OutputAction
 from lieaudit.spec import AuditSpec
-from lieaudit.symmetries import check_convention, get_generator
+from lieaudit.symmetries import Generator, check_convention, get_generator
 from lieaudit.torch.action import Action
 from lieaudit.torch.conjugation import Conjugation
 from lieaudit.torch.function import SourceFunction
@@ -117,7 +117,7 @@ class Network:
         # a declared layout may differ from what the tensor had, so that the action differs between two boundaries
         return self.modules.acts(name) or bool(self.spec.layouts)
 
-    def action(self, generator: str, zero_point: tuple[float, ...] = (0.0,)) -> Action:
+    def action(self, generator: str | Generator, zero_point: tuple[float, ...] = (0.0,)) -> Action:
         """Return the infinitesimal action of a generator on this network's tensors."""
         spec = self.spec
         return Action(
@@ -137,7 +137,7 @@ class Network:
             return self.function(self.x)
 
     def contributions(
-        self, generator: str, zero_point: tuple[float, ...] = (0.0,)
+        self, generator: str | Generator, zero_point: tuple[float, ...] = (0.0,)
     ) -> tuple[Float64Array, dict[str, Float64Array]]:
         """Return L F (n, *K), and C (n, *K) of every part by its label, under one generator."""
         action = self.action(generator, zero_point)

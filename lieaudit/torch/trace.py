@@ -18,6 +18,7 @@ import torch
 from lieaudit.errors import SpecError
 from lieaudit.metrics.head import Float64Array
 from lieaudit.spec import AuditSpec
+from lieaudit.symmetries import Generator
 from lieaudit.torch.attribution import check_images
 from lieaudit.torch.function import SourceFunction
 from lieaudit.torch.head import apply_head
@@ -100,12 +101,12 @@ def estimate(
     )
     network = Network(function, function.tensor(check_images(images)), spec)
     return {
-        generator: _estimate(network, generator, tolerance=tolerance, floor=floor, limit=limit)
-        for generator in spec.generators
+        generator.id: _estimate(network, generator, tolerance=tolerance, floor=floor, limit=limit)
+        for generator in spec.actions(*network.x.shape[-2:])
     }
 
 
-def _estimate(network: Network, generator: str, *, tolerance: float, floor: float, limit: int) -> Estimate:
+def _estimate(network: Network, generator: Generator, *, tolerance: float, floor: float, limit: int) -> Estimate:
     images = len(network.x)
     alpha = torch.zeros(
         (len(network.names), images), dtype=network.function.dtype, device=network.function.device, requires_grad=True

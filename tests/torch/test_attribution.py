@@ -332,3 +332,17 @@ def test_an_attribution_that_does_not_add_up_is_inconclusive(images):
 def test_a_single_image_has_no_interval(chain, images):
     result = attribute(chain, images[:1], ROTATION)["rotation"].layerwise
     assert {segment.lee_ci95 for segment in result.segments} == {()}
+
+
+def test_modules_under_combined_generators_are_those_of_each_alone():
+    model = Chain().eval()
+    images = np.random.default_rng(5).standard_normal((3, 3, 9, 12))
+    names = ("rotation", "shear_x", "shear_y", "hyperbolic_rotation")
+    custom = {"tilt": [[0.2, 0.1, 3.0], [0.0, -0.3, 1.0]]}
+    whole = attribute(model, images, AuditSpec(generators=names, custom=custom))
+    assert tuple(whole) == (*names, "tilt")
+    for name in whole:
+        alone = attribute(model, images, AuditSpec(generators=(name,), custom=custom if name == "tilt" else {}))[name]
+        np.testing.assert_allclose(whole[name].lie, alone.lie, rtol=1e-9, atol=1e-12)
+        for label, rows in alone.parts.items():
+            np.testing.assert_allclose(whole[name].parts[label], rows, rtol=1e-9, atol=1e-12)
