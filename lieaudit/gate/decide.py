@@ -19,14 +19,16 @@ from lieaudit_policy import Policy, Rule
 from lieaudit.errors import ComparisonError
 from lieaudit.gate import sentences
 from lieaudit.gate.comparable import require_paired, require_same_model, require_size
-from lieaudit.gate.decision import FAIL, INCONCLUSIVE, PASS, WAIVED, Decision, RuleOutcome, RuleWaiver
+from lieaudit.gate.decision import FAIL, INCONCLUSIVE, PASS, SKIPPED, WAIVED, Decision, RuleOutcome, RuleWaiver
 from lieaudit.gate.measure import Measured, Unmeasured, measure, negligible
 from lieaudit.gate.parsing import parse
 from lieaudit.gate.power import POWER, images_needed
 from lieaudit.report import Report
 from lieaudit.statistics import holm, p_at_least, p_at_most
 
-_ORDER = {FAIL: 0, INCONCLUSIVE: 1, WAIVED: 2, PASS: 3}
+FIRST_VERSION = ("limits", "pass")
+"""What to do without a baseline: let the other rules decide; `pass` passes where there are none."""
+_ORDER = {FAIL: 0, INCONCLUSIVE: 1, WAIVED: 2, SKIPPED: 3, PASS: 4}
 _MORE_MAY_DECIDE = {"STRADDLES_LIMIT", "TOO_FEW_IMAGES", "MULTIPLICITY"}
 
 
@@ -49,6 +51,7 @@ def evaluate(
     *,
     power: bool = False,
     own_preprocessing: bool = False,
+    first_version: str = "",
     today: dt.date | None = None,
 ) -> Decision:
     """Decide whether the candidate meets the policy.
@@ -58,7 +61,8 @@ def evaluate(
     candidate
         The report of the model version in question.
     baseline
-        That of the version it is compared with; needed where a rule is ``noninferiority``.
+        That of the version it is compared with; where a rule is ``noninferiority``, needed unless ``first_version`` is
+        given.
     policy_yaml
         The policy's text.
     datasets
@@ -67,6 +71,8 @@ def evaluate(
         Also say how many images would decide an inconclusive rule.
     own_preprocessing
         Candidate and baseline may take the same pixels in their own way (scale, mean, std, order of the channels).
+    first_version
+        One of `FIRST_VERSION`: there is no baseline yet, so rules that compare with one are skipped.
     today
         The day that decides whether waivers hold; the UTC date by default.
 
@@ -79,7 +85,7 @@ def evaluate(
     """
     policy = parse(policy_yaml)
     others = dict(datasets or {})
-    _require(policy, candidate, baseline, others, own_preprocessing=own_preprocessing)
+    _require(policy, candidate, baseline, others, own_preprocessing=own_preprocessing, first_version=first_version)
     tail = (1 - policy.confidence) / 2 / _looks(policy)
     tests = _tests(policy, candidate, baseline, others, tail)
     adjusted = _adjusted(tests)
@@ -88,7 +94,7 @@ def evaluate(
         _outcome(policy, test, p, tail, len(adjusted), day, power=power, secant=candidate.spec.get("secant_px"))
         for test, p in zip(tests, adjusted, strict=True)
     ]
-    verdict = _verdict(policy, outcomes)
+    verdict = _verdict(policy, outcomes, first_version)
     told = sorted((o for o in outcomes if o.outcome != PASS), key=lambda o: _ORDER[o.outcome])
     return Decision(
         verdict=verdict,
@@ -113,16 +119,26 @@ def _require(
     others: Mapping[str, Report],
     *,
     own_preprocessing: bool,
+    first_version: str,
 ) -> None:
+    if first_version and (first_version not in FIRST_VERSION or baseline is not None):
+        raise ComparisonError(
+            f"first_version: {first_version!r} is not one of {', '.join(FIRST_VERSION)}"
+            if baseline is None
+            else "first_version says that there is no baseline, and one is given",
+            reason="INVALID_FIRST_VERSION",
+            subject="first_version",
+            hint="give a baseline, or say what to do without one",
+        )
     require_size(candidate, policy.secant_px, "candidate")
-    if policy.needs_baseline:
+    if policy.needs_baseline and not first_version:
         if baseline is None:
             rule = next(r for r in policy.rules if r.kind == "noninferiority")
             raise ComparisonError(
                 f"rule {rule.id!r} (line {rule.line}) compares with a baseline, and none is given",
                 reason="BASELINE_MISSING",
                 subject=rule.id,
-                hint="name one: a report, an ONNX file, an audit id or an MLflow version",
+                hint="name one: a report, an ONNX file, an audit id or a registry's version; or say --first-version",
             )
         require_paired(candidate, baseline, own_preprocessing=own_preprocessing)
     for name in policy.datasets:
@@ -153,7 +169,7 @@ def _tests(
     tests = []
     for rule, generator in pairs:
         other = {"noninferiority": baseline, "gap": others.get(rule.subject)}.get(rule.kind)
-        found = measure(rule, generator, candidate, other, resamples, seed)
+        found = _found(rule, generator, candidate, other, resamples, seed)
         reason = ""
         result = candidate.results.get(generator)
         none = rule.kind == "noninferiority" and result is not None and negligible(result)
@@ -165,6 +181,14 @@ def _tests(
             reason = "TOO_FEW_IMAGES"
         tests.append(_Test(rule, generator, found, reason, none and reason in {"", "BASELINE_ZERO"}))
     return tests
+
+
+def _found(
+    rule: Rule, generator: str, candidate: Report, other: Report | None, resamples: int, seed: int
+) -> Measured | Unmeasured:
+    if rule.kind == "noninferiority" and other is None:  # `_require` lets only a first version come here without one
+        return Unmeasured("FIRST_VERSION", "there is no baseline yet to compare it with")
+    return measure(rule, generator, candidate, other, resamples, seed)
 
 
 def _adjusted(tests: list[_Test]) -> list[tuple[float, float] | None]:
@@ -238,7 +262,7 @@ def _decide(test: _Test, p: tuple[float, float] | None, tail: float) -> tuple[st
     if test.negligible:
         return PASS, "NEGLIGIBLE"
     if isinstance(found, Unmeasured) or test.reason:
-        return INCONCLUSIVE, test.reason
+        return SKIPPED if test.reason == "FIRST_VERSION" else INCONCLUSIVE, test.reason
     limit = found.limit(test.rule.limit)
     low, high = found.bounds(tail)
     if high <= limit and not (found.two_sided and low < -limit):
@@ -258,17 +282,18 @@ def _waive(policy: Policy, rule: Rule, result: RuleOutcome, day: dt.date) -> Rul
         return result
     expired = waiver.expired(day)
     shown = RuleWaiver(waiver.owner, waiver.reason, waiver.expires.isoformat(), expired)
-    if result.outcome == PASS:
+    if result.outcome in {PASS, SKIPPED}:
         return replace(result, waiver=shown)
     said = result.sentence + sentences.waived(waiver, expired=expired)
     return replace(result, waiver=shown, sentence=said, outcome=result.outcome if expired else WAIVED)
 
 
-def _verdict(policy: Policy, outcomes: list[RuleOutcome]) -> str:
+def _verdict(policy: Policy, outcomes: list[RuleOutcome], first_version: str) -> str:
     kinds = {o.outcome for o in outcomes}
     if FAIL in kinds:
         return FAIL
-    if INCONCLUSIVE in kinds:
+    nothing_left = kinds == {SKIPPED} and first_version != "pass"
+    if INCONCLUSIVE in kinds or nothing_left:
         return FAIL if policy.on_inconclusive == "fail" else INCONCLUSIVE
     return PASS
 

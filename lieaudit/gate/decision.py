@@ -10,6 +10,8 @@ PASS = "pass"  # noqa: S105 - a verdict, not a password
 FAIL = "fail"
 INCONCLUSIVE = "inconclusive"
 WAIVED = "waived"
+SKIPPED = "skipped"
+"""A rule that compares with a baseline, where there is none yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class RuleOutcome:
     ``value`` is what ``limit`` applies to: the statistic itself, a ratio (then ``candidate_value`` and
     ``baseline_value`` are its parts) or a share; None where it was not measured. ``interval`` is two-sided, at the
     decision's confidence, and widened by ``numerical_error`` (the derivative's error bars, as a width on the value's
-    scale); empty where none exists. ``reason`` is a stable code of why the outcome is inconclusive.
+    scale); empty where none exists. ``reason`` is a stable code of why the outcome is inconclusive or skipped.
     """
 
     id: str

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lieaudit_policy import WORST, Rule, Waiver
 
-from lieaudit.gate.decision import FAIL, INCONCLUSIVE, PASS, WAIVED, RuleOutcome
+from lieaudit.gate.decision import FAIL, INCONCLUSIVE, PASS, SKIPPED, WAIVED, RuleOutcome
 from lieaudit.gate.measure import Measured, Unmeasured
 from lieaudit.symmetries.generators import BRIGHTNESS_STEP
 from lieaudit.verdicts import NEGLIGIBLE
@@ -22,16 +22,21 @@ def number(value: float) -> str:
 
 
 def headline(verdict: str, outcomes: Sequence[RuleOutcome]) -> str:
-    """Say the verdict in words. A pass that stands on waivers counts them: it is not a plain one."""
+    """Say the verdict in words. A pass that stands on waivers, or on no baseline, says so: it is not a plain one."""
     waived = sum(outcome.outcome == WAIVED for outcome in outcomes)
+    skipped = sum(outcome.outcome == SKIPPED for outcome in outcomes)
+    if skipped and skipped == len(outcomes):
+        return f"{verdict.upper()} of a first version: every rule compares with a baseline, and there is none yet"
     if verdict == FAIL:
         return "FAIL: at least one rule is broken"
     if verdict == INCONCLUSIVE:
         return "INCONCLUSIVE: these measurements do not decide it"
-    if not waived:
-        return "PASS: every rule is met"
-    counted = f"{waived} waiver" if waived == 1 else f"{waived} waivers"
-    return f"PASS with {counted}: {'every other rule is met' if waived < len(outcomes) else 'no rule is left'}"
+    left = len(outcomes) - waived - skipped
+    met = "every rule is met" if left == len(outcomes) else "every other rule is met" if left else "no rule is left"
+    counted = f" with {waived} waiver{'' if waived == 1 else 's'}" if waived else ""
+    first = " of a first version" if skipped else ""
+    without = f"; {skipped} had no baseline to compare with" if skipped else ""
+    return f"PASS{first}{counted}: {met}{without}"
 
 
 def sentence(
@@ -56,6 +61,8 @@ def sentence(
             f"{name}: the candidate's LEE is zero for every purpose: its upper bound is below {NEGLIGIBLE:g} of the "
             "response to an equally large change that is no symmetry."
         )
+    if reason == "FIRST_VERSION" and isinstance(found, Unmeasured):
+        return f"{name}: skipped, because {found.why}."
     if isinstance(found, Unmeasured):
         return f"{name}: not decided, because {found.why}."
     said = f"{name}: {_value(rule, found)}{_interval(found, tail)}; {_limit(rule)}"

@@ -533,3 +533,51 @@ def test_a_pass_that_stands_on_waivers_says_so(pair: Any, count: int) -> None:
     assert decision.verdict == "pass"
     assert decision.headline.startswith(f"PASS with {count} waiver")
     assert decision.headline.endswith("every other rule is met")
+
+
+LIMIT = "{id: ceiling, kind: limit, generators: rotation, max: %s}"
+
+
+@pytest.mark.parametrize(
+    ("rules", "first_version", "verdict", "outcomes"),
+    [
+        ((NO_WORSE, LIMIT % 100), "limits", "pass", ("skipped", "pass")),
+        ((NO_WORSE, LIMIT % 1e-9), "limits", "fail", ("skipped", "fail")),
+        ((NO_WORSE, LIMIT % 1e-9), "pass", "fail", ("skipped", "fail")),
+        ((NO_WORSE,), "limits", "inconclusive", ("skipped",)),
+        ((NO_WORSE,), "pass", "pass", ("skipped",)),
+    ],
+)
+def test_a_first_version_is_decided_by_what_needs_no_baseline(
+    pair: Any, rules: tuple[str, ...], first_version: str, verdict: str, outcomes: tuple[str, ...]
+) -> None:
+    candidate, _ = pair(1.0)
+    decision = evaluate(candidate, None, policy(*rules), first_version=first_version)
+    assert decision.verdict == verdict
+    assert tuple(rule.outcome for rule in decision.rules) == outcomes
+    skipped = decision.rules[0]
+    assert (skipped.reason, skipped.value, skipped.p_value) == ("FIRST_VERSION", None, None), (
+        "not measured is no number"
+    )
+    assert "there is no baseline yet" in skipped.sentence
+    assert "first version" in decision.headline or verdict == "fail"
+
+
+def test_a_first_version_that_only_waivers_carry_says_both(pair: Any) -> None:
+    candidate, _ = pair(1.0)
+    text = policy(NO_WORSE, LIMIT % 1e-9) + WAIVERS
+    decision = evaluate(candidate, None, text, first_version="limits", today=dt.date(2026, 1, 1))
+    assert decision.headline == (
+        "PASS of a first version with 1 waiver: no rule is left; 1 had no baseline to compare with"
+    )
+
+
+WAIVERS = "waivers:\n  - {rule: ceiling, owner: ada, reason: known, expires: 2026-12-31}\n"
+
+
+@pytest.mark.parametrize(("first_version", "with_baseline"), [("maybe", False), ("limits", True)])
+def test_a_first_version_is_one_or_is_refused(pair: Any, first_version: str, *, with_baseline: bool) -> None:
+    candidate, baseline = pair(1.0)
+    with pytest.raises(ComparisonError) as caught:
+        evaluate(candidate, baseline if with_baseline else None, policy(NO_WORSE), first_version=first_version)
+    assert caught.value.reason == "INVALID_FIRST_VERSION"

@@ -1,8 +1,9 @@
 """JUnit XML: a test case per rule and generator.
 
 A failed rule is a ``failure``, an inconclusive one an ``error`` (something that could not be decided is not a clean
-result), a waived one ``skipped`` with the waiver in its text. Elements and attributes are those of the schema that the
-Jenkins xUnit plugin publishes, which GitLab, GitHub actions and Azure read as well.
+result), a waived one ``skipped`` with the waiver in its text, and so is one that had no baseline to compare with.
+Elements and attributes are those of the schema that the Jenkins xUnit plugin publishes, which GitLab, GitHub actions
+and Azure read as well.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from lieaudit_api.v1 import gate_pb2
 from lieaudit_client.formats.numbers import number
 from lieaudit_client.formats.outcome import Outcome, headline, name_of
 
+_NOT_RUN = frozenset({"waived", "skipped"})
 # What XML 1.0 cannot hold, however it is escaped: it may come from a model's name.
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -29,7 +31,7 @@ def render(outcome: Outcome) -> str:
     }
     plain = {name: str(value) for name, value in counts.items()}
     root = ET.Element("testsuites", {"name": "lieaudit gate", **plain})
-    skipped = sum(rule.outcome == "waived" for rule in rules)
+    skipped = sum(rule.outcome in _NOT_RUN for rule in rules)
     suite = ET.SubElement(root, "testsuite", {"name": "lieaudit gate", **plain, "skipped": str(skipped)})
     properties = ET.SubElement(suite, "properties")
     for name, value in _properties(outcome).items():
@@ -45,7 +47,7 @@ def render(outcome: Outcome) -> str:
 def _case(suite: ET.Element, rule: gate_pb2.RuleOutcome) -> None:
     attributes = {"name": _clean(name_of(rule)), "classname": _clean(f"lieaudit.{rule.kind}")}
     case = ET.SubElement(suite, "testcase", attributes)
-    if rule.outcome == "waived":
+    if rule.outcome in _NOT_RUN:
         ET.SubElement(case, "skipped").text = _clean(rule.sentence)
     elif rule.outcome != "pass":
         kind = "failure" if rule.outcome == "fail" else "error"

@@ -16,7 +16,7 @@ from lieaudit_client.formats.outcome import Outcome, headline
 LIMIT = 60_000
 """Characters; GitHub's 65,536 for a comment less what a job may add around it."""
 
-_MARK = {"pass": "✅", "fail": "❌", "inconclusive": "❔", "waived": "🏳️"}
+_MARK = {"pass": "✅", "fail": "❌", "inconclusive": "❔", "waived": "🏳️", "skipped": "➖"}
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&!])")
 _MOST_IN_A_CELL = 120
 _MOST_IN_A_SENTENCE = 1500

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from lieaudit_api.v1 import gate_pb2, report_pb2
 
-ORDER = {"fail": 0, "inconclusive": 1, "waived": 2, "pass": 3}
+ORDER = {"fail": 0, "inconclusive": 1, "waived": 2, "skipped": 3, "pass": 4}
+"""Every outcome of a rule, the worst first."""
 
 
 @dataclass(frozen=True)

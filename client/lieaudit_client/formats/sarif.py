@@ -1,7 +1,8 @@
 """SARIF 2.1.0 (OASIS): one result per rule and generator that is open, located at its line of the policy.
 
-Passed rules are no results, as a clean scan has none; waived ones are notifications of the run, since code scanning
-makes an alert of every result, suppressed or not. An expired waiver is a rejected ``suppression`` of its result.
+Passed rules are no results, as a clean scan has none; waived and skipped ones are notifications of the run, since code
+scanning makes an alert of every result, suppressed or not. An expired waiver is a rejected ``suppression`` of its
+result.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from lieaudit_client.formats.outcome import Outcome, headline
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 HOME = "https://github.com/lieaudit/lieaudit"
+_NOTED = frozenset({"waived", "skipped"})
 _GATE_PAGE = f"{HOME}/blob/main/docs/gate.md"
 _KINDS = {
     "limit": (
@@ -73,12 +75,12 @@ def render(outcome: Outcome) -> str:
             }
         },
         "artifacts": [{"location": {"uri": _uri(outcome.policy_file)}, "description": {"text": "the gate's policy"}}],
-        "results": [_result(rule, order[rule.id], outcome) for rule in rules if rule.outcome not in {"pass", "waived"}],
+        "results": [_result(rule, order[rule.id], outcome) for rule in rules if rule.outcome not in {"pass", *_NOTED}],
         "invocations": [
             {
                 "executionSuccessful": True,
                 "toolExecutionNotifications": [
-                    _notification(rule, order[rule.id], outcome) for rule in rules if rule.outcome == "waived"
+                    _notification(rule, order[rule.id], outcome) for rule in rules if rule.outcome in _NOTED
                 ],
             }
         ],
@@ -136,7 +138,7 @@ def _notification(rule: gate_pb2.RuleOutcome, index: int, outcome: Outcome) -> d
         "message": {"text": rule.sentence},
         "associatedRule": {"id": rule.id, "index": index},
         "locations": [_location(rule, outcome)],
-        "properties": {**_properties(rule), "waiver": _justification(rule)},
+        "properties": _properties(rule) | ({"waiver": _justification(rule)} if rule.HasField("waiver") else {}),
     }
 
 

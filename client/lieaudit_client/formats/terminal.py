@@ -15,8 +15,8 @@ from lieaudit_client.formats.numbers import interval, number, per_unit
 from lieaudit_client.formats.outcome import Outcome, headline
 from lieaudit_client.printable import printable, printable_copy
 
-_STYLE = {"pass": "green", "fail": "bold red", "inconclusive": "bold yellow", "waived": "magenta"}
-_MARK = {"pass": "✓", "fail": "✗", "inconclusive": "?", "waived": "⚑"}
+_STYLE = {"pass": "green", "fail": "bold red", "inconclusive": "bold yellow", "waived": "magenta", "skipped": "dim"}
+_MARK = {"pass": "✓", "fail": "✗", "inconclusive": "?", "waived": "⚑", "skipped": "–"}
 _COLUMNS = (
     Column("state"),
     Column("rule", 2, wraps=True),

@@ -18,7 +18,7 @@ class ReportSource(_message.Message):
     def __init__(self, audit_id: _Optional[str] = ..., report: _Optional[_Union[_report_pb2.Report, _Mapping]] = ..., report_json: _Optional[bytes] = ...) -> None: ...
 
 class EvaluateRequest(_message.Message):
-    __slots__ = ("candidate", "baseline", "policy_yaml", "datasets", "power", "own_preprocessing")
+    __slots__ = ("candidate", "baseline", "policy_yaml", "datasets", "power", "own_preprocessing", "first_version")
     class DatasetsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -32,13 +32,15 @@ class EvaluateRequest(_message.Message):
     DATASETS_FIELD_NUMBER: _ClassVar[int]
     POWER_FIELD_NUMBER: _ClassVar[int]
     OWN_PREPROCESSING_FIELD_NUMBER: _ClassVar[int]
+    FIRST_VERSION_FIELD_NUMBER: _ClassVar[int]
     candidate: ReportSource
     baseline: ReportSource
     policy_yaml: str
     datasets: _containers.MessageMap[str, ReportSource]
     power: bool
     own_preprocessing: bool
-    def __init__(self, candidate: _Optional[_Union[ReportSource, _Mapping]] = ..., baseline: _Optional[_Union[ReportSource, _Mapping]] = ..., policy_yaml: _Optional[str] = ..., datasets: _Optional[_Mapping[str, ReportSource]] = ..., power: bool = ..., own_preprocessing: bool = ...) -> None: ...
+    first_version: str
+    def __init__(self, candidate: _Optional[_Union[ReportSource, _Mapping]] = ..., baseline: _Optional[_Union[ReportSource, _Mapping]] = ..., policy_yaml: _Optional[str] = ..., datasets: _Optional[_Mapping[str, ReportSource]] = ..., power: bool = ..., own_preprocessing: bool = ..., first_version: _Optional[str] = ...) -> None: ...
 
 class Decision(_message.Message):
     __slots__ = ("verdict", "rules", "reasons", "policy_sha256", "candidate_sha256", "baseline_sha256", "on_inconclusive", "next_images", "confidence", "headline", "secant_px", "false_fail_rate")

@@ -42,6 +42,7 @@ async def evaluate(context: Context, request: gate_pb2.EvaluateRequest) -> gate_
         for index, name in enumerate(sorted(request.datasets))
     }
     parts["own_preprocessing"] = request.own_preprocessing
+    parts["first_version"] = request.first_version[:80]
     result = await context.probes.run("evaluate", parts, files)
     return into(gate_pb2.Decision(), result["decision"])
 

@@ -155,6 +155,7 @@ def evaluate(job: Job, _channel: Channel) -> dict[str, Any]:
         {name: report(file) for name, file in job["datasets"].items()},
         power=job["power"],
         own_preprocessing=job["own_preprocessing"],
+        first_version=job["first_version"],
     )
     return {"decision": decision.to_dict()}
 

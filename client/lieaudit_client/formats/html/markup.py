@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from lieaudit_client.formats.numbers import number
 
-ICONS = {"pass": "✓", "ok": "✓", "fail": "✕", "inconclusive": "?", "waived": "⚑"}
+ICONS = {"pass": "✓", "ok": "✓", "fail": "✕", "inconclusive": "?", "waived": "⚑", "skipped": "–"}
 
 
 def text(value: object) -> str:

@@ -9,7 +9,7 @@ from lieaudit_api.v1 import gate_pb2
 
 from lieaudit_client.formats.html.markup import badge, card, text
 from lieaudit_client.formats.numbers import interval, number
-from lieaudit_client.formats.outcome import headline
+from lieaudit_client.formats.outcome import ORDER, headline
 
 _SPANS = ((1.5, "⅔", "1.5×"), (2.0, "½", "2×"), (4.0, "¼", "4×"), (16.0, "1/16", "16×"))
 """How far a rule's bar reaches to either side of the limit, as a factor, and its end labels: the closest that fits."""
@@ -22,8 +22,8 @@ def verdict(decision: gate_pb2.Decision, title: str) -> str:
     if len(decision.reasons) > _MOST_REASONS:
         shown.append(f'<li><a href="#rules">and {len(decision.reasons) - _MOST_REASONS} more</a></li>')
     counts = ", ".join(
-        f"{sum(r.outcome == state for r in decision.rules)} {word}"
-        for state, word in (("pass", "pass"), ("fail", "fail"), ("inconclusive", "inconclusive"), ("waived", "waived"))
+        f"{sum(r.outcome == state for r in decision.rules)} {state}"
+        for state in reversed(ORDER)
         if any(r.outcome == state for r in decision.rules)
     )
     return (
@@ -37,8 +37,7 @@ def verdict(decision: gate_pb2.Decision, title: str) -> str:
 
 def rules(decision: gate_pb2.Decision) -> str:
     """Give every rule with its numbers, its interval against the limit, and the sentence."""
-    order = {"fail": 0, "inconclusive": 1, "waived": 2, "pass": 3}
-    body = "".join(_rule(rule) for rule in sorted(decision.rules, key=lambda r: order.get(r.outcome, 0)))
+    body = "".join(_rule(rule) for rule in sorted(decision.rules, key=lambda r: ORDER.get(r.outcome, 0)))
     hint = (
         f"The bar shows value ÷ limit with its {100 * decision.confidence:.4g} % interval: left of the line is "
         "accepted. A version that meets every limit is failed with probability at most "
