@@ -1,9 +1,10 @@
-"""How many images, and which statistic, so that a first gate decides? Measured on trained models, not simulated.
+"""What to compare, with which statistic, on how many images, so that a first gate decides? Measured, not simulated.
 
-Every ordered pair of versions of one kind of model is gated as docs/gate.md recommends (no worse than the baseline up
-to 10 %, on translation, rotation and scale): CIFAR-10 ResNets of three depths, and MNIST networks trained in three
-ways. Each pair is gated on ten random draws of n of its images, by `lieaudit.gate.evaluate` itself. The share of gates
-that stay inconclusive is what a recipe has to keep low.
+Every ordered pair of trained models of one kind is gated as docs/gate.md recommends (no worse than the baseline up to
+10 %, on translation, rotation and scale): CIFAR-10 ResNets of three depths, and MNIST networks trained in three ways.
+Each pair is gated on ten random draws of n of its images, by `lieaudit.gate.evaluate` itself, once on probabilities
+(``--head softmax``) and once on logits (``--head identity``). What a recipe has to keep low is the share of gates that
+stay inconclusive; "wrong" are verdicts that contradict the point estimates on all images.
 
 ``python -m bench recipe`` prints the table that docs/gate.md shows; it needs LIEAUDIT_REAL (or ../shared/real). It
 takes half an hour, nearly all of it the audits, and no timing is in it.
@@ -12,7 +13,6 @@ takes half an hour, nearly all of it the audits, and no timing is in it.
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import permutations
@@ -34,6 +34,8 @@ STATISTICS = ("geometric_mean", "median", "mean")
 SIZES = (50, 100, 200, 400, 800)
 DRAWS = 10
 MARGIN = 0.10
+HEADS = {"softmax": "probabilities", "identity": "logits"}
+COLUMNS = ("compared", "models", "statistic", *map(str, SIZES), "100 … 800", "wrong")
 MOST_IMAGES = 1000
 FAMILIES: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "CIFAR-10 ResNets": (
@@ -54,17 +56,18 @@ def main() -> None:
     if not (folder / "models").is_dir():
         print(f"no trained models at {folder}: set LIEAUDIT_REAL")
         return
-    pairs = {name: list(permutations(measured(folder, name), 2)) for name in FAMILIES}
     console = Console(width=120)
-    table = Table(title=f"{DRAWS} draws of every pair, margin {MARGIN:.0%}, 95 % intervals")
-    for column in ("models", "statistic", "images", "gates", "pass", "fail", "inconclusive", "wrong"):
-        table.add_column(column, justify="left" if column in {"models", "statistic"} else "right")
-    for row in rows(pairs):
-        table.add_row(*row)
+    table = Table(title=f"inconclusive of {6 * DRAWS} gates each, margin {MARGIN:.0%}, 95 % intervals")
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column in COLUMNS[:3] else "right")
+    for head in HEADS:
+        for family in FAMILIES:
+            for row in rows(head, family, measured(folder, family, head)):
+                table.add_row(*row)
     console.print(table)
 
 
-def measured(folder: Path, family: str) -> list[Report]:
+def measured(folder: Path, family: str, head: str) -> list[Report]:
     """Audit the models of a family on its images by forward mode."""
     images, preprocessing, models = FAMILIES[family]
     with np.load(folder / "images" / images) as data:
@@ -72,6 +75,7 @@ def measured(folder: Path, family: str) -> list[Report]:
     spec = AuditSpec(
         generators=GENERATORS,
         method="forward",
+        head=head,
         preprocessing=parse_preprocessing(preprocessing),
         relative_images=0,
         bootstrap=100,
@@ -80,33 +84,22 @@ def measured(folder: Path, family: str) -> list[Report]:
     return [audit(str(folder / "models" / f"{name}.onnx"), x, spec, labels=y) for name in models]
 
 
-def rows(pairs: Mapping[str, list[tuple[Report, Report]]]) -> Iterator[tuple[str, ...]]:
-    """Give the table's rows: every statistic and size, then the recipe that looks again with more images."""
+def rows(head: str, family: str, reports: list[Report]) -> Iterator[tuple[str, ...]]:
+    """Give a row per statistic: the share of inconclusive gates by size, then where the gate may ask for more."""
+    pairs = list(permutations(reports, 2))
     for statistic in STATISTICS:
-        for size in SIZES:
-            for family, found in pairs.items():
-                verdicts = [
-                    (_truth(pair, statistic), gate(pair, statistic, size, draw))
-                    for pair in found
-                    for draw in range(DRAWS)
-                ]
-                yield family, statistic.replace("_", " "), str(size), *_shares(verdicts)
-    for statistic in STATISTICS:
-        for family, found in pairs.items():
-            verdicts = [
-                (_truth(pair, statistic), gate_growing(pair, statistic, draw))
-                for pair in found
+        truths = [_truth(pair, statistic) for pair in pairs for _ in range(DRAWS)]
+        cells, wrong, count = [], 0, 0
+        for size in (*SIZES, None):
+            found = [
+                gate_growing(pair, statistic, draw) if size is None else gate(pair, statistic, size, draw)
+                for pair in pairs
                 for draw in range(DRAWS)
             ]
-            yield family, statistic.replace("_", " "), "100 … 800", *_shares(verdicts)
-
-
-def _shares(verdicts: list[tuple[str, str]]) -> tuple[str, ...]:
-    """Count (truth, verdict): wrong is what contradicts the point estimates on all images."""
-    count = Counter(verdict for _, verdict in verdicts)
-    wrong = sum(verdict not in {truth, "inconclusive"} for truth, verdict in verdicts)
-    shares = [f"{100 * n / len(verdicts):.0f} %" for n in (count["pass"], count["fail"], count["inconclusive"], wrong)]
-    return (str(len(verdicts)), *shares)
+            cells.append(f"{100 * found.count('inconclusive') / len(found):.0f} %")
+            wrong += sum(v not in {truth, "inconclusive"} for v, truth in zip(found, truths, strict=True))
+            count += len(found) - found.count("inconclusive")
+        yield HEADS[head], family, statistic.replace("_", " "), *cells, f"{wrong} of {count}"
 
 
 def _truth(pair: tuple[Report, Report], statistic: str) -> str:

@@ -5,6 +5,7 @@ What the registry holds is read through MLflow's REST interface, not through the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -32,8 +33,8 @@ rules:
 CRASH = """
 import os, signal, sys
 from lieaudit_client.command import run
-from lieaudit_client.gate.mlflow import Registry
-Registry.move_alias = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+from lieaudit_client.registries.mlflow import Registry
+Registry.move_alias = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 sys.exit(run(sys.argv[1:]))
 """
 # As users register a model: MLflow writes weights of more than 1 KiB to a file beside the graph.
@@ -79,6 +80,12 @@ class MlflowServer:
     def tags(self, name: str, version: str) -> dict[str, str]:
         found = self.call("GET", "mlflow/model-versions/get", name=name, version=version)["model_version"]
         return {tag["key"].removeprefix("lieaudit."): tag["value"] for tag in found.get("tags", [])}
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.call("GET", "mlflow/runs/get", run_id=run_id)["run"]
+        for kind in ("metrics", "params", "tags"):
+            found[kind] = {entry["key"]: entry["value"] for entry in found["data"].get(kind, [])}
+        return found
 
     def artefacts(self, run_id: str) -> dict[str, int]:
         found = self.call("GET", "mlflow/artifacts/list", run_id=run_id)
@@ -132,9 +139,11 @@ Gate = Callable[..., subprocess.CompletedProcess[str]]
 def gate(mlflow: MlflowServer, service: str, repo_root: Path, tmp_path: Path) -> Gate:
     """Give a function that runs ``lieaudit gate`` on the digits in a process of its own."""
     policy = tmp_path / "policy.yaml"
-    policy.write_text(POLICY)
 
-    def run(model: str, *arguments: str, program: str = COMMAND) -> subprocess.CompletedProcess[str]:
+    def run(
+        model: str, *arguments: str, program: str = COMMAND, text: str = POLICY
+    ) -> subprocess.CompletedProcess[str]:
+        policy.write_text(text)
         command = [sys.executable, "-c", program, "gate", model, "--policy", str(policy), "--server", service]
         command += [
             "--data",
@@ -160,6 +169,29 @@ def registered(mlflow: MlflowServer, repo_root: Path, request: pytest.FixtureReq
     return name, plain, augmented
 
 
+def check_run(mlflow: MlflowServer, name: str, version: str, decision: dict[str, Any]) -> None:
+    """The gate's run holds what MLflow's charts, sorting and links need, with the report's own numbers."""
+    run = mlflow.run(mlflow.tags(name, version)["run_id"])
+    place = run["info"]["artifact_uri"].removeprefix("mlflow-artifacts:/")
+    report = mlflow.call("GET", f"mlflow-artifacts/artifacts/{place}/report.json")
+    result = report["results"]["rotation"]
+    expected = {f"{metric}/rotation": result[metric] for metric in ("lee", "lee_per_px2", "relative")}
+    expected |= {"top1": report["data"]["top1"], "rule/no-worse/rotation": decision["rules"][0]["value"]}
+    assert run["metrics"] == expected
+    assert run["params"]["spec.generators"] == "rotation"
+    assert run["params"]["spec.preprocessing.mean"] == "0.15"
+    assert run["params"]["model_sha256"] == decision["candidate_sha256"]
+    assert run["params"]["baseline_sha256"] == decision["baseline_sha256"]
+    tags = {key.removeprefix("lieaudit."): value for key, value in run["tags"].items()}
+    assert (tags["verdict"], tags["model_version"]) == ("pass", f"models:/{name}/{version}")
+    candidate = mlflow.call("GET", "mlflow/model-versions/get", name=name, version=version)["model_version"]
+    assert tags["candidate_run"] == candidate["run_id"]
+    assert tags["data_sha256"] == report["data"]["sha256"]
+    data = run["inputs"]["dataset_inputs"][0]["dataset"]
+    assert (data["name"], data["digest"]) == ("digits.npz", report["data"]["sha256"][:32])
+    assert run["info"]["status"] == "FINISHED"
+
+
 def test_pass_moves_the_alias_and_fail_does_not(
     mlflow: MlflowServer, gate: Gate, registered: tuple[str, str, str]
 ) -> None:
@@ -177,6 +209,7 @@ def test_pass_moves_the_alias_and_fail_does_not(
     assert set(artefacts) == {"decision.json", "report.json", "baseline.json", "page.html"}
     assert min(artefacts.values()) > 1000
     assert f"{name} version {augmented} against {name} version {plain}" in done.stderr
+    check_run(mlflow, name, augmented, json.loads(done.stdout))
 
     done = gate(f"mlflow:models:/{name}/{plain}", *baseline)
     assert done.returncode == 1, done.stderr + done.stdout
@@ -202,6 +235,27 @@ def test_models_that_mlflow_saved_with_their_weights_outside(
     done = gate("mlflow:models:/logged/2", "--baseline", "mlflow:models:/logged/1")
     assert done.returncode == 0, done.stderr + done.stdout
     assert mlflow.tags("logged", "2")["verdict"] == "pass"
+
+    # the same file by MLflow's id of the logged model, and by the run that logged it
+    second = mlflow.call("GET", "mlflow/model-versions/get", name="logged", version="2")["model_version"]
+    identity, run_id = second["source"].removeprefix("models:/"), second["run_id"]
+    done = gate(f"mlflow:models:/{identity}", "--baseline", f"runs:/{second['run_id']}/model", "--json", "-")
+    assert done.returncode == 0, done.stderr + done.stdout
+    compared = json.loads(done.stdout)["compared"]
+    assert compared["candidate"]["model_sha256"] == compared["baseline"]["model_sha256"]
+    assert compared["candidate"]["model"] == f"models:/{identity}"
+    assert compared["baseline"]["model"] == f"runs:/{run_id}/model"
+
+    found = mlflow.call("GET", f"mlflow/logged-models/{identity}")["model"]
+    tags = {tag["key"]: tag["value"] for tag in found["info"]["tags"]}
+    assert (tags["lieaudit.verdict"], tags["lieaudit.promotion"]) == ("pass", "not asked for")
+    run = mlflow.run(tags["lieaudit.run_id"])
+    assert [entry["model_id"] for entry in run["inputs"]["model_inputs"]] == [identity], "the run's link to the model"
+    links = {name: run["tags"][f"lieaudit.{name}"] for name in ("candidate_run", "candidate_model", "baseline_run")}
+    assert links == {"candidate_run": run_id, "candidate_model": identity, "baseline_run": run_id}
+    # the numbers stand on the logged model's own page too
+    there = {metric["key"]: metric["value"] for metric in found["data"]["metrics"]}
+    assert there["lee/rotation"] == run["metrics"]["lee/rotation"]
 
 
 def test_a_crash_before_the_alias_moves_leaves_tags_that_say_so(
@@ -231,14 +285,14 @@ def test_a_crash_before_the_alias_moves_leaves_tags_that_say_so(
 MEANWHILE = """
 import sys, urllib.request, json, os
 from lieaudit_client.command import run
-from lieaudit_client.gate.mlflow import Registry
+from lieaudit_client.registries.mlflow import Registry
 log = Registry.log
-def promote_another(self, experiment, version, verdict, artefacts):
-    body = {{"name": version.name, "alias": "champion", "version": "{version}"}}
+def promote_another(self, experiment, evidence):
+    body = {{"name": evidence.version.name, "alias": "champion", "version": "{version}"}}
     url = os.environ["MLFLOW_TRACKING_URI"] + "/api/2.0/mlflow/registered-models/alias"
     headers = {{"Content-Type": "application/json"}}
     urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode(), headers))
-    return log(self, experiment, version, verdict, artefacts)
+    return log(self, experiment, evidence)
 Registry.log = promote_another
 sys.exit(run(sys.argv[1:]))
 """
@@ -255,7 +309,7 @@ def test_an_alias_that_moved_meanwhile_is_left_alone(
         program=MEANWHILE.format(version=other),
     )  # fmt: skip
     assert done.returncode == 4
-    assert f"moved from version {plain} to {other}" in done.stderr
+    assert f"moved from version {plain} to version {other}" in done.stderr
     assert mlflow.alias(name, "champion") == other
     assert mlflow.tags(name, augmented)["promotion"] == "pending: champion"
 
@@ -263,8 +317,10 @@ def test_an_alias_that_moved_meanwhile_is_left_alone(
 @pytest.mark.parametrize(
     ("baseline", "says"),
     [
-        ("mlflow:models:/nothing@nobody", "set the alias by hand once"),
-        ("mlflow:runs:/abc/model", "write mlflow:models:/NAME/VERSION"),
+        ("mlflow:models:/nothing@nobody", "MLflow has no models:/nothing@nobody"),
+        ("mlflow:runs:/abc/model", "MLflow has no mlflow:runs:/abc/model"),
+        ("mlflow:models:/m-abc", "MLflow has no mlflow:models:/m-abc"),
+        ("mlflow:runs:/abc", "write mlflow:models:/NAME/VERSION"),
     ],
 )
 def test_what_the_registry_does_not_have_is_bad_usage(
@@ -279,3 +335,91 @@ def test_promoting_a_file_is_bad_usage(gate: Gate, repo_root: Path) -> None:
     done = gate(str(repo_root / "examples" / "digits" / "plain.onnx"), "--promote", "champion")
     assert done.returncode == 2
     assert "mlflow:models:/NAME/VERSION" in done.stderr
+
+
+WITH_LIMIT = POLICY + "  - {id: ceiling, kind: limit, generators: rotation, max: 1000}\n"
+
+
+def test_a_first_version_is_decided_by_its_limits_and_becomes_the_champion(
+    mlflow: MlflowServer, gate: Gate, registered: tuple[str, str, str]
+) -> None:
+    name, plain, augmented = registered
+    baseline = ("--baseline", f"mlflow:models:/{name}@champion", "--promote", "champion")
+
+    # nothing but a comparison in the policy: nobody can say that it is no worse
+    done = gate(f"mlflow:models:/{name}/{plain}", *baseline)
+    assert done.returncode == 3, done.stderr + done.stdout
+    assert "every rule compares with a baseline, and there is none yet" in done.stdout
+    assert mlflow.tags(name, plain)["promotion"] == "refused: champion"
+
+    # a limit decides, and the alias is set for the first time
+    done = gate(f"mlflow:models:/{name}/{plain}", *baseline, "--json", "-", text=WITH_LIMIT)
+    assert done.returncode == 0, done.stderr + done.stdout
+    decision = json.loads(done.stdout)
+    assert {rule["id"]: rule["outcome"] for rule in decision["rules"]} == {"no-worse": "skipped", "ceiling": "pass"}
+    assert decision["headline"] == (
+        "PASS of a first version: every other rule is met; 1 had no baseline to compare with"
+    )
+    assert mlflow.alias(name, "champion") == plain
+    tags = mlflow.tags(name, plain)
+    assert (tags["promotion"], tags["baseline_sha256"]) == ("done: champion", "none")
+
+    # a name that is spelt wrongly is no first version, and neither is an alias that was set before
+    done = gate(f"mlflow:models:/{name}/{augmented}", "--baseline", f"mlflow:models:/{name}@champoin", text=WITH_LIMIT)
+    assert done.returncode == 2
+    assert "did you mean champion?" in done.stderr
+    mlflow.call("DELETE", "mlflow/registered-models/alias", {"name": name, "alias": "champion"})
+    done = gate(f"mlflow:models:/{name}/{augmented}", *baseline, text=WITH_LIMIT)
+    assert done.returncode == 2
+    assert f"the gate has set it before, on version {plain}" in done.stderr
+    # … unless its owner says so
+    done = gate(f"mlflow:models:/{name}/{augmented}", *baseline, "--first-version", "pass")
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert mlflow.alias(name, "champion") == augmented
+
+
+def test_the_report_of_the_champions_own_gate_stands_for_a_new_audit_of_it(
+    mlflow: MlflowServer, gate: Gate, registered: tuple[str, str, str], repo_root: Path
+) -> None:
+    name, plain, augmented = registered
+    baseline = ("--baseline", f"mlflow:models:/{name}@champion")
+    stands = "its report is that of its own gate"
+    assert gate(f"mlflow:models:/{name}/{plain}", *baseline, "--promote", "champion", text=WITH_LIMIT).returncode == 0
+
+    done = gate(f"mlflow:models:/{name}/{augmented}", *baseline, "--json", "-", text=WITH_LIMIT)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert f"{name} version {plain}: {stands}" in done.stderr
+    again = gate(f"mlflow:models:/{name}/{augmented}", *baseline, "--again", "--json", "-", text=WITH_LIMIT)
+    assert stands not in again.stderr
+    assert json.loads(again.stdout)["rules"] == json.loads(done.stdout)["rules"], "measured anew it is the same"
+
+    # on other terms it is measured
+    other = gate(f"mlflow:models:/{name}/{augmented}", *baseline, "--seed", "1", text=WITH_LIMIT)
+    assert (other.returncode, stands in other.stderr) == (0, False), other.stderr
+    # and so is another model, whatever its tags say
+    run_id = mlflow.tags(name, plain)["run_id"]
+    last = mlflow.register(name, repo_root / "examples" / "digits" / "augmented.onnx")
+    tag = {"name": name, "version": last, "key": "lieaudit.run_id", "value": run_id}
+    mlflow.call("POST", "mlflow/model-versions/set-tag", tag)
+    forged = gate(f"mlflow:models:/{name}/{augmented}", "--baseline", f"models:/{name}/{last}", text=WITH_LIMIT)
+    assert (forged.returncode, stands in forged.stderr) == (0, False), forged.stderr
+
+
+def test_auditing_a_registered_model(
+    mlflow: MlflowServer, service: str, registered: tuple[str, str, str], repo_root: Path
+) -> None:
+    name, plain, _ = registered
+    digits = repo_root / "examples" / "digits"
+    command = [sys.executable, "-c", COMMAND, "audit", f"mlflow:models:/{name}/{plain}", "--server", service]
+    command += ["--data", str(digits / "digits.npz"), "--preprocess", "mean=0.15,std=0.3", "--generators", "rotation"]
+    command += ["--max-images", "16", "--relative-images", "0", "--json", "-"]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": mlflow.address, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    model = json.loads(done.stdout)["model"]
+    assert model["name"] == f"{name} version {plain}"
+    assert model["sha256"] == hashlib.sha256((digits / "plain.onnx").read_bytes()).hexdigest()
+    command[4] = f"mlflow:models:/{name}/999"
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 2
+    assert f"MLflow has no models:/{name}/999" in done.stderr

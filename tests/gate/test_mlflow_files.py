@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from lieaudit_client import InvalidInputError
-from lieaudit_client.gate.mlflow import _onnx_files
+from lieaudit_client.registries.mlmodel import onnx_files
 
 
 @pytest.fixture
@@ -26,13 +26,13 @@ def describe(folder: Path, data: str) -> None:
 
 
 def test_the_flavour_names_the_file(folder: Path) -> None:
-    assert [f.name for f in _onnx_files(folder)] == ["model.onnx", "other.onnx"]
+    assert [f.name for f in onnx_files(folder)] == ["model.onnx", "other.onnx"]
     describe(folder, "part/other.onnx")
-    assert [f.name for f in _onnx_files(folder)] == ["other.onnx"]
+    assert [f.name for f in onnx_files(folder)] == ["other.onnx"]
     describe(folder, "part")
-    assert [f.name for f in _onnx_files(folder)] == ["other.onnx"]
+    assert [f.name for f in onnx_files(folder)] == ["other.onnx"]
     (folder / "MLmodel").write_text("flavors:\n  python_function: {}\n", encoding="utf-8")
-    assert len(_onnx_files(folder)) == 2
+    assert len(onnx_files(folder)) == 2
 
 
 @pytest.mark.parametrize("data", ["../secret", "/etc/passwd", "part/../../secret", "../elsewhere", "link.onnx"])
@@ -40,7 +40,7 @@ def test_a_file_elsewhere_is_never_sent(folder: Path, data: str) -> None:
     (folder / "link.onnx").symlink_to(folder.parent / "secret")
     describe(folder, data)
     with pytest.raises(InvalidInputError, match="outside the model's folder") as caught:
-        _onnx_files(folder)
+        onnx_files(folder)
     assert caught.value.reason == "MODEL_FILE_OUTSIDE"
 
 
@@ -48,5 +48,5 @@ def test_a_file_elsewhere_is_never_sent(folder: Path, data: str) -> None:
 def test_a_description_that_is_none_is_said(folder: Path, text: str) -> None:
     (folder / "MLmodel").write_text(text, encoding="utf-8")
     with pytest.raises(InvalidInputError) as caught:
-        _onnx_files(folder)
+        onnx_files(folder)
     assert caught.value.reason == "INVALID_MLMODEL"

@@ -23,11 +23,12 @@ from lieaudit_client.formats import comparison, decision_json, junit, markdown, 
 from lieaudit_client.formats import html as page
 from lieaudit_client.formats.outcome import Outcome
 from lieaudit_client.gate import record
-from lieaudit_client.gate.mlflow import Registry, is_mlflow
 from lieaudit_client.gate.run import Request, Result, check_here, problem_lines, read_policy, run
 from lieaudit_client.gate.sources import Resolver
 from lieaudit_client.preprocessing import parse_preprocessing
 from lieaudit_client.printable import printable, printable_copy
+from lieaudit_client.registries.hub import is_hub
+from lieaudit_client.registries.mlflow import Registry, is_registered
 from lieaudit_client.report_json import dump_report, read_report
 
 DECISION = "The decision"
@@ -53,7 +54,19 @@ def _datasets(_context: click.Context, _option: click.Parameter, value: tuple[st
     DECISION, "--policy", "policy_file", required=True, metavar="FILE", help="YAML; `lieaudit policy init` writes one."
 )
 @option(IMAGES, "--data", type=click.Path(exists=True), help="An .npz, .tar or .zip, or a folder of images.")
-@option(DECISION, "--baseline", metavar="B", help="REPORT.json, MODEL.onnx, audit:ID or mlflow:models:/NAME@ALIAS.")
+@option(
+    DECISION,
+    "--baseline",
+    metavar="B",
+    help="REPORT.json, MODEL.onnx, audit:ID, mlflow:models:/NAME@ALIAS or hf:OWNER/REPO@REVISION.",
+)
+@option(
+    DECISION,
+    "--first-version",
+    type=click.Choice(["limits", "pass"]),
+    help="Where there is no baseline yet: let the rules that need none decide, or also pass where the policy has none.",
+    unset="limits, where the registry has no version with the baseline's alias",
+)
 @option(
     IMAGES,
     "--baseline-preprocess",
@@ -86,6 +99,12 @@ def _datasets(_context: click.Context, _option: click.Parameter, value: tuple[st
     metavar="NAME",
     help="Where MLflow keeps the evidence.",
 )
+@option(
+    AFTERWARDS,
+    "--card",
+    type=click.Choice(["pr", "commit"]),
+    help="Write the numbers into the model card of MODEL on the Hugging Face Hub, as a pull request or a commit.",
+)
 @hiding(["generators"])
 @spec_options
 @server_options
@@ -93,28 +112,27 @@ def _datasets(_context: click.Context, _option: click.Parameter, value: tuple[st
 def gate(model: str, policy_file: str, **options: Any) -> int:
     """Audit MODEL, compare it with a baseline or with limits, and decide by a policy.
 
-    MODEL is an ONNX file, mlflow:models:/NAME/VERSION, or the report of an earlier audit. The service decides, so
-    every client decides alike; without --server it is started embedded.
+    MODEL is an ONNX file, a registered model (mlflow:models:/NAME/VERSION, mlflow:models:/m-ID, mlflow:runs:/RUN/PATH,
+    hf:OWNER/REPO@REVISION/PATH), or the report of an earlier audit. The service decides, so every client decides alike;
+    without --server it is started embedded.
     """
     check_writable(*(options[name] for name in _FILES))
     if sum(options[name] == "-" for name in _FILES) > 1:
         raise click.UsageError("only one format can be written to standard output")
     if options["generators"]:
         raise click.UsageError("--generators: the policy's rules say which ones are measured")
-    if options["promote"] is not None and not is_mlflow(model):
-        raise click.UsageError(
-            "--promote moves an alias of the MLflow registry: give MODEL as mlflow:models:/NAME/VERSION"
-        )
+    _check_afterwards(model, options)
     data, baseline, datasets, power = (options[name] for name in ("data", "baseline", "datasets", "power"))
     own = options["baseline_preprocess"]
     taken = parse_preprocessing(own) if own is not None else None
-    request = Request(model, data, policy_file, baseline, datasets, spec_from(options), power, taken)
+    first = options["first_version"] or ""
+    request = Request(model, data, policy_file, baseline, datasets, spec_from(options), power, taken, first)
     with (
         tempfile.TemporaryDirectory(prefix="lieaudit-gate-") as folder,
         Display() as display,
         service.connect(options, display) as client,
     ):
-        resolver = Resolver(client, Path(folder))
+        resolver = Resolver(client, Path(folder), reuse=not options["again"])
         result = _run(client, resolver, request, options, display)
         registry = resolver.registry
     code = exit_code(result.outcome)
@@ -122,6 +140,18 @@ def gate(model: str, policy_file: str, **options: Any) -> int:
     if lost:  # what was decided cannot be looked up: a fail stays one, a pass is none, and nothing is promoted
         return code or lost
     return _finish(code, result, registry, options)
+
+
+def _check_afterwards(model: str, options: dict[str, Any]) -> None:
+    """Refuse what the registry of MODEL cannot do before hours of work, not after them."""
+    if options["promote"] is not None and not is_registered(model):
+        raise click.UsageError(
+            "--promote moves an alias of the MLflow registry: give MODEL as mlflow:models:/NAME/VERSION"
+        )
+    if options["card"] is not None and not is_hub(model):
+        raise click.UsageError(
+            "--card writes into a model card of the Hugging Face Hub: give MODEL as hf:OWNER/REPO@REVISION"
+        )
 
 
 def decide(request: Request, options: dict[str, Any]) -> tuple[int, Outcome]:
@@ -178,6 +208,9 @@ def _finish(code: int, result: Result, registry: Registry | None, options: dict[
     try:
         if registry is not None and result.candidate.version is not None:
             record.to_mlflow(registry, result, options["promote"], options["mlflow_experiment"], _say)
+        if options["card"] is not None and result.candidate.hub is not None:
+            as_request = options["card"] == "pr"
+            record.to_card(result.candidate.hub, result.outcome, pull_request=as_request, say=_say)
         if options["hook"] is not None:
             record.run_hook(options["hook"], result.outcome)
     except ClientError as problem:

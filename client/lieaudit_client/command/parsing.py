@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import click
 from lieaudit_api.v1 import spec_pb2
 from lieaudit_policy import GENERATORS
 
+from lieaudit_client import registries
 from lieaudit_client.exceptions import InvalidInputError
 from lieaudit_client.feeds import parse_feed, parse_field
 from lieaudit_client.suggestions import split_names, unknown
+
+
+class ModelName(click.Path):
+    """A file that is there, or the name of a registered model."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Leave a registered model's name as it is."""
+        return value if registries.is_named(str(value)) else super().convert(value, param, ctx)
 
 
 def generators(context: click.Context, _option: click.Parameter, value: str | None) -> tuple[str, ...]:

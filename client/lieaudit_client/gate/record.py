@@ -1,4 +1,4 @@
-"""What happens with a decision: files, the MLflow registry, a command of the user's."""
+"""What happens with a decision: the MLflow registry, a card on the Hub, a command of the user's."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections.abc import Callable
 
 from lieaudit_client.exceptions import RefusedError
 from lieaudit_client.formats import decision_json
-from lieaudit_client.formats import html as page
-from lieaudit_client.formats.outcome import Outcome
-from lieaudit_client.gate.mlflow import Registry
+from lieaudit_client.formats.outcome import Outcome, headline
+from lieaudit_client.gate import evidence
 from lieaudit_client.gate.run import Result
-from lieaudit_client.report_json import dump_report
+from lieaudit_client.registries import hub
+from lieaudit_client.registries.mlflow import Evidence, Registry, Version
 
 
 def to_mlflow(
     registry: Registry, result: Result, alias: str | None, experiment: str, say: Callable[[str], None]
 ) -> None:
-    """Record the verdict on the candidate's registered version and, on pass only, move the alias to it.
+    """Record the verdict with the candidate and, on pass only, move the alias to it.
 
     Raises
     ------
@@ -43,27 +43,51 @@ def to_mlflow(
             "baseline_sha256": decision.baseline_sha256 or "none",
         },
     )
-    run = registry.log(experiment, version, decision.verdict, artefacts(outcome, alias))
+    baseline = result.baseline.version if result.baseline is not None else None
+    run = registry.log(experiment, _evidence(version, baseline, outcome, alias))
     registry.tag(version, {"run_id": run})
     say(f"{version}: verdict {decision.verdict}, logged in MLflow run {run}")
     if alias is None or not passed:
         return
-    baseline = result.baseline.version if result.baseline is not None else None
-    registry.move_alias(alias, version, baseline if baseline is not None and baseline.name == version.name else None)
+    same = baseline if baseline is not None and baseline.name == version.name else None
+    registry.move_alias(alias, version, same, first=result.champion_missing == (version.name, alias))
     registry.tag(version, {"promotion": f"done: {alias}"})
     say(f"{version.name}@{alias} is now version {version.version}")
 
 
-def artefacts(outcome: Outcome, alias: str | None = None) -> dict[str, str]:
-    """Give what is kept with a verdict, by file name; ``alias`` is the one that a pass is to move."""
-    found = {
-        "decision.json": decision_json.render(outcome),
-        "report.json": dump_report(outcome.candidate),
-        "page.html": page.render(outcome.candidate, outcome.baseline, outcome.decision, promote=alias),
-    }
-    if outcome.baseline is not None:
-        found["baseline.json"] = dump_report(outcome.baseline)
-    return found
+def _evidence(version: Version, baseline: Version | None, outcome: Outcome, alias: str | None) -> Evidence:
+    data = outcome.candidate.data
+    return Evidence(
+        version,
+        baseline,
+        (data.name, data.sha256),
+        {
+            "verdict": outcome.decision.verdict,
+            "headline": headline(outcome.decision),
+            "data": data.name,
+            "data_sha256": data.sha256,
+            "policy_sha256": outcome.decision.policy_sha256,
+        },
+        evidence.metrics(outcome) | evidence.rule_metrics(outcome),
+        evidence.params(outcome),
+        evidence.artefacts(outcome, alias),
+    )
+
+
+def to_card(model: hub.HubModel, outcome: Outcome, *, pull_request: bool, say: Callable[[str], None]) -> None:
+    """Write the candidate's numbers into its model card on the Hub, as a commit or a pull request.
+
+    Raises
+    ------
+    ClientError
+        The Hub refused.
+    """
+    data = outcome.candidate.data
+    message = f"Equivariance measured by lieaudit: {headline(outcome.decision)}"
+    address = hub.write_card(
+        model, evidence.metrics(outcome), (data.name, data.sha256), message, pull_request=pull_request
+    )
+    say(f"{model.label}: metrics written into the model card, {address}")
 
 
 def run_hook(command: str, outcome: Outcome) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import lieaudit_policy
@@ -14,6 +14,7 @@ from lieaudit_client.client import Client
 from lieaudit_client.exceptions import InvalidInputError
 from lieaudit_client.formats.outcome import Outcome
 from lieaudit_client.gate.sources import Measure, Resolver, Source
+from lieaudit_client.registries.mlflow import NoChampionError
 from lieaudit_client.report_json import read_report
 
 _MAX_POLICY = 1024 * 1024
@@ -34,6 +35,8 @@ class Request:
     power: bool
     baseline_preprocessing: spec_pb2.Preprocessing | None = None
     """How the baseline takes the images, where that is not the candidate's way."""
+    first_version: str = ""
+    """``limits`` or ``pass``: what to do where there is no baseline yet; empty: limits, where the registry says so."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Result:
     outcome: Outcome
     candidate: Source
     baseline: Source | None
+    champion_missing: tuple[str, str] | None = None
+    """The registered model and the alias that no version of it has yet."""
 
 
 def read_policy(path: str) -> str:
@@ -95,27 +100,46 @@ def run(client: Client, resolver: Resolver, request: Request, measure: Measure, 
         )
     _require(check, request)
     candidate = resolver.resolve(request.model, "candidate")
-    baseline = resolver.resolve(request.baseline, "baseline") if request.baseline is not None else None
+    baseline, missing = _baseline(resolver, request, say)
+    first = (request.first_version or "limits") if baseline is None and check.needs_baseline else ""
     spec = _spec(check, request.spec)
     if baseline is not None and baseline.report is not None and not request.spec.HasField("max_images"):
         spec.max_images = max(1, baseline.report.data.count)  # only those images can be compared
     while True:
-        outcome = _decide(client, request, policy, spec, candidate, baseline, measure)
+        outcome = _decide(
+            client, replace(request, first_version=first), policy, spec, candidate, baseline, measure, say
+        )
         more = outcome.decision.next_images if outcome.decision.HasField("next_images") else 0
         if not more or not _can_grow(candidate, baseline, outcome, spec):
-            return Result(outcome, candidate, baseline)
+            return Result(outcome, candidate, baseline, missing)
         say(f"inconclusive on {outcome.candidate.data.count} images; the policy asks for more: {more}")
         spec.max_images = more
 
 
+def _baseline(
+    resolver: Resolver, request: Request, say: Callable[[str], None]
+) -> tuple[Source | None, tuple[str, str] | None]:
+    """Find the baseline; or None and the alias that no version of the registered model has yet."""
+    if request.baseline is None:
+        return None, None
+    try:
+        return resolver.resolve(request.baseline, "baseline"), None
+    except NoChampionError as problem:
+        if problem.doubt and not request.first_version:
+            raise
+        say(f"{problem.message}: this is a first version, and the rules that compare with a baseline are skipped")
+        return None, (problem.name, problem.subject)
+
+
 def _require(check: gate_pb2.PolicyCheck, request: Request) -> None:
     """Refuse what is missing before the audits, not after them."""
-    if check.needs_baseline and request.baseline is None:
+    if check.needs_baseline and request.baseline is None and not request.first_version:
         raise InvalidInputError(
             "the policy compares with a baseline, and none is given",
             reason="BASELINE_MISSING",
             subject="--baseline",
-            hint="give --baseline REPORT.json, MODEL.onnx, audit:ID or mlflow:models:/NAME@ALIAS",
+            hint="give --baseline REPORT.json, MODEL.onnx, audit:ID, mlflow:models:/NAME@ALIAS or "
+            "hf:OWNER/REPO@REVISION; where there is none yet, --first-version limits or pass",
         )
     for name in check.datasets:
         if name not in request.datasets:
@@ -160,13 +184,15 @@ def _decide(
     candidate: Source,
     baseline: Source | None,
     measure: Measure,
+    say: Callable[[str], None],
 ) -> Outcome:
     report = candidate.measure(measure, request.data, spec)
-    other = baseline.measure(measure, request.data, _of_baseline(spec, request)) if baseline is not None else None
+    other = _of_baseline(baseline, report, spec, request, measure, say) if baseline is not None else None
     plain = _without_layers(spec, request)  # shares are asked of the candidate only
     datasets = {name: _on_dataset(candidate, place, plain, measure) for name, place in request.datasets.items()}
     message = gate_pb2.EvaluateRequest(policy_yaml=policy, power=request.power)
     message.own_preprocessing = request.baseline_preprocessing is not None
+    message.first_version = request.first_version
     message.candidate.report.CopyFrom(_slim(report))
     if other is not None:
         message.baseline.report.CopyFrom(_slim(other))
@@ -175,12 +201,23 @@ def _decide(
     return Outcome(client.evaluate(message), report, other, request.policy_file, datasets)
 
 
-def _of_baseline(spec: spec_pb2.AuditSpec, request: Request) -> spec_pb2.AuditSpec:
+def _of_baseline(
+    baseline: Source,
+    candidate: report_pb2.Report,
+    spec: spec_pb2.AuditSpec,
+    request: Request,
+    measure: Measure,
+    say: Callable[[str], None],
+) -> report_pb2.Report:
     """Measure the baseline in the same way, but for how it takes its images, and for the candidate's layers."""
-    found = _without_layers(spec, request)
+    asked = _without_layers(spec, request)
     if request.baseline_preprocessing is not None:
-        found.preprocessing.CopyFrom(request.baseline_preprocessing)
-    return found
+        asked.preprocessing.CopyFrom(request.baseline_preprocessing)
+    before = baseline.measured_before(candidate, asked)
+    if before is not None:
+        say(f"{baseline.label}: its report is that of its own gate, on the same terms (--again measures it anew)")
+        return before
+    return baseline.measure(measure, request.data, asked)
 
 
 def _without_layers(spec: spec_pb2.AuditSpec, request: Request) -> spec_pb2.AuditSpec:
