@@ -116,6 +116,10 @@ class Config:
     torch_factories: Annotated[
         tuple[str, ...], "NAME=module:function, comma-separated: functions that build torch modules for `torch_factory`"
     ] = ()
+    generators: Annotated[
+        tuple[str, ...],
+        "entry points `lieaudit.generators` of installed distributions whose fields audits may name, comma-separated",
+    ] = ()
     exit_with_parent: Annotated[bool, "stop when standard input is closed (the embedded service)"] = False
 
     def __post_init__(self) -> None:

@@ -16,7 +16,15 @@ from collections.abc import Callable
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from lieaudit_api.v1 import audit_pb2, audit_pb2_grpc, dataset_pb2, dataset_pb2_grpc, model_pb2, model_pb2_grpc
+from lieaudit_api.v1 import (
+    audit_pb2,
+    audit_pb2_grpc,
+    dataset_pb2,
+    dataset_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    spec_pb2,
+)
 
 from lieaudit.errors import LieauditError
 from lieaudit_server import __version__
@@ -24,6 +32,7 @@ from lieaudit_server.admission import MAX_MESSAGE, Admission
 from lieaudit_server.background import Background
 from lieaudit_server.config import Config, factories
 from lieaudit_server.connections import Connections
+from lieaudit_server.conversions import into
 from lieaudit_server.errors import ConfigError, DamagedFolderError, ServiceError
 from lieaudit_server.identity import Authority
 from lieaudit_server.interceptor import Interceptor
@@ -142,6 +151,7 @@ class Server:
         self._provider_task = asyncio.create_task(_ask_providers(probes, providers))
         try:
             await self._check_workers(confinement, probes)
+            context.generators.update(await self._own_generators(probes))
             self._serve_calls(authority, context, server_credentials)
         except ConfigError:
             await self._fork_server.stop()
@@ -169,6 +179,18 @@ class Server:
                 raise ConfigError(f"torch_factories: they cannot be imported: {problem}") from problem
             if answer["problems"]:
                 raise ConfigError(f"torch_factories: {'; '.join(answer['problems'])}")
+
+    async def _own_generators(self, probes: Probes) -> dict[str, spec_pb2.Tensor]:
+        """Load the fields that the settings list, in a worker. Raises `ConfigError`."""
+        if not self._config.generators:
+            return {}
+        try:
+            answer = await probes.run("load_generators", {"generators": list(self._config.generators)})
+        except (LieauditError, ServiceError) as problem:
+            raise ConfigError(f"generators: they cannot be loaded: {problem}") from problem
+        if answer["problems"]:
+            raise ConfigError(f"generators: {'; '.join(answer['problems'])}")
+        return {name: into(spec_pb2.Tensor(), field) for name, field in answer["fields"].items()}
 
     def _serve_calls(self, authority: Authority, context: Context, server_credentials: object) -> None:
         """Make the gRPC server and take the address. Raises `ConfigError`."""

@@ -13,7 +13,7 @@ import click
 from lieaudit_api.v1 import gate_pb2, report_pb2, spec_pb2
 
 from lieaudit_client.client import Client
-from lieaudit_client.command import exits, service, streams
+from lieaudit_client.command import exits, parsing, service, streams
 from lieaudit_client.command.display import Display
 from lieaudit_client.command.grouping import IMAGES, OUTPUT, SERVICE, GroupedCommand, hiding, option
 from lieaudit_client.command.options import check_writable, server_options, spec_from, spec_options
@@ -88,6 +88,15 @@ def _datasets(_context: click.Context, _option: click.Parameter, value: tuple[st
 @option(OUTPUT, "--sarif", "sarif_file", metavar="FILE", help="Write SARIF 2.1.0.")
 @option(OUTPUT, "--markdown", "markdown_file", metavar="FILE", help="Write Markdown, for a step summary or a comment.")
 @option(OUTPUT, "--html", "html_file", metavar="FILE", help="Write a page that works offline.")
+@option(
+    OUTPUT,
+    "--format",
+    "formats",
+    metavar="NAME=FILE",
+    multiple=True,
+    callback=parsing.formats,
+    help="Write a format by name: json, junit, sarif, markdown, html, or a distribution's own. May be repeated.",
+)
 @option(OUTPUT, "--report", "report_file", metavar="FILE", help="Write the candidate's report: the next baseline.")
 @option(AFTERWARDS, "--hook", metavar="COMMAND", help="Run it at the end, the decision's JSON on its standard input.")
 @option(AFTERWARDS, "--promote", metavar="ALIAS", help="On pass, move this alias of the MLflow registry to MODEL.")
@@ -116,8 +125,9 @@ def gate(model: str, policy_file: str, **options: Any) -> int:
     hf:OWNER/REPO@REVISION/PATH), or the report of an earlier audit. The service decides, so every client decides alike;
     without --server it is started embedded.
     """
-    check_writable(*(options[name] for name in _FILES))
-    if sum(options[name] == "-" for name in _FILES) > 1:
+    files = [*(options[name] for name in _FILES), *(place for place, _ in options["formats"])]
+    check_writable(*files)
+    if files.count("-") > 1:
         raise click.UsageError("only one format can be written to standard output")
     if options["generators"]:
         raise click.UsageError("--generators: the policy's rules say which ones are measured")
@@ -185,6 +195,7 @@ def _write(outcome: Outcome, options: dict[str, Any]) -> int:
         "report_file": lambda: dump_report(candidate),
     }
     places = [(options[name], render) for name, render in writers.items() if options[name] is not None]
+    places += [(place, partial(render, outcome)) for place, render in options["formats"]]
     steps: list[Callable[[], None]] = [partial(_save, place, render) for place, render in places]
     steps.append(lambda: show(terminal.view(outcome), to_stderr="-" in {place for place, _ in places}))
     lost = 0

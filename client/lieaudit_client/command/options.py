@@ -11,6 +11,7 @@ import click
 from lieaudit_api.v1 import spec_pb2
 from lieaudit_policy import GENERATORS
 
+from lieaudit_client import own_generators
 from lieaudit_client.command import parsing
 from lieaudit_client.command.grouping import (
     COMPUTING,
@@ -89,7 +90,7 @@ _SPEC = (
         "--generators",
         metavar="A,B",
         callback=parsing.generators,
-        help=f"Of {', '.join(GENERATORS)}, and names of --generator.",
+        help=f"Of {', '.join(GENERATORS)}, names of --generator, and those that an installed distribution brings.",
         unset="all",
     ),
     option(
@@ -301,7 +302,7 @@ def spec_from(options: Mapping[str, Any]) -> spec_pb2.AuditSpec:
         classes=names,
         class_offset=offset,
         feeds=options["feeds"],
-        custom=options["custom"],
+        custom=options["custom"] | own_generators.fields(options["generators"], options["custom"]),
         size=options["size"],
         parts=options["parts"],
         anchors=anchors_of(options["parts"]),

@@ -10,9 +10,10 @@ import click
 from lieaudit_api.v1 import spec_pb2
 from lieaudit_policy import GENERATORS
 
-from lieaudit_client import registries
+from lieaudit_client import own_generators, registries
 from lieaudit_client.exceptions import InvalidInputError
 from lieaudit_client.feeds import parse_feed, parse_field
+from lieaudit_client.formats import named
 from lieaudit_client.suggestions import split_names, unknown
 
 
@@ -28,9 +29,9 @@ class ModelName(click.Path):
 
 
 def generators(context: click.Context, _option: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Split names of generators, of the table or ``--generator``'s, and say which is meant where one is none."""
+    """Split names of generators, of the table, ``--generator``'s or a distribution's, and say which is meant."""
     names = split_names(value) if value else ()
-    known = (*GENERATORS, *context.params.get("custom", ()))
+    known = (*GENERATORS, *context.params.get("custom", ()), *own_generators.known())
     for name in names:
         if name not in known:
             raise click.BadParameter(unknown(name, known))
@@ -49,6 +50,22 @@ def custom(_context: click.Context, _option: click.Parameter, value: tuple[str, 
             raise click.BadParameter(f"{name!r} is given twice")
         found[name] = tensor
     return found
+
+
+def formats(
+    _context: click.Context, _option: click.Parameter, value: tuple[str, ...]
+) -> tuple[tuple[str, named.Render], ...]:
+    """Split ``NAME=FILE`` into the file and the format's function."""
+    found = []
+    for text in value:
+        name, equals, place = text.partition("=")
+        if not (name and equals and place):
+            raise click.BadParameter(f"{text!r} is not NAME=FILE")
+        try:
+            found.append((place, named.find(name)))
+        except InvalidInputError as problem:
+            raise click.BadParameter(str(problem)) from problem
+    return tuple(found)
 
 
 def layouts(_context: click.Context, _option: click.Parameter, value: tuple[str, ...]) -> tuple[tuple[str, str], ...]:

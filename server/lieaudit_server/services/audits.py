@@ -8,7 +8,7 @@ import hashlib
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from lieaudit_api.v1 import audit_pb2, audit_pb2_grpc, gate_pb2, spec_pb2
@@ -38,7 +38,8 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):  # type: ignore[misc]
         self._context = context
 
     async def CreateAudit(self, request: audit_pb2.CreateAuditRequest, _context: Any) -> audit_pb2.Audit:  # noqa: N802, D102
-        spec = await self._context.convert(lambda: _spec(request), at_once=request.ByteSize() < LARGE)
+        fields = self._context.generators
+        spec = await self._context.convert(lambda: _spec(request, fields), at_once=request.ByteSize() < LARGE)
         if not request.spec.HasField("budget_mib"):
             spec = within_memory(spec, self._memory(spec))
         if len(request.idempotency_key) > 200:
@@ -277,8 +278,12 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):  # type: ignore[misc]
         return await self._context.convert(convert, at_once=entries < LARGE // 8)
 
 
-def _spec(request: audit_pb2.CreateAuditRequest) -> AuditSpec:
+def _spec(request: audit_pb2.CreateAuditRequest, fields: Mapping[str, spec_pb2.Tensor]) -> AuditSpec:
+    """Read the specification, with the operator's fields that it names filled in, so that the report holds them."""
     bounds.check(request)
+    for name in set(request.spec.generators) & set(fields):
+        if name not in request.spec.custom:
+            request.spec.custom[name].CopyFrom(fields[name])
     return spec_from_proto(request.spec) if request.HasField("spec") else AuditSpec()
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from lieaudit_api.v1 import spec_pb2
+
 from lieaudit_server import identity
 from lieaudit_server.admission import Places
 from lieaudit_server.background import Background
@@ -32,7 +34,11 @@ LARGE = 16 * 2**10
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The parts of the running server; ``providers`` are onnxruntime's, known once a first worker has said them."""
+    """The parts of the running server.
+
+    ``providers`` are onnxruntime's, known once a first worker has said them; ``generators`` are the fields that the
+    operator lists.
+    """
 
     config: Config
     folder: Folder
@@ -43,6 +49,7 @@ class Context:
     metrics: Metrics
     background: Background
     providers: asyncio.Future[tuple[str, ...]] = field(compare=False)
+    generators: dict[str, spec_pb2.Tensor] = field(default_factory=dict, compare=False)
     converting: Places = field(default_factory=lambda: Places(1, 1), compare=False)
 
     @property

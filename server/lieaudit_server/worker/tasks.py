@@ -55,6 +55,28 @@ def check_factories(job: Job, _channel: Channel) -> dict[str, Any]:
     return {"problems": problems}
 
 
+def load_generators(job: Job, _channel: Channel) -> dict[str, Any]:
+    """Load the entry points of `lieaudit.generators` that are listed: fields by name, and which cannot be had."""
+    from importlib.metadata import entry_points
+
+    from lieaudit.fields import read_custom
+
+    there = {entry.name: entry for entry in entry_points(group="lieaudit.generators")}
+    fields, problems = {}, []
+    for name in job["generators"]:
+        if name not in there:
+            problems.append(f"no installed distribution brings {name!r}")
+            continue
+        try:
+            found = there[name].load()
+            read = read_custom({name: found() if callable(found) else found})
+        except Exception as problem:  # noqa: BLE001 - an import runs the operator's code, which may raise anything
+            problems.append(f"{name} ({there[name].value}): {type(problem).__name__}: {problem!s:.300}")
+        else:
+            fields[name] = read[name].to_dict()
+    return {"fields": fields, "problems": problems}
+
+
 def check_model(job: Job, _channel: Channel) -> dict[str, Any]:
     """Check an uploaded model: an ONNX file must be whole and valid, a torch source what its name says.
 
@@ -174,6 +196,7 @@ def check_policy(job: Job, _channel: Channel) -> dict[str, Any]:
 TASKS: dict[str, Callable[[Job, Channel], dict[str, Any]]] = {
     "providers": providers,
     "check_factories": check_factories,
+    "load_generators": load_generators,
     "check_model": check_model,
     "check_dataset": check_dataset,
     "inspect": inspect,
