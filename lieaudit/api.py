@@ -12,13 +12,14 @@ import numpy.typing as npt
 from lieaudit.derivatives.forward import REWRITE_REFUSED
 from lieaudit.errors import ModelError, SpecError
 from lieaudit.graph.batch import AMPLITUDES
-from lieaudit.graph.load import load_model
+from lieaudit.graph.load import load_model, with_note
 from lieaudit.heads.checking import check
 from lieaudit.heads.settle import settle
 from lieaudit.images import Images
 from lieaudit.layerwise import attribute_layers, check_layouts
 from lieaudit.method import Method, choose_method, without_forward
 from lieaudit.metrics.lee import DERIVATIVE_NOT_FINITE
+from lieaudit.parts.recognition import moving, takes
 from lieaudit.progress import StageProgress
 from lieaudit.report import Layerwise, Report
 from lieaudit.running import ImagesLike, as_dataset, run
@@ -99,10 +100,17 @@ def audit(
     spec.actions(loaded.height, loaded.width)  # and displacements of another size
     if loaded.noise_alike:
         _refuse_constant(loaded, pictured)
+    seen = moving(model, loaded, pictured)
+    if seen is not None and takes(seen, spec):
+        spec = replace(spec, parts=seen.parts)
+        loaded = with_note(load_model(model, spec, data=dataset, name=name), seen.note)
+        pictured, seen = Images(dataset, loaded, spec, loaded.further), None
     settled = settle(loaded, spec, pictured)
     loaded = settled.model
     pictured = replace(pictured, target=loaded)
     checks = check(model, settled, pictured)
+    if seen is not None:
+        checks = replace(checks, reasons=(*checks.reasons, seen.undeclared))
     kept = audit_shards(shards, loaded.info.sha256, pictured)
     if spec.layerwise != "none" and loaded.parts is None:
         check_layouts(loaded, spec)

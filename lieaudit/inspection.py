@@ -16,6 +16,8 @@ from lieaudit.images import Images
 from lieaudit.layerwise import LayerInfo
 from lieaudit.layerwise import layers as layer_tree
 from lieaudit.metrics.accuracy import Classes, image_classes
+from lieaudit.parts.looking import look, may_move
+from lieaudit.parts.recognition import recognise
 from lieaudit.report import ReportTensor
 from lieaudit.running import ImagesLike, as_dataset
 from lieaudit.runtime.session import Session
@@ -54,6 +56,8 @@ class Inspection:
     top1: float | None
     image_count: int
     head_why: str
+    parts: tuple[str, ...] = ()
+    parts_why: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Give the JSON form; ``top1`` is left out where it was not measured."""
@@ -91,6 +95,7 @@ def inspect(
     settled = settle(loaded, spec, pictured)
     loaded = settled.model
     pictured = replace(pictured, target=loaded) if pictured is not None else None
+    moving = recognise(look(model, loaded, spec, pictured)) if not spec.parts and may_move(loaded.outputs) else None
     classes, unlabelled = image_classes(pictured) if pictured is not None else (None, ())
     covered = coverage(loaded.model)
     info = loaded.info
@@ -115,6 +120,8 @@ def inspect(
         top1=_top1(loaded, pictured, classes) if pictured is not None and classes is not None else None,
         image_count=pictured.count if pictured is not None else 0,
         head_why="; ".join((settled.choice.why, *settled.reasons)),
+        parts=spec.parts or (moving.parts if moving is not None else ()),
+        parts_why="" if moving is None else f"{'certain' if moving.certain else 'to settle'}: {moving.why}",
     )
 
 

@@ -107,13 +107,6 @@ def choose_method(
         As the sessions do.
     """
     spec = images.spec
-    if spec.parts and (spec.secant_px is not None or spec.method == "torch"):
-        raise SpecError(
-            "parts are measured by derivatives of the ONNX graph",
-            reason="INVALID_SPEC",
-            subject="secant_px" if spec.secant_px is not None else "method",
-            hint="leave --part out, or measure with --method auto, forward or finite_difference",
-        )
     if spec.secant_px is not None:
         return Method(Secants(model, spec), notes=_secant_notes(spec))
     steps = steps_of(model.model)

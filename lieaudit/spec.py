@@ -248,6 +248,10 @@ def _check_parts(spec: AuditSpec) -> None:
         raise _invalid("anchors", f"{name!r} is given, and no part says anchors={name}")
     if parts and spec.output is not None:
         raise _invalid("output", "parts name the outputs they are slices of; leave it out beside them")
+    if parts and spec.secant_px is not None:
+        raise _invalid("secant_px", "parts are measured by derivatives; leave the size of secants out beside them")
+    if parts and spec.method in {"torch", "secant"}:
+        raise _invalid("method", f"parts are slices of the ONNX graph's outputs, which {spec.method} does not measure")
     if parts and spec.head != "auto":
         raise _invalid("head", "parts say what each output holds; leave it out beside them")
 

@@ -7,7 +7,7 @@ The normalised graph has one float32 input (N, C, H, W) and one output z of raw 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -211,6 +211,11 @@ def load_model(
         outputs=original_outputs,
         parts=kept,
     )
+
+
+def with_note(model: AuditableModel, note: str) -> AuditableModel:
+    """Return a model whose report says something more of it."""
+    return replace(model, info=replace(model.info, notes=(*model.info.notes, note)))
 
 
 def _inline(model: ir.Model) -> None:

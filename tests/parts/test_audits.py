@@ -242,6 +242,7 @@ def test_a_weight_of_logits_is_refused(detectors: ModuleType) -> None:
 
 REFUSED: dict[str, dict[str, Any]] = {
     "secant_px": {"secant_px": 0.5},
+    "method": {"method": "torch"},
     "output": {"output": "pred_boxes"},
     "head": {"head": "identity"},
     "anchors": {"anchors": {"a.npy": SSD_ANCHORS}},

@@ -78,6 +78,10 @@ def inspection_view(inspection: model_pb2.Inspection, *, layers: bool) -> Iterab
         if other.name != inspection.output.name:
             facts.add_row("other output", Text(_tensor(other)))
     facts.add_row("head", Text(": ".join(filter(None, (inspection.head, inspection.head_why)))))
+    for part in inspection.parts:
+        facts.add_row("part", Text(f"--part '{part}'"))
+    if inspection.parts_why:
+        facts.add_row("parts", Text(inspection.parts_why))
     batch = "any batch size" if inspection.batchable else "one image at a time"
     facts.add_row("precision", Text(f"{inspection.precision}, {batch}"))
     facts.add_row("size", Text(f"{inspection.node_count} nodes, {inspection.parameter_count:,} parameters"))

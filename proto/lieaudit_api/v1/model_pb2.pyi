@@ -72,7 +72,7 @@ class InspectModelRequest(_message.Message):
     def __init__(self, sha256: _Optional[str] = ..., dataset_sha256: _Optional[str] = ..., spec: _Optional[_Union[_spec_pb2.AuditSpec, _Mapping]] = ..., layers: bool = ...) -> None: ...
 
 class Inspection(_message.Message):
-    __slots__ = ("name", "sha256", "producer", "ir_version", "opsets", "input", "output", "outputs", "head", "precision", "batchable", "node_count", "parameter_count", "ops", "exact_share", "layers", "notes", "top1", "image_count", "head_why")
+    __slots__ = ("name", "sha256", "producer", "ir_version", "opsets", "input", "output", "outputs", "head", "precision", "batchable", "node_count", "parameter_count", "ops", "exact_share", "layers", "notes", "top1", "image_count", "head_why", "parts", "parts_why")
     class OpsetsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +100,8 @@ class Inspection(_message.Message):
     TOP1_FIELD_NUMBER: _ClassVar[int]
     IMAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
     HEAD_WHY_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    PARTS_WHY_FIELD_NUMBER: _ClassVar[int]
     name: str
     sha256: str
     producer: str
@@ -120,7 +122,9 @@ class Inspection(_message.Message):
     top1: float
     image_count: int
     head_why: str
-    def __init__(self, name: _Optional[str] = ..., sha256: _Optional[str] = ..., producer: _Optional[str] = ..., ir_version: _Optional[int] = ..., opsets: _Optional[_Mapping[str, int]] = ..., input: _Optional[_Union[TensorInfo, _Mapping]] = ..., output: _Optional[_Union[TensorInfo, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., head: _Optional[str] = ..., precision: _Optional[str] = ..., batchable: bool = ..., node_count: _Optional[int] = ..., parameter_count: _Optional[int] = ..., ops: _Optional[_Iterable[_Union[OpCoverage, _Mapping]]] = ..., exact_share: _Optional[float] = ..., layers: _Optional[_Iterable[_Union[LayerInfo, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., top1: _Optional[float] = ..., image_count: _Optional[int] = ..., head_why: _Optional[str] = ...) -> None: ...
+    parts: _containers.RepeatedScalarFieldContainer[str]
+    parts_why: str
+    def __init__(self, name: _Optional[str] = ..., sha256: _Optional[str] = ..., producer: _Optional[str] = ..., ir_version: _Optional[int] = ..., opsets: _Optional[_Mapping[str, int]] = ..., input: _Optional[_Union[TensorInfo, _Mapping]] = ..., output: _Optional[_Union[TensorInfo, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., head: _Optional[str] = ..., precision: _Optional[str] = ..., batchable: bool = ..., node_count: _Optional[int] = ..., parameter_count: _Optional[int] = ..., ops: _Optional[_Iterable[_Union[OpCoverage, _Mapping]]] = ..., exact_share: _Optional[float] = ..., layers: _Optional[_Iterable[_Union[LayerInfo, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., top1: _Optional[float] = ..., image_count: _Optional[int] = ..., head_why: _Optional[str] = ..., parts: _Optional[_Iterable[str]] = ..., parts_why: _Optional[str] = ...) -> None: ...
 
 class TensorInfo(_message.Message):
     __slots__ = ("name", "shape", "dtype", "layout")
