@@ -15,6 +15,7 @@ from lieaudit_client.command.grouping import COMPUTING, IMAGES, SERVICE, Grouped
 from lieaudit_client.command.options import (
     check_writable,
     layer_options,
+    output_files,
     output_options,
     server_options,
     spec_from,
@@ -51,7 +52,7 @@ def audit(model: str, data: str, *, detach: bool, **options: Any) -> int:
     Without --server the service is started embedded, for this one audit. A service that has measured the same before,
     for you and with the same versions, answers with that report.
     """
-    check_writable(options["json_file"], options["html_file"])
+    check_writable(*output_files(options))
     spec = spec_from(options)
     if detach and not options["server"]:
         raise click.UsageError("--detach needs --server: an embedded service ends with this command")

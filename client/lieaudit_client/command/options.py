@@ -24,6 +24,7 @@ from lieaudit_client.command.grouping import (
     TORCH,
     option,
 )
+from lieaudit_client.formats import files
 from lieaudit_client.layerwise_view import TOP
 from lieaudit_client.parts import anchors_of
 from lieaudit_client.preprocessing import PRESETS, parse_preprocessing
@@ -265,7 +266,17 @@ _LAYERS = (
 _OUTPUT = (
     option(OUTPUT, "--json", "json_file", metavar="FILE", help="Write the report; - for standard output."),
     option(OUTPUT, "--html", "html_file", metavar="FILE", help="Write a page."),
-)
+    option(
+        OUTPUT, "--format", "formats", multiple=True, metavar="NAME=FILE", callback=parsing.formats,
+        help=f"Write the report in another format (repeatable): {', '.join(files.names())}.",
+    ),
+)  # fmt: skip
+
+
+def output_files(options: Mapping[str, Any]) -> list[str]:
+    """Return the files that the options of `output_options` name."""
+    named = (options["json_file"], options["html_file"], *(file for _, file in options["formats"]))
+    return [file for file in named if file is not None]
 
 
 def output_options(function: F) -> F:

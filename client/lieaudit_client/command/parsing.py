@@ -13,7 +13,11 @@ from lieaudit_policy import GENERATORS
 from lieaudit_client import own_generators, registries
 from lieaudit_client.exceptions import InvalidInputError
 from lieaudit_client.feeds import parse_feed, parse_field
+<<<<<<< HEAD
 from lieaudit_client.formats import named
+=======
+from lieaudit_client.formats import files
+>>>>>>> ccb6c01 (Write reports in any registered format: one module each)
 from lieaudit_client.suggestions import split_names, unknown
 
 
@@ -76,6 +80,19 @@ def layouts(_context: click.Context, _option: click.Parameter, value: tuple[str,
         if not (tensor and equals and layout):
             raise click.BadParameter(f"{text!r} is not TENSOR=LAYOUT")
         pairs.append((tensor, layout))
+    return tuple(pairs)
+
+
+def formats(_context: click.Context, _option: click.Parameter, value: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Split ``NAME=FILE``, NAME one of the formats of reports."""
+    pairs = []
+    for text in value:
+        name, equals, file = text.partition("=")
+        if not (name and equals and file):
+            raise click.BadParameter(f"{text!r} is not NAME=FILE")
+        if name not in files.names():
+            raise click.BadParameter(unknown(name, files.names()))
+        pairs.append((name, file))
     return tuple(pairs)
 
 

@@ -11,7 +11,7 @@ from lieaudit_client.command import exits, results, service, streams
 from lieaudit_client.command.display import Display
 from lieaudit_client.command.grouping import GroupedCommand
 from lieaudit_client.command.health import DEFAULT_SERVER
-from lieaudit_client.command.options import check_writable, layer_options, output_options, server_options
+from lieaudit_client.command.options import check_writable, layer_options, output_files, output_options, server_options
 from lieaudit_client.printable import printable
 
 
@@ -29,7 +29,7 @@ def watch(audit_id: str, **options: Any) -> int:
 
     Breaking it off (Ctrl-C) ends the watching, not the audit; `lieaudit cancel` ends the audit.
     """
-    check_writable(options["json_file"], options["html_file"])
+    check_writable(*output_files(options))
     with Display() as display, _connect(options) as client:
         report = client.wait(audit_id, progress=display.show)
     return results.deliver(report, options)
@@ -42,7 +42,7 @@ def watch(audit_id: str, **options: Any) -> int:
 @server_options
 def fetch(audit_id: str, **options: Any) -> int:
     """Show the report of the finished audit ID; one that still runs is said to, with exit code 3."""
-    check_writable(options["json_file"], options["html_file"])
+    check_writable(*output_files(options))
     with _connect(options) as client:
         audit = client.get_audit(audit_id)
         if audit.state in {"queued", "running"}:

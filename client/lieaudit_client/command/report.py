@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from lieaudit_client.command import exits, service, tables
+from lieaudit_client.command import exits, parsing, service, tables
 from lieaudit_client.command.grouping import GroupedCommand
 from lieaudit_client.command.options import check_writable, layer_options
 from lieaudit_client.command.printing import show
-from lieaudit_client.formats import html as page
+from lieaudit_client.formats import files
 from lieaudit_client.report_json import read_report
 
 
@@ -17,13 +17,22 @@ from lieaudit_client.report_json import read_report
 @click.option(
     "--html", "html_file", metavar="FILE", help="Write a page instead of showing tables; - for standard output."
 )
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    metavar="NAME=FILE",
+    callback=parsing.formats,
+    help=f"Write it in another format instead (repeatable): {', '.join(files.names())}; - for standard output.",
+)
 @layer_options
-def report(file: str, html_file: str | None, *, top: int, trees: bool) -> int:
+def report(file: str, html_file: str | None, formats: tuple[tuple[str, str], ...], *, top: int, trees: bool) -> int:
     """Show the report in FILE, as `lieaudit audit --json` wrote it."""
-    check_writable(html_file)
+    written = (*formats, *([("html", html_file)] if html_file is not None else ()))
+    check_writable(*(name for _, name in written))
     found = read_report(file)
-    if html_file is None:
+    if not written:
         show(tables.report_view(found, top=top, trees=trees), to_stderr=False)
-    else:
-        service.save(html_file, page.render(found))
+    for name, target in written:
+        service.save(target, files.render(name, found))
     return exits.OK if found.status == "ok" else exits.INCOMPLETE
