@@ -267,7 +267,7 @@ _OUTPUT = (
     option(OUTPUT, "--json", "json_file", metavar="FILE", help="Write the report; - for standard output."),
     option(OUTPUT, "--html", "html_file", metavar="FILE", help="Write a page."),
     option(
-        OUTPUT, "--format", "formats", multiple=True, metavar="NAME=FILE", callback=parsing.formats,
+        OUTPUT, "--format", "formats", multiple=True, metavar="NAME=FILE", callback=parsing.report_formats,
         help=f"Write the report in another format (repeatable): {', '.join(files.names())}.",
     ),
 )  # fmt: skip

@@ -13,11 +13,7 @@ from lieaudit_policy import GENERATORS
 from lieaudit_client import own_generators, registries
 from lieaudit_client.exceptions import InvalidInputError
 from lieaudit_client.feeds import parse_feed, parse_field
-<<<<<<< HEAD
-from lieaudit_client.formats import named
-=======
-from lieaudit_client.formats import files
->>>>>>> ccb6c01 (Write reports in any registered format: one module each)
+from lieaudit_client.formats import files, named
 from lieaudit_client.suggestions import split_names, unknown
 
 
@@ -83,7 +79,9 @@ def layouts(_context: click.Context, _option: click.Parameter, value: tuple[str,
     return tuple(pairs)
 
 
-def formats(_context: click.Context, _option: click.Parameter, value: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+def report_formats(
+    _context: click.Context, _option: click.Parameter, value: tuple[str, ...]
+) -> tuple[tuple[str, str], ...]:
     """Split ``NAME=FILE``, NAME one of the formats of reports."""
     pairs = []
     for text in value:

@@ -22,7 +22,7 @@ from lieaudit_client.report_json import read_report
     "formats",
     multiple=True,
     metavar="NAME=FILE",
-    callback=parsing.formats,
+    callback=parsing.report_formats,
     help=f"Write it in another format instead (repeatable): {', '.join(files.names())}; - for standard output.",
 )
 @layer_options
