@@ -14,8 +14,10 @@ EDITABLE := -e './policy' -e './proto' -e '.[cpu]' -e './server[cpu]' -e './clie
 .PHONY: demo test check torture wheels site proto bench clean
 
 $(VENV)/.demo: pyproject.toml policy/pyproject.toml proto/pyproject.toml server/pyproject.toml client/pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) $(EDITABLE)
+	@echo "1/2 an environment of its own, in $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "2/2 lieaudit and what it stands on, about 100 MB: a minute or two, pip says what it is at"
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on $(EDITABLE)
 	@touch $@
 
 # torch must be the CPU build where one is offered; anything else pulls gigabytes of CUDA.

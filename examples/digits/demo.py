@@ -115,6 +115,23 @@ def gate_both(target: str, folder: Path, console: Console) -> None:
         console.print(f"exit code {code}; page: {page}", soft_wrap=True)
 
 
+def next_steps(folder: Path) -> str:
+    """Three things to try, as they can be typed."""
+    beside = Path(sys.executable).with_name("lieaudit")  # not every environment is on the PATH
+    here = Path.cwd()
+    command, examples, reports = (
+        path.relative_to(here) if path.is_relative_to(here) else path for path in (beside, HERE, folder.resolve())
+    )
+    return (
+        "\nthree things to try next:\n"
+        f"  1. open {reports / 'gate-plain.html'} in a browser: what a failed gate looks like to everybody else\n"
+        "  2. see which layers cause the error:\n"
+        f"     {command} audit {examples / 'plain.onnx'} --data {examples / 'digits.npz'}"
+        " --preprocess mean=0.15,std=0.3 --layerwise module\n"
+        f"  3. try a model of your own: {command} inspect YOUR_MODEL.onnx, and docs/tutorial.md, the first hour"
+    )
+
+
 def main() -> None:
     """Run the demo."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("out/demo")
@@ -128,6 +145,7 @@ def main() -> None:
         for path in write_reports(reports, folder):
             console.print(f"report: {path}")
         gate_both(target, folder, console)
+    console.print(next_steps(folder), soft_wrap=True)
 
 
 if __name__ == "__main__":

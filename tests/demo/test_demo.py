@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import onnx
 import pytest
+from lieaudit_client.command import run
 
 from lieaudit.spec import GENERATORS
 from lieaudit.statistics import compare
@@ -59,6 +60,31 @@ def test_the_gate_lets_the_augmented_model_replace_the_plain_one_and_not_the_rev
     assert "no-worse: rotation: mean LEE is" in said
     assert "which it exceeds" in said
     assert "plain.onnx against augmented.onnx" in (folder / "gate-plain.html").read_text(encoding="utf-8")
+
+
+def test_it_ends_with_three_things_to_try_that_work(demo, capfd):
+    output, _, folder = demo
+    tried = output.split("three things to try next:")[1]
+    assert [line.split(".")[0].strip() for line in tried.splitlines() if line[:4].strip()[:1].isdigit()] == list("123")
+    assert str(folder / "gate-plain.html") in tried
+    (line,) = [line.strip() for line in tried.splitlines() if " audit " in line]
+    name, *arguments = line.split()
+    assert name.endswith("lieaudit")
+    assert run([*arguments, "--generators", "rotation", "--max-images", "8", "--bootstrap", "100"]) in {0, 3}
+    assert "layers: each segment's share" in capfd.readouterr().out
+    assert "inspect YOUR_MODEL.onnx" in tried
+
+
+def test_make_demo_says_what_it_does_while_it_installs(repo_root):
+    plan = subprocess.run(
+        ["make", "--dry-run", "--always-make", "demo"], cwd=repo_root, capture_output=True, text=True, check=True
+    )
+    lines = plan.stdout.splitlines()
+    (install,) = [line for line in lines if "pip install" in line]
+    assert "--quiet" not in install
+    assert "--progress-bar on" in install
+    assert [line for line in lines if line.startswith("echo")] == sorted(line for line in lines if "echo" in line)
+    assert lines[-1].endswith("examples/digits/demo.py")
 
 
 def test_training_on_moved_digits_lowers_what_it_was_trained_on(demo):

@@ -20,6 +20,8 @@ from lieaudit_server.embedded import EmbeddedServer
 
 from lieaudit.gate import evaluate
 from lieaudit.report import (
+    Affine,
+    AffineDirection,
     Agreement,
     Cancellation,
     DepthTotal,
@@ -36,6 +38,7 @@ from lieaudit.report import (
     Skipped,
     Timing,
 )
+from lieaudit.symmetries.affine import BASIS
 
 POLICY = """version: 1
 rules:
@@ -146,6 +149,7 @@ def full_reports(make_report: Maker) -> tuple[Report, Report]:
     extra = {
         "pictures": tuple(pictures),
         "layerwise": layers,
+        "affine": _affine(),
         "skipped": (Skipped("results.brightness.relative", "brightness has no comparison direction"),),
         "reasons": ("1 of 300 images is confident enough that its LEE is below the numerical noise",),
     }
@@ -162,6 +166,18 @@ def outcome(full_reports: tuple[Report, Report]) -> Outcome:
     message = json_format.ParseDict(decision.to_dict(), gate_pb2.Decision())
     candidate, baseline = (json_format.ParseDict(r.to_dict(), report_pb2.Report()) for r in full_reports)
     return Outcome(message, candidate, baseline, "ci/équi variance.yaml")
+
+
+def _affine() -> Affine:
+    """What a report holds of all directions, as `lieaudit.audit` writes it for 32 × 32 images: words are long."""
+    worst = ((-0.02115751, 0.01850197, -0.217399), (0.009646993, -0.1055356, 0.7436709))
+    best = ((0.02820998, -0.06149288, 0.002723404), (0.1596291, -0.003774826, -0.008312631))
+    said = "mostly translation along 106° from x towards y (60 %), with stretch along 99° from x towards y (39 %)"
+    moved = tuple(tuple(1024.0 * (i == j) for j in range(6)) for i in range(6))
+    return Affine(
+        BASIS, moved, moved, (0.5, 0.6, 0.8, 1.0, 1.5, 2.0), AffineDirection(worst, 2.0, (1.4, 4.2), 1e-6, said, 0.03),
+        AffineDirection(best, 0.5, (0.3, 0.9), 1e-6, "mostly shear along 81° from x towards y (87 %)", -0.02), 1.1,
+    )  # fmt: skip
 
 
 def _layers(rng: np.random.Generator) -> Layerwise:

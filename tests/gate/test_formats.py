@@ -456,7 +456,7 @@ def _is_drawn(tree: etree._Element) -> None:
             ):
                 assert 0 <= float(element.get(name, 0)) <= most
             for pair in re.findall(r"[ML]([^ML]+)", element.get("d", "")):
-                x, y = map(float, pair.split(","))
+                x, y = map(float, re.split("[ ,]", pair.strip()))
                 assert 0 <= x <= width
                 assert 0 <= y <= height
 

@@ -55,11 +55,20 @@ class Fitted:
                 console, [Text(column.title, style="bold") for column in self._columns], kept, widths
             )
             yield Text(" " * MARGIN + "─" * min(room, sum(widths) + GAP * (len(kept) - 1)))
-        below = [place for place in range(len(self._columns)) if place not in kept]
+        left = [place for place in range(len(self._columns)) if place not in kept]
+        common = [place for place in left if self._is_common(place)]
+        below = [place for place in left if place not in common]
         for row in self._rows:
             yield from self._wrapped(console, row, kept, widths)
             yield from self._beneath(console, [(self._columns[p], row[p]) for p in below], room)
+        for place in common:
+            yield from map(_indented, _broken(console, Text("all: ") + self._rows[0][place], room - _DETAIL))
         yield Text("")
+
+    def _is_common(self, place: int) -> bool:
+        """Whether the running text of a column is the same in all rows: it is then said once, below them."""
+        texts = {row[place].plain for row in self._rows}
+        return self._columns[place].bare and len(self._rows) > 1 and len(texts) == 1
 
     def natural(self) -> list[int]:
         """Give the width of every column where nothing is short of room; long titles break over lines."""
