@@ -13,11 +13,12 @@ import datetime as dt
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from lieaudit_policy import Policy, Rule
 
 from lieaudit.errors import ComparisonError
-from lieaudit.gate import sentences
+from lieaudit.gate import own, sentences
 from lieaudit.gate.comparable import require_paired, require_same_model, require_size
 from lieaudit.gate.decision import FAIL, INCONCLUSIVE, PASS, SKIPPED, WAIVED, Decision, RuleOutcome, RuleWaiver
 from lieaudit.gate.measure import Measured, Unmeasured, measure, negligible
@@ -29,6 +30,7 @@ from lieaudit.statistics import holm, p_at_least, p_at_most
 FIRST_VERSION = ("limits", "pass")
 """What to do without a baseline: let the other rules decide; `pass` passes where there are none."""
 _ORDER = {FAIL: 0, INCONCLUSIVE: 1, WAIVED: 2, SKIPPED: 3, PASS: 4}
+_NONE: Mapping[str, own.Measure] = MappingProxyType({})
 _MORE_MAY_DECIDE = {"STRADDLES_LIMIT", "TOO_FEW_IMAGES", "MULTIPLICITY"}
 
 
@@ -52,6 +54,7 @@ def evaluate(
     power: bool = False,
     own_preprocessing: bool = False,
     first_version: str = "",
+    measures: Mapping[str, own.Measure] = _NONE,
     today: dt.date | None = None,
 ) -> Decision:
     """Decide whether the candidate meets the policy.
@@ -73,6 +76,8 @@ def evaluate(
         Candidate and baseline may take the same pixels in their own way (scale, mean, std, order of the channels).
     first_version
         One of `FIRST_VERSION`: there is no baseline yet, so rules that compare with one are skipped.
+    measures
+        What limit rules may bound beside LEE, by name (`lieaudit.gate.own`).
     today
         The day that decides whether waivers hold; the UTC date by default.
 
@@ -83,11 +88,11 @@ def evaluate(
     ComparisonError
         A report that a rule needs is missing, or was measured on other terms.
     """
-    policy = parse(policy_yaml)
+    policy = parse(policy_yaml, tuple(measures))
     others = dict(datasets or {})
     _require(policy, candidate, baseline, others, own_preprocessing=own_preprocessing, first_version=first_version)
     tail = (1 - policy.confidence) / 2 / _looks(policy)
-    tests = _tests(policy, candidate, baseline, others, tail)
+    tests = _tests(policy, candidate, baseline, others, tail, measures)
     adjusted = _adjusted(tests)
     day = today or dt.datetime.now(dt.UTC).date()
     outcomes = [
@@ -160,7 +165,12 @@ def _looks(policy: Policy) -> int:
 
 
 def _tests(
-    policy: Policy, candidate: Report, baseline: Report | None, others: Mapping[str, Report], tail: float
+    policy: Policy,
+    candidate: Report,
+    baseline: Report | None,
+    others: Mapping[str, Report],
+    tail: float,
+    measures: Mapping[str, own.Measure],
 ) -> list[_Test]:
     pairs = [(rule, generator) for rule in policy.rules for generator in rule.generators]
     # The smallest p-value that B draws can show, times the rules it is adjusted for, must lie well below the level.
@@ -169,7 +179,10 @@ def _tests(
     tests = []
     for rule, generator in pairs:
         other = {"noninferiority": baseline, "gap": others.get(rule.subject)}.get(rule.kind)
-        found = _found(rule, generator, candidate, other, resamples, seed)
+        if rule.kind == "limit" and rule.subject in measures:
+            found = own.measured(measures[rule.subject], rule, generator, candidate, resamples, seed)
+        else:
+            found = _found(rule, generator, candidate, other, resamples, seed)
         reason = ""
         result = candidate.results.get(generator)
         none = rule.kind == "noninferiority" and result is not None and negligible(result)

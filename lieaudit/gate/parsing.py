@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lieaudit_policy import Policy, check
 
 from lieaudit.errors import PolicyError
 
 
-def parse(text: str) -> Policy:
-    """Read a policy. Raises `PolicyError` that lists every problem with its line."""
-    policy, problems = check(text)
+def parse(text: str, measures: Sequence[str] = ()) -> Policy:
+    """Read a policy, which may name ``measures`` of other distributions.
+
+    Raises `PolicyError` that lists every problem with its line.
+    """
+    policy, problems = check(text, measures)
     if policy is None:
         shown = "; ".join(map(str, problems[:8])) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
         raise PolicyError(

@@ -117,7 +117,9 @@ def _value(rule: Rule, found: Measured) -> str:
 def _what(rule: Rule) -> str:
     if rule.kind == WORST:
         return "for one pixel of motion LEE"
-    return _STATISTIC[rule.statistic] + (" per px²" if rule.subject == "lee_per_px2" else "")
+    if rule.subject not in {"", "lee_per_px2"}:  # another distribution's
+        return f"{rule.statistic.replace('_', ' ')} {rule.subject}"
+    return _STATISTIC[rule.statistic] + (" per px²" if rule.subject else "")
 
 
 def _interval(found: Measured, tail: float) -> str:

@@ -8,6 +8,7 @@ from lieaudit_policy.needs import needs
 from lieaudit_policy.policy import (
     DIRECTIONS,
     KINDS,
+    MEASURE_GROUP,
     MEASURES,
     ON_INCONCLUSIVE,
     STATISTICS,
@@ -27,6 +28,7 @@ __all__ = [
     "GROUPS",
     "KINDS",
     "MEASURES",
+    "MEASURE_GROUP",
     "ON_INCONCLUSIVE",
     "STATISTICS",
     "WORST",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import fnmatch
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 
@@ -23,6 +24,8 @@ DIRECTIONS = ("both", "data_no_worse", "dataset_no_worse")
 """What a gap rule accepts: no gap either way, or none by which the named side is worse."""
 MEASURES = ("lee", "lee_per_px2")
 """What a limit rule bounds: LEE per unit of t, or per squared pixel of displacement."""
+MEASURE_GROUP = "lieaudit.measures"
+"""The group of entry points by which other distributions bring measures."""
 WORST = "worst_direction"
 """The kind of rule that is about the worst of all affine directions, and what stands there for its generator."""
 ON_INCONCLUSIVE = ("block", "fail", "warn", "more_images")
@@ -70,7 +73,7 @@ class Rule:
     statistic: str
     line: int
     subject: str = ""
-    """The layer kind of a ``kind_share`` rule, the dataset of a ``gap`` rule; ``lee_per_px2`` of a ``limit`` on it."""
+    """The layer kind of a ``kind_share`` rule, the dataset of a ``gap`` rule; the measure of a ``limit`` not on LEE."""
     direction: str = ""
     """Of a ``gap`` rule: one of `DIRECTIONS`."""
 
@@ -148,14 +151,17 @@ _NO_SECANTS = {
 }
 
 
-def check(text: str) -> tuple[Policy | None, tuple[Problem, ...]]:
-    """Read a policy and give it, or every problem it has (never both)."""
+def check(text: str, measures: Sequence[str] = ()) -> tuple[Policy | None, tuple[Problem, ...]]:
+    """Read a policy and give it, or every problem it has (never both).
+
+    ``measures`` are those that a limit rule may bound beside `MEASURES`.
+    """
     try:
         root = compose(text)
     except Unreadable as unreadable:
         return None, (unreadable.problem,)
     problems: list[Problem] = []
-    policy = _policy(root, problems, hashlib.sha256(text.encode()).hexdigest())
+    policy = _policy(root, problems, hashlib.sha256(text.encode()).hexdigest(), (*MEASURES, *measures))
     return (None, tuple(sorted(problems, key=lambda p: p.line))) if problems else (policy, ())
 
 
@@ -164,7 +170,7 @@ def schema() -> str:
     return resources.files(__package__).joinpath("policy.schema.json").read_text()
 
 
-def _policy(root: yaml.MappingNode, problems: list[Problem], sha256: str) -> Policy:
+def _policy(root: yaml.MappingNode, problems: list[Problem], sha256: str, measures: Sequence[str]) -> Policy:
     known = ("version", "confidence", "statistic", "images", "on_inconclusive", "secant_px", "rules", "waivers")
     top = Fields(root, "", known, problems)
     top.require("version", "rules")
@@ -182,7 +188,7 @@ def _policy(root: yaml.MappingNode, problems: list[Problem], sha256: str) -> Pol
     secant = None
     if "secant_px" in top.entries:
         secant = top.number("secant_px", 0.5, 1e-6, 1000.0, "the size of the secants in pixels: 0.25 to 1 is usual")
-    rules = _rules(top, statistic)
+    rules = _rules(top, statistic, measures)
     for index, rule in enumerate(rules):
         if secant is not None and rule.kind in _NO_SECANTS:
             problems.append(Problem(rule.line, f"rules[{index}].kind", _NO_SECANTS[rule.kind], "leave secant_px out"))
@@ -190,13 +196,13 @@ def _policy(root: yaml.MappingNode, problems: list[Problem], sha256: str) -> Pol
     return Policy(rules, waivers, confidence, least, most, on_inconclusive, secant, sha256)
 
 
-def _rules(top: Fields, statistic: str) -> tuple[Rule, ...]:
+def _rules(top: Fields, statistic: str, measures: Sequence[str]) -> tuple[Rule, ...]:
     nodes = top.items("rules")
     if "rules" in top.entries and not nodes:
         top.fail("rules", "has no rule, so it would pass anything")
     rules: list[Rule] = []
     for index, node in enumerate(nodes):
-        rule = _rule(node, index, statistic, top.problems)
+        rule = _rule(node, index, statistic, measures, top.problems)
         if rule is None:
             continue
         if any(other.id == rule.id for other in rules):
@@ -205,7 +211,7 @@ def _rules(top: Fields, statistic: str) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def _rule(node: yaml.Node, index: int, statistic: str, problems: list[Problem]) -> Rule | None:
+def _rule(node: yaml.Node, index: int, statistic: str, measures: Sequence[str], problems: list[Problem]) -> Rule | None:
     before = len(problems)
     path = f"rules[{index}]"
     entry = Fields(node, path, _RULE_FIELDS, problems)
@@ -231,8 +237,8 @@ def _rule(node: yaml.Node, index: int, statistic: str, problems: list[Problem]) 
     name = entry.text("id", f"{kind}-{index + 1}", _ID, _ID_RULE)
     chosen = entry.choice("statistic", STATISTICS, statistic)
     subject = entry.text({"kind_share": "layer_kind", "gap": "dataset"}.get(kind, ""), "")
-    if kind == "limit" and entry.choice("measure", MEASURES, MEASURES[0]) != MEASURES[0]:
-        subject = MEASURES[1]
+    measure = entry.choice("measure", tuple(measures), MEASURES[0]) if kind == "limit" else MEASURES[0]
+    subject = measure if measure != MEASURES[0] else subject
     shown = {"relative": "relative", "kind_share": "share", WORST: "worst"}.get(kind, chosen)
     direction = entry.choice("direction", DIRECTIONS, "both") if kind == "gap" else ""
     return Rule(name, kind, generators, limit, shown, line_of(node), subject, direction)

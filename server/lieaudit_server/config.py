@@ -120,6 +120,10 @@ class Config:
         tuple[str, ...],
         "entry points `lieaudit.generators` of installed distributions whose fields audits may name, comma-separated",
     ] = ()
+    measures: Annotated[
+        tuple[str, ...],
+        "entry points `lieaudit.measures` of installed distributions that policies may bound, comma-separated",
+    ] = ()
     exit_with_parent: Annotated[bool, "stop when standard input is closed (the embedded service)"] = False
 
     def __post_init__(self) -> None:

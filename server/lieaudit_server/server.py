@@ -170,6 +170,13 @@ class Server:
             await self._provider_task
             if confinement.missing:
                 raise ConfigError(f"require_sandbox: this machine lacks {'; '.join(confinement.missing)}")
+        if self._config.measures:
+            try:
+                answer = await probes.run("check_measures", {"measures": list(self._config.measures)})
+            except (LieauditError, ServiceError) as problem:
+                raise ConfigError(f"measures: they cannot be loaded: {problem}") from problem
+            if answer["problems"]:
+                raise ConfigError(f"measures: {'; '.join(answer['problems'])}")
         if self._config.torch_factories:
             try:
                 answer = await probes.run(

@@ -28,12 +28,20 @@ def broken(outcome):
 def bytes_(outcome):
     return b"no text"
 
+def spread(report, generator):
+    values = report.results[generator].per_image
+    return [abs(value - report.results[generator].median) for value in values]
+
 SWIRL = [[0.0, -1.0, 0.5], [1.0, 0.0, 0.0]]
 
 def drift():
     return [[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]]
 """
-ENTRY_POINTS = """[lieaudit.formats]
+ENTRY_POINTS = """[lieaudit.measures]
+spread = acme_lieaudit:spread
+constant = acme_lieaudit:SWIRL
+
+[lieaudit.formats]
 short = acme_lieaudit:short
 broken = acme_lieaudit:broken
 bytes = acme_lieaudit:bytes_
@@ -196,3 +204,58 @@ def test_a_service_offers_what_its_operator_lists_and_no_more(installed: Path, t
                     client.audit(model, data, {**settings, "generators": ["drift"]})
         finally:
             process.terminate()
+
+
+SPREAD = "version: 1\nrules:\n  - {id: even, kind: limit, measure: spread, generators: rotation, max: %s}\n"
+
+
+@pytest.mark.slow
+def test_a_policy_bounds_a_measure_of_another_distribution_where_the_operator_lists_it(
+    installed: Path, command: Run, service: str, tmp_path: Path, repo_root: Path
+) -> None:
+    digits = repo_root / "examples" / "digits"
+    (tmp_path / "policy.yaml").write_text(SPREAD % 1000)
+    (tmp_path / "strict.yaml").write_text(SPREAD % 1e-9)
+    ask = [
+        "gate",
+        str(digits / "plain.onnx"),
+        "--data",
+        str(digits / "digits.npz"),
+        "--preprocess",
+        "mean=0.15,std=0.3",
+    ]
+    ask += ["--max-images", "64", "--relative-images", "0", "--report", "report.json", "--json", "-", "--policy"]
+    assert command("policy", "check", "policy.yaml").returncode == 0, "it is installed here"
+
+    done = command(*ask, "policy.yaml", "--server", service)  # which lists none
+    assert done.returncode == 2
+    assert "'spread'" in done.stderr
+
+    serve = [str(installed), "-m", "lieaudit_server", "serve", "--listen", "127.0.0.1:0", "--log-level", "error"]
+    serve += ["--data-dir", str(tmp_path / "data"), "--min-free-bytes", "0", "--worker-user", "0", "--measures"]
+    failed = subprocess.run([*serve, "constant,none"], capture_output=True, text=True, check=False)
+    assert failed.returncode == 2
+    assert "'constant' cannot be loaded: acme_lieaudit:SWIRL is no function" in failed.stderr
+    assert "'none' cannot be loaded: no installed distribution brings it" in failed.stderr
+    with subprocess.Popen([*serve, "spread"], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            target = process.stdout.readline().removeprefix("ready ").strip()
+            done = command(*ask, "policy.yaml", "--server", target)
+            strict = command(*ask, "strict.yaml", "--server", target)
+        finally:
+            process.terminate()
+    assert (done.returncode, strict.returncode) == (0, 1), done.stderr + strict.stderr
+    rule = json.loads(done.stdout)["rules"][0]
+    result = json.loads((tmp_path / "report.json").read_text())["results"]["rotation"]
+    expected = sum(abs(value - result["median"]) for value in result["per_image"]) / 64
+    assert rule["value"] == pytest.approx(expected, rel=1e-12)
+    assert rule["interval"][0] < rule["value"] < rule["interval"][1]
+    assert rule["sentence"].startswith("rotation: mean spread is ")
+
+    # of the embedded service the user is the operator
+    own = os.environ | {"LIEAUDIT_MEASURES": "spread", "LIEAUDIT_WORKER_USER": "0"}
+    call = [str(installed), "-m", "lieaudit_client", *ask, "policy.yaml"]
+    here = subprocess.run(call, capture_output=True, text=True, check=False, cwd=tmp_path, env=own)
+    assert here.returncode == 0, here.stderr
+    assert json.loads(here.stdout)["rules"][0]["value"] == rule["value"]

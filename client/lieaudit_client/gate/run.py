@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import lieaudit_policy
@@ -67,7 +68,8 @@ def read_policy(path: str) -> str:
 
 def check_here(policy_yaml: str) -> gate_pb2.PolicyCheck:
     """Read a policy without a service: the same answer as `Client.check_policy`, from the same code."""
-    policy, problems = lieaudit_policy.check(policy_yaml)
+    installed = tuple(entry.name for entry in entry_points(group=lieaudit_policy.MEASURE_GROUP))
+    policy, problems = lieaudit_policy.check(policy_yaml, installed)
     if policy is None:
         return gate_pb2.PolicyCheck(problems=[gate_pb2.PolicyProblem(**asdict(problem)) for problem in problems])
     return gate_pb2.PolicyCheck(**lieaudit_policy.needs(policy, dt.datetime.now(dt.UTC).date()))

@@ -43,6 +43,7 @@ async def evaluate(context: Context, request: gate_pb2.EvaluateRequest) -> gate_
     }
     parts["own_preprocessing"] = request.own_preprocessing
     parts["first_version"] = request.first_version[:80]
+    parts["measures"] = list(context.config.measures)
     result = await context.probes.run("evaluate", parts, files)
     return into(gate_pb2.Decision(), result["decision"])
 
@@ -50,7 +51,9 @@ async def evaluate(context: Context, request: gate_pb2.EvaluateRequest) -> gate_
 async def check_policy(context: Context, request: gate_pb2.CheckPolicyRequest) -> gate_pb2.PolicyCheck:
     """Say what is wrong with a policy, and what an audit must measure for it. Raises `ServiceError`."""
     _check_size(request.policy_yaml)
-    result = await context.probes.run("check_policy", {"policy_yaml": request.policy_yaml})
+    result = await context.probes.run(
+        "check_policy", {"policy_yaml": request.policy_yaml, "measures": list(context.config.measures)}
+    )
     return into(gate_pb2.PolicyCheck(), result["check"])
 
 

@@ -77,6 +77,20 @@ def load_generators(job: Job, _channel: Channel) -> dict[str, Any]:
     return {"fields": fields, "problems": problems}
 
 
+def check_measures(job: Job, _channel: Channel) -> dict[str, Any]:
+    """Load the entry points of `lieaudit.measures` that are listed, and say which cannot be had."""
+    from lieaudit.errors import PolicyError
+    from lieaudit.gate.own import load
+
+    problems = []
+    for name in job["measures"]:
+        try:
+            load([name])
+        except PolicyError as problem:
+            problems.append(problem.message)
+    return {"problems": problems}
+
+
 def check_model(job: Job, _channel: Channel) -> dict[str, Any]:
     """Check an uploaded model: an ONNX file must be whole and valid, a torch source what its name says.
 
@@ -161,6 +175,7 @@ def evaluate(job: Job, _channel: Channel) -> dict[str, Any]:
     """Let the gate decide; the reports lie in the scratch folder under the names the job gives."""
     from lieaudit.gate import evaluate as decide
     from lieaudit.gate import parse as read_policy
+    from lieaudit.gate.own import load as load_measures
     from lieaudit.report import Report
     from lieaudit_server.conversions import parse_report
 
@@ -169,7 +184,7 @@ def evaluate(job: Job, _channel: Channel) -> dict[str, Any]:
         data = Path(kept["path"] if kept else Path(job["scratch"]) / name).read_bytes()
         return Report.from_json(data) if data.lstrip()[:1] == b"{" else parse_report(data)
 
-    read_policy(job["policy_yaml"])  # before up to 66 reports, for which it may have no use
+    read_policy(job["policy_yaml"], job["measures"])  # before up to 66 reports, for which it may have no use
     decision = decide(
         report(job["candidate_report"]),
         report(job["baseline_report"]) if job["baseline_report"] else None,
@@ -178,6 +193,7 @@ def evaluate(job: Job, _channel: Channel) -> dict[str, Any]:
         power=job["power"],
         own_preprocessing=job["own_preprocessing"],
         first_version=job["first_version"],
+        measures=load_measures(job["measures"]),
     )
     return {"decision": decision.to_dict()}
 
@@ -187,7 +203,7 @@ def check_policy(job: Job, _channel: Channel) -> dict[str, Any]:
     from lieaudit_policy import check as read_policy
     from lieaudit_policy import needs
 
-    policy, problems = read_policy(job["policy_yaml"])
+    policy, problems = read_policy(job["policy_yaml"], job["measures"])
     if policy is None:
         return {"check": {"problems": [dataclasses.asdict(problem) for problem in problems]}}
     return {"check": needs(policy, dt.datetime.now(dt.UTC).date())}
@@ -197,6 +213,7 @@ TASKS: dict[str, Callable[[Job, Channel], dict[str, Any]]] = {
     "providers": providers,
     "check_factories": check_factories,
     "load_generators": load_generators,
+    "check_measures": check_measures,
     "check_model": check_model,
     "check_dataset": check_dataset,
     "inspect": inspect,
