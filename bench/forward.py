@@ -1,7 +1,11 @@
 """What forward mode costs, against finite differences and the two ways of torch: ratios of one run, same threads.
 
 Usage: ``python bench/forward.py [--threads 2] [--repeat 9] [MODEL ...]``. Random weights; G = 8 directions. Finite
-differences need 2G plain forwards per image. torch is eager float32. Times are the best of the repeats, taken in turns.
+differences need 2G plain forwards per image. torch is eager float32. Times are the best of the repeats, taken in turns;
+ratios are also given as the median over the turns, which a busy machine disturbs less.
+
+All ten generators are 7 directions (`lieaudit.symmetries.plan`): "ten" are the ratios of measuring and combining those,
+against all ten as directions of their own (10 and the value, 11 rows), and against the double backward for each.
 
 Forward mode pushes 1 + G rows through every convolution and matrix product, and onnxruntime's kernels decide what a row
 costs. "at_most" is how much faster than the double backward 1 + G plain forwards of onnxruntime would be.
@@ -26,10 +30,13 @@ from lieaudit.derivatives.forward import ForwardDifferentiator
 from lieaudit.graph.load import load_model
 from lieaudit.runtime.session import Session
 from lieaudit.spec import AuditSpec
+from lieaudit.symmetries import GENERATORS as TABLE
+from lieaudit.symmetries.plan import plan_of
 
 hf: Any = transformers  # its configurations are typed without their base's fields
 
 DIRECTIONS = 8
+GENERATORS = tuple(TABLE.values())
 IMAGES = 4
 PLAIN_BATCH = 8
 
@@ -91,12 +98,20 @@ def measure(name: str, threads: int, repeat: int) -> dict[str, float]:
     random = np.random.default_rng(0)
     x = random.standard_normal((IMAGES, 3, 224, 224), dtype=np.float32)
     v = random.standard_normal((IMAGES, DIRECTIONS, 3, 224, 224), dtype=np.float32)
+    plan = plan_of(GENERATORS, 224, 224, convention="central")
+    ten = random.standard_normal((IMAGES, len(GENERATORS), 3, 224, 224), dtype=np.float32)
+    basis = np.ascontiguousarray(ten[:, : len(plan.measured)])
     many = random.standard_normal((PLAIN_BATCH, 3, 224, 224), dtype=np.float32)
     point, direction = torch.tensor(x[:1]), torch.tensor(v[:1, 0])
 
     def torch_jvp() -> None:
         with torch.no_grad():
             torch.func.jvp(module, (point,), (direction,))
+
+    def combined() -> None:
+        _, tangent = forward._evaluate(x, basis, {})  # noqa: SLF001 - without the error bar's pass
+        for _ in plan.combined(tangent):
+            pass
 
     # seconds per image with G directions
     per_image: dict[str, tuple[Callable[[], Any], float]] = {
@@ -105,22 +120,38 @@ def measure(name: str, threads: int, repeat: int) -> dict[str, float]:
         "finite_difference": (lambda: plain.run({model.input_name: many}), 2 * DIRECTIONS / PLAIN_BATCH),
         "torch_jvp": (torch_jvp, DIRECTIONS),
         "double_backward": (lambda: double_backward(module, point.clone(), direction), DIRECTIONS),
+        "ten_combined": (combined, 1 / IMAGES),
+        "ten_direct": (lambda: forward._evaluate(x, ten, {}), 1 / IMAGES),  # noqa: SLF001
     }
-    best = dict.fromkeys(per_image, float("inf"))
+    turns: dict[str, list[float]] = {label: [] for label in per_image}
     for call, _ in per_image.values():
         call()
     for _ in range(repeat):
         for label, (call, scale) in per_image.items():
             start = time.perf_counter()
             call()
-            best[label] = min(best[label], (time.perf_counter() - start) * scale)
+            turns[label].append((time.perf_counter() - start) * scale)
+    best = {label: min(times) for label, times in turns.items()}
     own = best["forward_mode"]
+
+    def median(top: str, bottom: str, factor: float = 1.0) -> float:
+        return round(factor * float(np.median(np.divide(turns[top], turns[bottom]))), 3)
+
     return {
         "seconds_per_image": round(own, 4),
         "with_error_bars": round(best["with_error_bars"] / own, 3),
         "of_2G_forwards": round(own / best["finite_difference"], 3),
         "faster_than_torch_jvp": round(best["torch_jvp"] / own, 2),
         "faster_than_double_backward": round(best["double_backward"] / own, 2),
+        "ten_of_direct": round(best["ten_combined"] / best["ten_direct"], 3),
+        "ten_of_direct_median": median("ten_combined", "ten_direct"),
+        "ten_faster_than_double_backward": round(
+            best["double_backward"] * len(GENERATORS) / DIRECTIONS / best["ten_combined"], 2
+        ),
+        "ten_faster_than_double_backward_median": median(
+            "double_backward", "ten_combined", len(GENERATORS) / DIRECTIONS
+        ),
+        "faster_than_double_backward_median": median("double_backward", "forward_mode"),
         "at_most": round(best["double_backward"] / best["finite_difference"] * 2 * DIRECTIONS / (1 + DIRECTIONS), 2),
     }
 
