@@ -22,7 +22,7 @@ from lieaudit.metrics.lee import DERIVATIVE_NOT_FINITE
 from lieaudit.parts.recognition import moving, takes
 from lieaudit.progress import StageProgress
 from lieaudit.report import Layerwise, Report
-from lieaudit.running import ImagesLike, as_dataset, run
+from lieaudit.running import ImagesLike, as_dataset, run, with_budget
 from lieaudit.runtime.session import Session
 from lieaudit.shards import audit_shards
 from lieaudit.spec import AuditSpec
@@ -98,6 +98,8 @@ def audit(
     pictured = Images(dataset, loaded, spec, loaded.further)
     pictured.load([0])  # a set that does not fit the model is refused before any work
     spec.actions(loaded.height, loaded.width)  # and displacements of another size
+    spec = with_budget(spec, audit_shards(shards, loaded.info.sha256, pictured))
+    pictured = replace(pictured, spec=spec)
     if loaded.noise_alike:
         _refuse_constant(loaded, pictured)
     seen = moving(model, loaded, pictured)

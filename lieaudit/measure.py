@@ -283,7 +283,7 @@ def _prefetched(images: Images, plan: Plan, indices: list[int], relative: set[in
 def _images_at_once(images: Images, plan: Plan, blocks: int) -> int:
     """How many images' tangents (with those of the prefetched batch), and vectors, fit an eighth of the budget each."""
     target, lanes = images.target, len(plan.measured)
-    budget = images.spec.budget_mib * _MIB // 8
+    budget = images.spec.budget // 8
     pixels = 4 * target.channels * target.height * target.width * (1 + 3 * blocks * lanes)
     vectors = 8 * target.output_size * 2 * lanes
     return max(1, min(SHARD, budget // pixels, budget // vectors))
@@ -292,7 +292,7 @@ def _images_at_once(images: Images, plan: Plan, blocks: int) -> int:
 def directions_at_once(images: Images, count: int) -> int:
     """Say how many directions' outputs (float64, about ten arrays of them) fit an eighth of the budget."""
     each = 8 * images.target.output_size * count * 10
-    return max(1, images.spec.budget_mib * _MIB // 8 // each)
+    return max(1, images.spec.budget // 8 // each)
 
 
 def checksums(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

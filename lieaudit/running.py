@@ -27,8 +27,10 @@ from lieaudit.parts.auditing import audit_parts
 from lieaudit.pictures import worst_pictures
 from lieaudit.progress import StageProgress
 from lieaudit.report import GeneratorResult, Layerwise, Report, ReportData, ReportModel, Skipped, Timing
+from lieaudit.runtime.budget import automatic_budget
 from lieaudit.runtime.failures import cleaned
 from lieaudit.secants import Secants
+from lieaudit.shards import compute_once
 from lieaudit.verdicts import few_images, generator_results
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from lieaudit.parts.binding import BoundParts
     from lieaudit.progress import ProgressCallback
     from lieaudit.shards import ShardStore
+    from lieaudit.spec import AuditSpec
     from lieaudit.symmetries.plan import Plan
 
 ImagesLike = npt.NDArray[Any] | Dataset
@@ -177,6 +180,18 @@ def _attributed(
         logging.getLogger(__name__).exception("layerwise attribution failed")
         what = f"{type(problem).__name__}: {cleaned(str(problem))}"
         return {}, (Skipped("layerwise", f"an error of lieaudit's own ({what}); please report the model"),)
+
+
+def with_budget(spec: AuditSpec, shards: ShardStore | None, *, device: str = "") -> AuditSpec:
+    """Return a specification with the memory budget that an audit takes.
+
+    Of one that states none it is found now, on the device if not on the provider's; an audit that goes on from its
+    shards takes the one it began with.
+    """
+    if spec.budget_mib:
+        return spec
+    found, _ = compute_once(shards, "budget", lambda: {"mib": np.array(automatic_budget(device or spec.provider))})
+    return replace(spec, budget_mib=int(found["mib"]))
 
 
 def as_dataset(images: ImagesLike, labels: npt.NDArray[Any] | None) -> Dataset:

@@ -190,7 +190,7 @@ class Secants:
         """How many images, with some twenty arrays of float64 for inputs and outputs, fit a quarter of the budget."""
         target = images.target
         each = 8 * 20 * (target.channels * target.height * target.width + target.output_size)
-        return int(max(1, min(32, images.spec.budget_mib * _MIB // 4 // each)))
+        return int(max(1, min(32, images.spec.budget // 4 // each)))
 
 
 def _redrawn(pixels: Float64Array, seed: int) -> Float64Array:

@@ -11,6 +11,7 @@ from lieaudit.errors import SpecError
 from lieaudit.feeds import Feed, read_feeds
 from lieaudit.fields import read_custom
 from lieaudit.parts.text import read_parts
+from lieaudit.runtime.budget import UNKNOWN
 from lieaudit.suggestions import unknown
 from lieaudit.symmetries.custom import resolved
 from lieaudit.symmetries.generators import GENERATORS as TABLE
@@ -120,7 +121,8 @@ class AuditSpec:
     threads
         Intra-op threads of the session; 0: all cores this process may use.
     budget_mib
-        Memory budget for activations and rows, in MiB.
+        Memory budget for activations and rows, in MiB; 0: a share of what is free on the device that computes
+        (`lieaudit.runtime.budget`), found once when an audit begins and kept with it.
     step
         A fixed finite-difference step in units of t instead of the measured best one.
     secant_px
@@ -150,7 +152,7 @@ class AuditSpec:
     provider: str = "cpu"
     allow_fallback: bool = False
     threads: int = 0
-    budget_mib: int = 2048
+    budget_mib: int = 0
     step: float | None = None
     secant_px: float | None = None
     torch_source: str | None = None
@@ -186,7 +188,7 @@ class AuditSpec:
         _in_range("bootstrap", self.bootstrap, 100, 100_000)
         _in_range("relative_images", self.relative_images, 0, 10**9)
         _in_range("threads", self.threads, 0, 1024)
-        _in_range("budget_mib", self.budget_mib, 16, 2**24)
+        _in_range("budget_mib", self.budget_mib or 16, 16, 2**24)  # 0: not stated
         if self.step is not None and not (math.isfinite(self.step) and self.step > 0):
             raise _invalid("step", f"{self.step} is not a positive number")
         _check_secants(self)
@@ -195,6 +197,11 @@ class AuditSpec:
         object.__setattr__(self, "feeds", read_feeds(self.feeds))
         object.__setattr__(self, "anchors", read_feeds(self.anchors, "anchors"))
         _check_parts(self)
+
+    @property
+    def budget(self) -> int:
+        """The memory budget in bytes; of a specification that states none and no audit has begun with, `UNKNOWN`."""
+        return (self.budget_mib or UNKNOWN) << 20
 
     def actions(self, height: int, width: int) -> tuple[Generator, ...]:
         """Return the generators on images of this size.

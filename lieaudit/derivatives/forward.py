@@ -237,7 +237,7 @@ class ForwardDifferentiator:
 
     def _planned(self, directions: int) -> _Plan:
         """Choose the chunks: all directions at once if one image fits so, else as many as fit, evenly."""
-        budget = self._spec.budget_mib * _MIB
+        budget = self._spec.budget
         one = self._peak(1, 1)
         if one > budget:
             raise BudgetError(

@@ -50,7 +50,7 @@ class RowEvaluator:
             _expanded(model), provider=spec.provider, threads=spec.threads, allow_fallback=spec.allow_fallback
         )
         self.fallback_ops = self._session.fallback_ops
-        self.rows_per_run = _rows_per_run(model, spec.budget_mib * _MIB, on_cpu=self._session.provider.device == "cpu")
+        self.rows_per_run = _rows_per_run(model, spec.budget, on_cpu=self._session.provider.device == "cpu")
         self.rows_done = 0
         self._output, self._output_shape = model.info.output.name, model.output_shape
 

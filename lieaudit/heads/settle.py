@@ -121,7 +121,7 @@ def _parts(model: AuditableModel, parts: BoundParts, spec: AuditSpec, images: Im
 
 def _count(model: AuditableModel, spec: AuditSpec) -> int:
     """How many images' outputs, with a few arrays of their size, fit an eighth of the budget."""
-    return int(max(1, min(LOOKED_AT, spec.budget_mib * _MIB // 8 // (64 * model.output_size))))
+    return int(max(1, min(LOOKED_AT, spec.budget // 8 // (64 * model.output_size))))
 
 
 def _raw(model: AuditableModel, images: Images, indices: list[int]) -> npt.NDArray[np.float64]:

@@ -130,7 +130,7 @@ class Attributor:
     def _parts(self) -> tuple[tuple[str, ...], ...]:
         """Group generators that commute alike, as many as fit the budget for one image."""
         kind = Chain if self.method == "forward" else DifferenceChain
-        budget = self._spec.budget_mib * _MIB // 2
+        budget = self._spec.budget // 2
         parts: list[tuple[str, ...]] = []
         for spatial in (True, False):
             group = tuple(name for name, generator in self._asked.items() if generator.spatial == spatial)

@@ -123,7 +123,7 @@ class Chain:
         self.action = Action(generators, spec.interpolation, spec.padding, spec.convention)
         self.stages = prepared.stages(generators, keep_all=keep_all)
         gain = any(self.action.gains())
-        self._budget = spec.budget_mib << 20
+        self._budget = spec.budget
         self._batchable = model.batchable
         self._image, self._output = prepared.model.graph.inputs[0], prepared.model.graph.outputs[0]
         layouts = boundary_layouts(

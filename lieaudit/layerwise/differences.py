@@ -84,7 +84,7 @@ class DifferenceChain:
         self.steps: Float64Array = np.full((len(self.sources), len(generators)), np.nan)
         self._image, self._output = prepared.model.graph.inputs[0], prepared.model.graph.outputs[0]
         self._batchable = model.batchable
-        self._budget = spec.budget_mib << 20
+        self._budget = spec.budget
 
         def session(graph: ir.Model) -> Session:
             return Session(

@@ -23,7 +23,7 @@ from lieaudit.method import Method, choose_method
 from lieaudit.metrics.head import Head
 from lieaudit.progress import StageProgress
 from lieaudit.report import Checks, HeadCheck, Layerwise, Report, ReportModel, ReportTensor, Skipped
-from lieaudit.running import as_dataset, run
+from lieaudit.running import as_dataset, run, with_budget
 from lieaudit.shards import audit_shards
 from lieaudit.spec import AuditSpec
 from lieaudit.torch.attribution import attribute
@@ -104,15 +104,21 @@ def audit(
     )
     target, shape, choice = _target(function, dataset, spec)
     stage.advance(1)
+    size = (target.channels, target.height, target.width)
+    weights = weights_digest(module)
+    source = "" if shards is None else fingerprint(function, size, batch=_batch(module))
+    pictured = Images(dataset, target, replace(spec, method="torch"))
+    spec = with_budget(spec, audit_shards(shards, weights, pictured, source=source), device=device)
+    pictured = replace(pictured, spec=replace(spec, method="torch"))
     if spec.layerwise != "none" and spec.layouts:  # declared layouts that do not fit are refused before any work
         first = function.tensor(np.zeros((_batch(module) or 2, target.channels, target.height, target.width)))
         map_modules(function, first, layouts=spec.layouts, depth=spec.depth)
     method = Method(
-        TorchDifferentiator(function, batch=_batch(module), budget_mib=spec.budget_mib),
+        TorchDifferentiator(function, batch=_batch(module), budget_mib=spec.budget >> 20),
         skipped=(Skipped("layerwise.op", "a torch module is attributed by modules"),) if spec.layerwise == "op" else (),
     )
     info = ReportModel(
-        sha256=weights_digest(module),
+        sha256=weights,
         name=name or type(module).__name__,
         producer=f"torch {torch.__version__}",
         opset=0,
@@ -125,11 +131,7 @@ def audit(
         precision=precision,
         head=target.head.name,
     )
-    pictured = Images(dataset, target, replace(spec, method="torch"))
-    kept = None
-    if shards is not None:
-        size = (target.channels, target.height, target.width)
-        kept = audit_shards(shards, info.sha256, pictured, source=fingerprint(function, size, batch=_batch(module)))
+    kept = audit_shards(shards, weights, pictured, source=source)
 
     def layerwise() -> dict[str, Layerwise]:
         found = attribute(
@@ -212,7 +214,7 @@ def torch_method(
         f" cross-check and any layers the ONNX graph's, in {model.info.precision}"
     )
     return Method(
-        TorchDifferentiator(function, batch=batch, budget_mib=spec.budget_mib),
+        TorchDifferentiator(function, batch=batch, budget_mib=spec.budget >> 20),
         check.derivative,
         skipped=onnx_skipped,
         notes=(note,),

@@ -208,7 +208,7 @@ class Network:
         sample = max(2, len(self.x))
         largest = max((int(np.prod(b.shape)) for b in bounds), default=1) * len(self.x) // sample
         each = 8 * largest * self.x.element_size()
-        return max(1, self.spec.budget_mib * 2**20 // max(1, each))
+        return max(1, self.spec.budget // max(1, each))
 
     def inclusive(self, contributions: Mapping[str, Float64Array]) -> dict[str, Float64Array]:
         """Add up the parts of every module of `names`, its own operations included."""

@@ -13,6 +13,7 @@ from lieaudit_api.v1 import report_pb2, spec_pb2
 
 from lieaudit.errors import DataError
 from lieaudit.report import Report
+from lieaudit.runtime.budget import automatic_budget
 from lieaudit.spec import AuditSpec
 from lieaudit_server.config import WORKER_MIB
 
@@ -25,8 +26,8 @@ def spec_from_proto(message: spec_pb2.AuditSpec) -> AuditSpec:
 
 
 def within_memory(spec: AuditSpec, memory_mib: int) -> AuditSpec:
-    """Cut a budget that nobody asked for to what a worker of so much memory can give to activations and rows."""
-    return dataclasses.replace(spec, budget_mib=min(spec.budget_mib, memory_mib - WORKER_MIB))
+    """State the budget that nobody asked for: a share of what is free now, and what such a worker can give at most."""
+    return dataclasses.replace(spec, budget_mib=automatic_budget(spec.provider, limit=memory_mib - WORKER_MIB))
 
 
 def spec_to_proto(spec: AuditSpec) -> spec_pb2.AuditSpec:

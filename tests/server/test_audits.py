@@ -162,7 +162,7 @@ def test_a_budget_that_nobody_asked_for_is_cut_to_the_server_s_memory(start, kit
     server = start(memory_mib="1024", probe_memory_mib="1024")
     blobs = server.upload_model(kit.tiny_model()).sha256, server.upload_dataset(kit.tiny_dataset()).sha256
     audit = server.create(*blobs, kit.FAST)
-    assert audit.spec.budget_mib == 1024 - WORKER_MIB  # the default is more
+    assert 256 <= audit.spec.budget_mib <= 1024 - WORKER_MIB  # a share of what is free, cut
     assert server.finish(audit.id).state == "succeeded"
     assert server.create(*blobs, {**kit.FAST, "budget_mib": 900}).spec.budget_mib == 900
     refused(kit, lambda: server.create(*blobs, {"budget_mib": 1025}), "INVALID_ARGUMENT", "INVALID_SPEC")

@@ -212,10 +212,10 @@ _SPEC = (
     option(
         COMPUTING,
         "--budget",
-        type=click.IntRange(16),
+        callback=parsing.budget,
         metavar="MIB",
-        help="Memory for activations and rows.",
-        unset="2048, or what the service gives",
+        help="Memory for activations and rows; auto: a share of what is free where it is computed.",
+        unset="auto",
     ),
     option(
         MEASURED,

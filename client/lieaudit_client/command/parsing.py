@@ -108,6 +108,15 @@ def feeds(_context: click.Context, _option: click.Parameter, value: tuple[str, .
     return found
 
 
+def budget(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
+    """Read MiB; ``auto`` leaves the choice to the service."""
+    if value is None or value.lower() == "auto":
+        return None
+    if not (value.isascii() and value.isdigit() and int(value) >= 16):
+        raise click.BadParameter(f"{value!r} is neither auto nor a number of MiB from 16 up")
+    return int(value)
+
+
 def size(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[int, ...]:
     """Read ``HxW``."""
     sides = value.lower().replace("×", "x").split("x") if value is not None else []

@@ -40,8 +40,8 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):  # type: ignore[misc]
     async def CreateAudit(self, request: audit_pb2.CreateAuditRequest, _context: Any) -> audit_pb2.Audit:  # noqa: N802, D102
         fields = self._context.generators
         spec = await self._context.convert(lambda: _spec(request, fields), at_once=request.ByteSize() < LARGE)
-        if not request.spec.HasField("budget_mib"):
-            spec = within_memory(spec, self._memory(spec))
+        if not spec.budget_mib:
+            spec = await asyncio.to_thread(within_memory, spec, self._memory(spec))
         if len(request.idempotency_key) > 200:
             raise invalid("idempotency_key", "idempotency_key is longer than 200 characters")
         if not 0 <= request.deadline_seconds < 1e9:
