@@ -22,6 +22,9 @@ import json
 def short(outcome):
     return json.dumps({"verdict": outcome.decision.verdict, "rules": len(outcome.decision.rules)})
 
+def names(report):
+    return ",".join(sorted(report.results))
+
 def broken(outcome):
     raise KeyError("nothing there")
 
@@ -37,7 +40,13 @@ SWIRL = [[0.0, -1.0, 0.5], [1.0, 0.0, 0.0]]
 def drift():
     return [[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]]
 """
-ENTRY_POINTS = """[lieaudit.measures]
+ENTRY_POINTS = """[lieaudit.report_formats]
+names = acme_lieaudit:names
+html = acme_lieaudit:broken
+missing = acme_lieaudit:nothing
+constant = acme_lieaudit:SWIRL
+
+[lieaudit.measures]
 spread = acme_lieaudit:spread
 constant = acme_lieaudit:SWIRL
 
@@ -259,3 +268,29 @@ def test_a_policy_bounds_a_measure_of_another_distribution_where_the_operator_li
     here = subprocess.run(call, capture_output=True, text=True, check=False, cwd=tmp_path, env=own)
     assert here.returncode == 0, here.stderr
     assert json.loads(here.stdout)["rules"][0]["value"] == rule["value"]
+
+
+@pytest.mark.slow
+def test_a_report_is_written_in_the_format_of_another_distribution(audit: Run, command: Run, tmp_path: Path) -> None:
+    done = audit(
+        "--generators",
+        "rotation,scale",
+        "--format",
+        "names=names.txt",
+        "--format",
+        "html=page.html",
+        "--json",
+        "r.json",
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "names.txt").read_text() == "rotation,scale"
+    assert "</html>" in (tmp_path / "page.html").read_text(), "the client's own names are not taken"
+    assert command("report", "r.json", "--format", "names=-").stdout == "rotation,scale"
+    for name, says in (
+        ("missing", "acme_lieaudit:nothing"),
+        ("constant", "it is no function"),
+        ("nmes", "did you mean names?"),
+    ):
+        refused = audit("--format", f"{name}=out")
+        assert refused.returncode == 2
+        assert says in refused.stderr

@@ -90,6 +90,10 @@ def report_formats(
             raise click.BadParameter(f"{text!r} is not NAME=FILE")
         if name not in files.names():
             raise click.BadParameter(unknown(name, files.names()))
+        try:
+            files.find(name)  # before anything is measured
+        except InvalidInputError as problem:
+            raise click.BadParameter(str(problem)) from problem
         pairs.append((name, file))
     return tuple(pairs)
 
