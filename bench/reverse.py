@@ -155,7 +155,9 @@ Made by `python bench/reverse.py --write` on the graphs of [coverage.md](coverag
 ‖Jᵀ u − g‖ / ‖g‖, where g is torch's own backward pass in float64. Cost: one value and one cotangent in plain forwards
 of the same graph, on one thread, taken while the machine had other work: a rough guide. Errors above 1e-5 are those of
 graphs in which float32 puts units on the other side of a kink than float64 does: the gap, which compares float32 with
-float32, is small there all the same. –: the evaluator of float64 lacks an op of the graph.
+float32, is small there all the same; and of LeViT and CvT for a batch of one, where torch's backward pass contradicts
+torch's own forward mode and finite differences in float64, which agree with each other and with J v here. –: the
+evaluator of float64 lacks an op of the graph.
 
 | model | from | gap | error | cost |
 |---|---|---|---|---|

@@ -18,10 +18,22 @@ if TYPE_CHECKING:
     from lieaudit.api import audit
     from lieaudit.differentiation import jvp, vjp
     from lieaudit.inspection import inspect
+    from lieaudit.probing import squared_norms
 
 __version__ = "0.1.0"
 
-__all__ = ["GENERATORS", "AuditSpec", "LieauditError", "Preprocessing", "Report", "audit", "inspect", "jvp", "vjp"]
+__all__ = [
+    "GENERATORS",
+    "AuditSpec",
+    "LieauditError",
+    "Preprocessing",
+    "Report",
+    "audit",
+    "inspect",
+    "jvp",
+    "squared_norms",
+    "vjp",
+]
 
 # These bring onnx and onnxruntime with them; who only needs errors, specs and reports (the server's control plane)
 # does not wait for those.
@@ -29,6 +41,7 @@ _HOMES = {
     "audit": "lieaudit.api",
     "inspect": "lieaudit.inspection",
     "jvp": "lieaudit.differentiation",
+    "squared_norms": "lieaudit.probing",
     "vjp": "lieaudit.differentiation",
 }
 

@@ -22,6 +22,7 @@ from lieaudit.graph.forward.coverage import caveats
 from lieaudit.graph.forward.rewrite import Applied, rewrite
 from lieaudit.graph.names import SAMPLES, called, set_apart
 from lieaudit.graph.read import read_model
+from lieaudit.graph.reverse.measured import measured
 from lieaudit.graph.reverse.opset import raised
 from lieaudit.graph.reverse.transpose import transpose
 
@@ -48,7 +49,8 @@ def jvp(
     model
         A path, bytes or a ModelProto; any graph that onnxruntime runs.
     active
-        Inputs or initializers to differentiate by; default: every input of float32 or float64.
+        Inputs, initializers or tensors inside the graph to differentiate by; default: every input of float32 or
+        float64.
     inputs, outputs
         Names of tensors that bound the part of the graph to differentiate; default: its inputs, and its outputs of
         float32 or float64.
@@ -96,7 +98,8 @@ def vjp(model: Source, *, wrt: Sequence[str] | None = None, outputs: Sequence[st
     model
         As of `jvp`. Graphs of an opset before 16 are raised to it.
     wrt
-        Inputs or initializers to differentiate by; default: every input of float32 or float64.
+        Inputs, initializers or tensors inside the graph to differentiate by; default: every input of float32 or
+        float64.
     outputs
         Tensors whose cotangents are given; default: the outputs of float32 or float64.
 
@@ -153,6 +156,7 @@ class _Graph:
         active, inputs, outputs = (self._meanwhile(names) for names in (active, inputs, outputs))
         self.inputs = inputs
         self.held = _freed(graph, active or ())
+        self.inside = {v.name or "": v for node in graph for v in node.outputs if v.name in (active or ())}
         self.shapes = {value.name: value.shape.copy() for value in _bounds(graph) if value.shape is not None}
         self.active = _active(graph, active, inputs)
         self.outputs = _outputs(graph, outputs)
@@ -173,15 +177,26 @@ class _Graph:
 
     def axes(self, graph: ir.Graph) -> dict[tuple[str, int], Symbolic]:
         """Return the open axes of a rewritten graph's inputs under the names that the user gave them."""
-        found = {}
+        found: dict[tuple[str, int], Symbolic] = {}
+        inside = []
         for value in graph.inputs:
-            own = self.shapes.get((value.name or "").removesuffix(".tangent"))
+            stem = (value.name or "").removesuffix(".tangent")
+            if stem != value.name and stem in self.inside:
+                inside.append((value.name or "", self.inside[stem]))
+                continue
+            own = self.shapes.get(stem)
             for axis, size in enumerate(value.shape or ()):
                 if not isinstance(size, int):
-                    named = own[axis] if own is not None else size
+                    named: int | ir.SymbolicDim = size if own is None or isinstance(own[axis], int) else own[axis]
                     symbol = None if isinstance(named, int) else named.value
-                    anonymous = "N" if axis == 0 else f"{(value.name or '').removesuffix('.tangent')}.{axis}"
+                    anonymous = "N" if axis == 0 else f"{stem}.{axis}"
                     found[value.name or "", axis] = Symbolic(((str(symbol or anonymous), 0),))
+        if inside:
+            sizes = measured(self.model, found)
+            for name, tensor in inside:
+                for axis, extent in enumerate(sizes.get(tensor) or ()):
+                    if isinstance(extent, Symbolic):
+                        found[name, axis] = extent
         return found
 
     def finished(
@@ -273,10 +288,13 @@ def _active(graph: ir.Graph, names: Sequence[str] | None, inputs: Sequence[str] 
         return [str(name) for name in floats] if inputs is None else None
     if inputs is not None:
         return list(names)
+    inside = {value.name for node in graph for value in node.outputs}
     for name in names:
+        if name in inside:
+            continue
         if name not in given:
             raise ModelError(
-                f"the graph has no input or initializer {name!r}",
+                f"the graph has no input, initializer or tensor {name!r}",
                 reason="NO_SUCH_INPUT",
                 subject=name,
                 hint=f"inputs: {', '.join(sorted(map(str, given)))}",

@@ -333,3 +333,32 @@ def test_command_refuses(tmp_path, monkeypatch, capsys, further, said):
     assert lieaudit_client.command.run(["differentiate", "m.onnx", "--out", "d.onnx", *further]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "d.onnx").exists()
+
+
+def test_by_a_tensor_inside(torch):
+    """The cotangent that reaches a tensor inside is the gradient by it, whether or not the inputs move too."""
+    a, b = (np.random.default_rng(i).standard_normal((3, 3)).astype(np.float32) for i in (1, 2))
+    proto = model(
+        [
+            helper.make_node("MatMul", ["x", "a"], ["h"]),
+            helper.make_node("Tanh", ["h"], ["t"]),
+            helper.make_node("MatMul", ["t", "b"], ["z"]),
+            helper.make_node("Add", ["z", "h"], ["y"]),
+        ],
+        [("x", TensorProto.FLOAT, ["batch", "tokens", 3])],
+        [("y", TensorProto.FLOAT, ["batch", "tokens", 3])],
+        {"a": a, "b": b},
+    )
+    x, u, v = torch.randn(2, 5, 3), torch.randn(2, 5, 3), torch.randn(2, 5, 3)
+    point = x.double().requires_grad_()
+    h = point @ torch.tensor(a).double()
+    y = torch.tanh(h) @ torch.tensor(b).double() + h
+    by_x, by_h = torch.autograd.grad((y * u.double()).sum(), (point, h))
+    for wrt in (["h"], ["x", "h"]):
+        made = run(lieaudit.vjp(proto, wrt=wrt), {"x": x.numpy(), "y.cotangent": u.numpy()})
+        close(made["h.cotangent"], by_h)
+        if "x" in wrt:
+            close(made["x.cotangent"], by_x)
+    moved = run(lieaudit.jvp(proto, active=["h"]), {"x": x.numpy(), "h.tangent": v.numpy()})
+    inner = torch.sum(by_h * v.double())
+    assert float(np.vdot(moved["y.tangent"], u.numpy())) == pytest.approx(float(inner), rel=FLOAT32)

@@ -89,6 +89,7 @@ def _uncovered(graph: ir.Graph, active: Collection[str] | None) -> list[ir.Node]
     found = []
     for node in graph:
         if moving.isdisjoint(reads(node)):
+            moving.update(value for value in node.outputs if active is not None and value.name in active)
             continue
         use, op = Use.of(node, graph.opset_imports[""], moving), lookup(node)
         rule = op.tangent if op is not None else None
@@ -97,6 +98,7 @@ def _uncovered(graph: ir.Graph, active: Collection[str] | None) -> list[ir.Node]
             found.append(node)
         if rule is None or not covered or rule.moves(use):
             moving.update(value for value in node.outputs if value.dtype is None or value.dtype in FLOATS)
+        moving.update(value for value in node.outputs if active is not None and value.name in active)
     return found
 
 

@@ -100,7 +100,8 @@ def rewrite(
     model
         Any graph onnxruntime can run. Its shapes are measured (`measure_shapes`) if they have not been.
     active
-        Names of the inputs that get tangents; default: every floating-point input.
+        Names of the inputs that get tangents; default: every floating-point input. A tensor inside the graph gets one
+        that is added to what its operands bring: the derivative by it.
     unroll
         Number of directions, if it is to be fixed: the graph then holds one chain of nodes per direction. Costs more
         nodes, but on CPU onnxruntime keeps its blocked layout between convolutions (docs/forward-mode.md), so that
@@ -124,11 +125,16 @@ def rewrite(
         checker.
     """
     measure_shapes(model)
-    model = prepare(_part(model, inputs, outputs), active)
+    model = _part(model, inputs, outputs)
+    own_outputs = {value.name for value in model.graph.outputs}
+    inside = _kept_inside(model.graph, active or ())
+    model = prepare(model, active)
     graph = model.graph
+    graph.outputs[:] = [value for value in graph.outputs if value.name in own_outputs]
     opset = graph.opset_imports[""]
     names = list(active) if active is not None else [v.name or "" for v in graph.inputs if v.dtype in _FLOATS]
     by_name = {value.name: value for value in graph.inputs}
+    by_name |= {value.name: value for node in graph for value in node.outputs if value.name in inside}
     for name in names:
         if name not in by_name:
             raise ModelError(
@@ -139,6 +145,7 @@ def rewrite(
     values_in = tuple(value.name or "" for value in graph.inputs if not value.is_initializer())
     original = list(graph)
     tangents_in = _tangent_inputs(context, [by_name[name] for name in names], None if single else unroll)
+    added = [{v: lane.pop(v) for v in list(lane) if v.name in inside} for lane in context.lanes]
     applied = []
     for node in original:
         context.move_after(node)
@@ -147,6 +154,10 @@ def rewrite(
         elif (rule := _quantises(node)) is not None and not _constant_inputs(node):
             # behind a quantised tensor nothing is active any more; the reader should still see why
             applied.append(_record(node, rule, jumps=True))
+        for tangents, own in zip(context.lanes, added, strict=True):
+            for value in node.outputs:
+                if value in own and (tangent := context.add(tangents.get(value), own[value])) is not None:
+                    tangents[value] = tangent
     values_out = tuple(value.name or "" for value in graph.outputs)
     tangents_out = [_tangent_output(context, value, single=single) for value in list(graph.outputs)]
     finished = _finished(model)
@@ -165,6 +176,13 @@ def rewrite(
         extents,
         unroll is not None or single,
     )
+
+
+def _kept_inside(graph: ir.Graph, names: Sequence[str]) -> set[str | None]:
+    """Make outputs of the named tensors inside a graph, in place, so that preparing it keeps them."""
+    found = [v for node in graph for v in node.outputs if v.name in names and v.dtype in _FLOATS]
+    graph.outputs.extend(v for v in found if not v.is_graph_output())
+    return {value.name for value in found}
 
 
 def _part(model: ir.Model, inputs: Sequence[str] | None, outputs: Sequence[str] | None) -> ir.Model:
