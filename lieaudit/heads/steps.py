@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from lieaudit.graph.names import called
 from lieaudit.metrics.relative import Other
 from lieaudit.ops import FLOATS, Use, is_op, lookup
 
@@ -115,10 +116,11 @@ def _captured(node: ir.Node) -> Iterable[ir.Value]:
 
 def _name(node: ir.Node) -> str:
     to = f" to {ir.DataType(node.attributes['to'].as_int()).numpy()}" if node.op_type == "Cast" else ""
-    name = node.name or node.outputs[0].name or ""
+    op, _, quoted = called(node).partition(" ")
+    name = quoted[1:-1]
     # converters from TFLite join the names of all that they fused
     shown = name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}"
-    return f"{node.op_type}{to} {shown!r}"
+    return f"{op}{to} '{shown}'"
 
 
 def _listed(names: tuple[str, ...]) -> str:
