@@ -17,6 +17,9 @@ from lieaudit.graph.names import called
 TANGENT_NODES = "tangent/"
 """What the names of emitted nodes begin with."""
 
+RELATIVE_STEP = 2.0**-9
+"""Step of the central difference of a single op, relative to its operand's scale."""
+
 _SMALL = {ir.DataType.INT64, ir.DataType.INT32}
 """Dtypes of shapes and axes."""
 
@@ -56,6 +59,8 @@ class Context:
         """Tangent of every active value: one lane with a leading axis, or one lane per direction without."""
         self.tangents = self.lanes[0]
         """The lane that the rule at work sees."""
+        self.difference_step = RELATIVE_STEP
+        """Step of the central differences of single ops."""
         self.extents: dict[ir.Value, Dims] = {}
         """Sizes of emitted tensors, for the estimate of memory; an upper bound inside a rule."""
         self._anchor: ir.Node | None = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from lieaudit.autodiff.context import RELATIVE_STEP
 from lieaudit.derivatives.base import NOTHING, Columns, Derivatives, Float32Array, Float64Array, FurtherRows, rows_of
 from lieaudit.derivatives.redraw import combined, jittered, jittered_weights
 from lieaudit.derivatives.rounding import COVERAGE, patterns
@@ -51,6 +52,9 @@ _RESCALE = 1.7
 
 _JUMP_WEIGHT, _SMOOTH_WEIGHT = 2.0, 0.5
 """What a change of the combination counts along each direction, times `_COVERAGE`: measured by bench/bars.py."""
+
+_COARSER = -1
+"""The draw in which the central differences of single ops take twice their step."""
 
 _COVERAGE = 2 * COVERAGE
 """Twice that of a method which redraws every image along every direction: one image in `_CHECKED_SHARE` stands for all,
@@ -95,10 +99,11 @@ class ForwardDifferentiator:
         measure_shapes(model.model)
         self._unrolls = spec.provider == "cpu" and convolutional(model.model)
         self._sessions: dict[tuple[int | None, int], tuple[Rewritten, Session]] = {}
-        self._rewritten: dict[int | None, Rewritten] = {}
+        self._rewritten: dict[tuple[int | None, bool], Rewritten] = {}
         self._plans: dict[int, _Plan] = {}
         self.rewritten = self._graph(1 if self._unrolls else None)
         self.skipped = caveats(self.rewritten.applied)
+        self._differences = not all(applied.exact for applied in self.rewritten.applied)
         self._plan(1)
         self._kinked = kinked_units(self.rewritten.model) >= _MANY_KINKS
         self.fallback_ops: dict[str, int] = {}
@@ -124,6 +129,10 @@ class ForwardDifferentiator:
             return Derivatives(value, tangent, (), _COVERAGE)
         redraw = self._redrawn if self._kinked else self._sampled
         value_errors, errors, spreads = redraw(images, directions[:, some], further, value, tangent[:, some])
+        if self._differences:
+            # what truncation makes of such an op is four times as much at twice the step, and its rounding is another
+            _, coarser = self._evaluate(images, directions[:, some], further, draw=_COARSER)
+            spreads += (_SMOOTH_WEIGHT * (coarser - tangent[:, some]),)
         return Derivatives(
             value,
             tangent,
@@ -141,7 +150,7 @@ class ForwardDifferentiator:
     def _evaluate(
         self, images: Float32Array, directions: Float32Array, further: FurtherRows = NOTHING, *, draw: int = 0
     ) -> tuple[Float32Array, Float64Array]:
-        """Give z and dz; ``draw`` other than 0: by a graph whose weights are moved by a unit in the last place."""
+        """Give z and dz; a positive ``draw``: by a graph whose weights are moved by a unit in the last place."""
         count, lanes = directions.shape[:2]
         plan = self._plan(lanes)
         value = np.empty((count, *self._model.output_shape), np.float32)
@@ -260,11 +269,14 @@ class ForwardDifferentiator:
             return self._graph(directions).peak_bytes(images, 1)
         return self.rewritten.peak_bytes(images, directions)
 
-    def _graph(self, unroll: int | None) -> Rewritten:
-        if unroll not in self._rewritten:
-            name = self._model.input_name
-            self._rewritten[unroll] = rewrite(self._model.model, active=[name], unroll=unroll)
-        return self._rewritten[unroll]
+    def _graph(self, unroll: int | None, *, coarser: bool = False) -> Rewritten:
+        if (unroll, coarser) not in self._rewritten:
+            step = 2 * RELATIVE_STEP if coarser else RELATIVE_STEP
+            active = [self._model.input_name]
+            self._rewritten[unroll, coarser] = rewrite(
+                self._model.model, active=active, unroll=unroll, difference_step=step
+            )
+        return self._rewritten[unroll, coarser]
 
     def _session(self, directions: int, draw: int = 0) -> tuple[Rewritten, Session]:
         unroll = directions if self._unrolls else None
@@ -272,7 +284,7 @@ class ForwardDifferentiator:
         if key not in self._sessions:
             if len(self._sessions) >= _MAX_SESSIONS:
                 self._sessions.pop(next(iter(self._sessions)))[1].close()
-            rewritten = self._graph(unroll)
+            rewritten = self._graph(unroll, coarser=draw == _COARSER)
             session = self._opened(rewritten, draw)
             self.fallback_ops = session.fallback_ops
             self._sessions[key] = rewritten, session
@@ -280,7 +292,7 @@ class ForwardDifferentiator:
 
     def _opened(self, rewritten: Rewritten, draw: int) -> Session:
         spec = self._spec
-        model = jittered_weights(rewritten.model, draw) if draw else rewritten.model
+        model = jittered_weights(rewritten.model, draw) if draw > 0 else rewritten.model
         try:
             return Session(model, provider=spec.provider, threads=spec.threads, allow_fallback=spec.allow_fallback)
         except ModelError as problem:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from lieaudit.ops import lookup
+from lieaudit.graph.nodes import subgraphs
+from lieaudit.ops import is_op, lookup
 
 
 def infer_shapes(model: ir.Model) -> None:
@@ -28,3 +29,15 @@ def infer_shapes(model: ir.Model) -> None:
             output.type, output.shape = ir.OptionalType(held), None
         elif node.op_type == "Identity" and isinstance(inside, ir.SequenceType | ir.OptionalType):
             output.type, output.shape = inside, None
+    for node in reversed(list(model.graph.all_nodes())):  # the innermost first
+        _take_from_bodies(node)
+
+
+def _take_from_bodies(node: ir.Node) -> None:
+    """Give the outputs of an If or a Loop the type of the sequences and optionals that their bodies end in."""
+    for body in subgraphs(node):
+        # a Loop's body ends in a condition first
+        ends = list(body.outputs)[1:] if is_op(node, "Loop") else list(body.outputs)
+        for output, end in zip(node.outputs, ends, strict=False):
+            if isinstance(end.type, ir.SequenceType | ir.OptionalType):
+                output.type, output.shape = end.type, None

@@ -110,7 +110,7 @@ def reads(node: ir.Node) -> list[ir.Value]:
             for deeper in subgraphs(inner):
                 inside.update(deeper.inputs)
                 inside.update(deeper.initializers.values())
-                captured += deeper.outputs
+                captured.extend(deeper.outputs)
             captured += [value for value in inner.inputs if value is not None]
         found += [value for value in captured if value not in inside]
     return list(dict.fromkeys(found))

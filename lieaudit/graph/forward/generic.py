@@ -12,7 +12,7 @@ import re
 import numpy as np
 import onnx_ir as ir
 
-from lieaudit.autodiff.context import Context
+from lieaudit.autodiff.context import RELATIVE_STEP, Context
 from lieaudit.autodiff.tangent import Tangent
 from lieaudit.errors import UnsupportedOpError
 from lieaudit.graph.forward.graphs import with_inputs
@@ -21,7 +21,6 @@ from lieaudit.graph.nodes import reads
 from lieaudit.ops import lookup
 from lieaudit.ops.op import ALL, Outputs, Rule
 
-RELATIVE_STEP = 2.0**-9
 _TINY = 1e-30
 _BATCH = re.compile(r"\d*N")
 """A size that follows the batch."""
@@ -65,7 +64,7 @@ def generic(context: Context, node: ir.Node) -> Outputs:
         made = list(_scan(context, node, rows, wanted))
     else:
         emitted: list[ir.Node] = []
-        made = _difference(node, rows, wanted, emitted, context.serial())
+        made = _difference(node, rows, wanted, emitted, context.serial(), context.difference_step)
         for inner in emitted:
             context.insert(inner)
     tangents: list[Tangent | None] = [None] * len(node.outputs)
@@ -100,7 +99,12 @@ def _moves_unseen(value: ir.Value) -> bool:
 
 
 def _difference(
-    node: ir.Node, directions: dict[ir.Value, ir.Value], wanted: list[int], emitted: list[ir.Node], prefix: str
+    node: ir.Node,
+    directions: dict[ir.Value, ir.Value],
+    wanted: list[int],
+    emitted: list[ir.Node],
+    prefix: str,
+    relative_step: float,
 ) -> list[ir.Value]:
     """Emit the central difference of a node along one direction; give the tangents of the wanted outputs."""
 
@@ -130,7 +134,7 @@ def _difference(
         empty = op("Less", scale, tiny, dtype=ir.DataType.BOOL)
         scale = op("Where", empty, number(1.0), scale, dtype=ir.DataType.FLOAT)
         steps.append(op("Div", scale, op("Max", largest(row), tiny)))
-    step = op("Mul", steps[0] if len(steps) == 1 else op("Min", *steps), number(RELATIVE_STEP))
+    step = op("Mul", steps[0] if len(steps) == 1 else op("Min", *steps), number(relative_step))
 
     moved: list[dict[ir.Value, ir.Value]] = [{}, {}]
     for value, row in directions.items():
@@ -157,7 +161,7 @@ def _scan(context: Context, node: ir.Node, rows: dict[ir.Value, ir.Value], wante
         entry = ir.Value(name=f"{prefix}/direction_{i}", type=value.type, shape=value.shape)
         entries[value] = entry
     emitted: list[ir.Node] = []
-    results = _difference(node, entries, wanted, emitted, f"{prefix}/body")
+    results = _difference(node, entries, wanted, emitted, f"{prefix}/body", context.difference_step)
     body = ir.Graph(list(entries.values()), results, nodes=emitted, name=f"{prefix}/body")
     scan = ir.Node(
         "",

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from lieaudit.autodiff.context import Context
+from lieaudit.autodiff.context import RELATIVE_STEP, Context
 from lieaudit.autodiff.rows import rows_or_zeros
 from lieaudit.autodiff.sizes import Dims
 from lieaudit.autodiff.tangent import Tangent
@@ -88,6 +88,7 @@ def rewrite(
     outputs: Sequence[str] | None = None,
     unroll: int | None = None,
     single: bool = False,
+    difference_step: float = RELATIVE_STEP,
 ) -> Rewritten:
     """Differentiate a graph, or a part of it, in forward mode.
 
@@ -108,6 +109,8 @@ def rewrite(
         convolutional networks run faster. Inputs and outputs are the same as without.
     single
         One direction, without an axis for it: every tangent has the shape of its value. ``unroll`` plays no part.
+    difference_step
+        Relative step of the central differences that stand for the ops without a rule.
     inputs, outputs
         Names of tensors that bound the part to differentiate (a segment); default: the inputs and outputs of the graph.
 
@@ -142,6 +145,7 @@ def rewrite(
             )
 
     context = Context(graph, opset=opset, lead=1 if unroll is None and not single else 0)
+    context.difference_step = difference_step
     values_in = tuple(value.name or "" for value in graph.inputs if not value.is_initializer())
     original = list(graph)
     tangents_in = _tangent_inputs(context, [by_name[name] for name in names], None if single else unroll)
