@@ -1,7 +1,7 @@
 # make demo   set everything up and run a real audit end to end (no torch)
 # make test   the whole test suite
 # make check  format, lint, types, drift of generated files
-# make torture  the long variants: 1000 kills of the server, 20 times the fuzzing
+# make torture  the long variants: 1000 kills of the server, 300 other faults, 10,000 watches, 20 times the fuzzing
 # make wheels the five distributions, into dist/
 # make site  the documentation, into site/
 # make proto  regenerate the gRPC code       make bench  timings, as ratios measured in one run
@@ -37,7 +37,8 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 torture: $(VENV)/.test
-	LIEAUDIT_KILLS=1000 LIEAUDIT_FUZZ=20 $(BIN)/python -m pytest tests/server/test_kills.py tests/server/test_fuzz.py
+	LIEAUDIT_KILLS=1000 LIEAUDIT_FAULTS=300 LIEAUDIT_WATCHES=10000 LIEAUDIT_FUZZ=20 $(BIN)/python -m pytest \
+	    tests/server/kills tests/server/test_endings.py tests/server/test_fuzz.py
 
 check: $(VENV)/.test $(VENV)-proto/.done
 	$(BIN)/ruff format --check .

@@ -15,6 +15,8 @@ import sqlite3
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Error numbers of a write that finds no space."""
 
+_SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
+
 
 class ConfigError(Exception):
     """A setting of the server is invalid; the server does not start."""
@@ -77,6 +79,22 @@ def disk_full() -> ServiceError:
         hint="delete models and data sets that are not needed, or ask the operator",
         retry_seconds=60.0,
     )
+
+
+def scarce() -> ServiceError:
+    """Make the error for a server that has no descriptor, process or memory left for a moment."""
+    return ServiceError(
+        "UNAVAILABLE",
+        "the server has no descriptors, processes or memory left",
+        reason="SERVER_BUSY",
+        hint="try again after the delay",
+        retry_seconds=5.0,
+    )
+
+
+def is_scarce(problem: BaseException) -> bool:
+    """Whether an exception says that descriptors, processes or memory are used up; others may give some back."""
+    return isinstance(problem, OSError) and problem.errno in _SCARCE
 
 
 def is_disk_full(problem: BaseException) -> bool:

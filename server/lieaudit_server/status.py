@@ -27,7 +27,7 @@ from lieaudit.errors import (
     SourceError,
     SpecError,
 )
-from lieaudit_server.errors import ServiceError, disk_full, is_disk_full
+from lieaudit_server.errors import ServiceError, disk_full, is_disk_full, is_scarce, scarce
 
 DOMAIN = "lieaudit"
 _MESSAGE_BYTES, _SUBJECT_BYTES, _HINT_BYTES = 700, 200, 400
@@ -54,6 +54,8 @@ def to_service_error(problem: BaseException) -> ServiceError:
         return ServiceError(code, problem.message, reason=problem.reason, subject=problem.subject, hint=problem.hint)
     if is_disk_full(problem):
         return disk_full()
+    if is_scarce(problem):
+        return scarce()
     return ServiceError(
         "INTERNAL", "the service failed; its log has the cause under this request id", reason="INTERNAL"
     )

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from lieaudit_server.config import Config
-from lieaudit_server.errors import ServiceError, is_disk_full
+from lieaudit_server.errors import ServiceError, is_disk_full, is_scarce
 from lieaudit_server.identity import LOCAL
 from lieaudit_server.metrics import Metrics
 from lieaudit_server.scheduling import jobs, oom
@@ -36,6 +36,7 @@ from lieaudit_server.store.folder import Folder
 _log = logging.getLogger(__name__)
 _RETRY_SECONDS = 5.0
 _COUNT_SECONDS = 5.0
+_SCARCE_SECONDS = 1.0
 T = TypeVar("T")
 
 
@@ -220,13 +221,23 @@ class Scheduler:
                 await self._attempt(audit, slot, running)
         except Exception as problem:  # noqa: BLE001 - one audit's failure is not the service's
             _log.exception("audit failed inside the service", extra={"audit_id": audit_id})
-            await self._give_up(audit_id, full=is_disk_full(problem))
+            if is_scarce(problem):
+                await self._put_back(audit_id)
+            else:
+                await self._give_up(audit_id, full=is_disk_full(problem))
         finally:
             await self._clean(audit_id)
             self.slots.give_back(slot)
             del self._running[audit_id]
             self._metrics.running.set(len(self._running))
             self._wake.set()
+
+    async def _put_back(self, audit_id: str) -> None:
+        """Let an audit wait again that could not be started or settled for want of descriptors: no try of its own."""
+        await asyncio.sleep(_SCARCE_SECONDS)
+        message = "the server had no descriptors, processes or memory left"
+        await self._insist(lambda db: audits.requeue(db, audit_id, message, counts=False))
+        self._journal.notify(audit_id)
 
     async def _give_up(self, audit_id: str, *, full: bool) -> None:
         failure = Failure("INTERNAL", "the service failed; its log has the cause")

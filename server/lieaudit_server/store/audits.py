@@ -203,9 +203,12 @@ def start(db: sqlite3.Connection, audit_id: str, oom_mark: str = "") -> Audit | 
     return _existing(db, audit_id)
 
 
-def requeue(db: sqlite3.Connection, audit_id: str, message: str) -> bool:
-    """Put an interrupted audit back into the queue."""
-    changed = db.execute("UPDATE audits SET state = 'queued' WHERE id = ? AND state = 'running'", (audit_id,)).rowcount
+def requeue(db: sqlite3.Connection, audit_id: str, message: str, *, counts: bool = True) -> bool:
+    """Put an interrupted audit back into the queue; its start ``counts`` among those it may have, or does not."""
+    changed = db.execute(
+        "UPDATE audits SET state = 'queued', attempts = attempts - ? WHERE id = ? AND state = 'running'",
+        (0 if counts else 1, audit_id),
+    ).rowcount
     if changed:
         add_event(db, audit_id, state="queued", message=message)
     return bool(changed)
