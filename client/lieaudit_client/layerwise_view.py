@@ -94,10 +94,18 @@ def layers_view(
 
 
 def _largest(layers: Sequence[tuple[str, report_pb2.Layerwise]], top: int) -> Matrix:
-    """Give the segments with the largest share anywhere, in the order of the network."""
+    """Give the segments that matter most over all generators, in the order of the network.
+
+    What counts is a share beside the largest of its generator: where large shares cancel, as those of brightness do in
+    batch normalisation, they say no more than others.
+    """
     order = list(dict.fromkeys(segment.name for _, found in layers for segment in found.segments))
     shares = [_shares(found) for _, found in layers]
-    loud = sorted(order, key=lambda name: -max(abs(own.get(name, 0.0)) for own in shares))[:top]
+    most = [max((abs(share) for share in own.values()), default=0.0) or 1.0 for own in shares]
+    weight = {
+        name: sum(abs(own.get(name, 0.0)) / whole for own, whole in zip(shares, most, strict=True)) for name in order
+    }
+    loud = sorted(order, key=lambda name: -weight[name])[:top]
     rows: list[tuple[Cell, list[Cell]]] = [
         ((brief(name),), [(percent(own[name]) if name in own else "–",) for own in shares])
         for name in order
