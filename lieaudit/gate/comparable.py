@@ -10,7 +10,18 @@ from lieaudit.report import Report
 from lieaudit.spec import AuditSpec
 
 # `max_images` is not here: the number of images measured is compared, however it was asked for.
-_SAME_SPEC = ("convention", "interpolation", "padding", "head", "seed", "preprocessing", "step", "secant_px")
+_SAME_SPEC = (
+    "convention",
+    "interpolation",
+    "padding",
+    "head",
+    "seed",
+    "preprocessing",
+    "step",
+    "secant_px",
+    "parts",
+    "anchors",
+)
 _OF_THE_PIXELS = ("resize", "crop")
 """What of a preprocessing says which pixels there are; the rest says how a model takes them."""
 _DEFAULTS = AuditSpec().to_dict()

@@ -23,6 +23,7 @@ from lieaudit.gate.comparable import require_paired, require_same_model, require
 from lieaudit.gate.decision import FAIL, INCONCLUSIVE, PASS, SKIPPED, WAIVED, Decision, RuleOutcome, RuleWaiver
 from lieaudit.gate.measure import Measured, Unmeasured, measure, negligible
 from lieaudit.gate.parsing import parse
+from lieaudit.gate.parts import missing, of_part, readings
 from lieaudit.gate.power import POWER, images_needed
 from lieaudit.report import Report
 from lieaudit.statistics import holm, p_at_least, p_at_most
@@ -41,6 +42,8 @@ class _Test:
     found: Measured | Unmeasured
     reason: str = ""
     """Why it cannot be decided whatever the numbers are; empty where it can."""
+    part: str = ""
+    """The result of a part that it is about; empty of outputs without parts."""
     negligible: bool = False
     """The candidate's LEE is zero for every purpose: it is no worse than anything."""
 
@@ -172,19 +175,29 @@ def _tests(
     tail: float,
     measures: Mapping[str, own.Measure],
 ) -> list[_Test]:
-    pairs = [(rule, generator) for rule in policy.rules for generator in rule.generators]
+    pairs = [
+        (rule, generator, part)
+        for rule in policy.rules
+        for generator in rule.generators
+        for part in readings(rule, generator, candidate)
+    ]
     # The smallest p-value that B draws can show, times the rules it is adjusted for, must lie well below the level.
     resamples = min(20_000, max(4_000, math.ceil(4 * len(pairs) / tail)))
     seed = int(candidate.spec.get("seed", 0))
     tests = []
-    for rule, generator in pairs:
+    for rule, generator, part in pairs:
         other = {"noninferiority": baseline, "gap": others.get(rule.subject)}.get(rule.kind)
-        if rule.kind == "limit" and rule.subject in measures:
-            found = own.measured(measures[rule.subject], rule, generator, candidate, resamples, seed)
+        mine = of_part(candidate, part, rule.statistic)
+        theirs = None if other is None else of_part(other, part, rule.statistic)
+        absent = missing(rule, candidate)
+        if absent:
+            found: Measured | Unmeasured = Unmeasured("PART_NEEDED", absent)
+        elif rule.kind == "limit" and rule.subject in measures:
+            found = own.measured(measures[rule.subject], rule, generator, mine, resamples, seed)
         else:
-            found = _found(rule, generator, candidate, other, resamples, seed)
+            found = _found(rule, generator, mine, theirs, resamples, seed)
         reason = ""
-        result = candidate.results.get(generator)
+        result = mine.results.get(generator)
         none = rule.kind == "noninferiority" and result is not None and negligible(result)
         if isinstance(found, Unmeasured):
             reason = found.reason
@@ -192,7 +205,7 @@ def _tests(
             reason = "RESULT_INCONCLUSIVE"
         elif found.images < policy.min_images:
             reason = "TOO_FEW_IMAGES"
-        tests.append(_Test(rule, generator, found, reason, none and reason in {"", "BASELINE_ZERO"}))
+        tests.append(_Test(rule, generator, found, reason, part, none and reason in {"", "BASELINE_ZERO"}))
     return tests
 
 
@@ -237,6 +250,7 @@ def _outcome(
     rule, found = test.rule, test.found
     outcome, reason = _decide(test, p, tail)
     said = sentences.sentence(rule, test.generator, found, outcome, reason, tail, policy.min_images, secant)
+    said = f"{test.part}: {said}" if test.part else said
     needed = None
     if power and outcome == INCONCLUSIVE and isinstance(found, Measured) and reason in _MORE_MAY_DECIDE:
         needed = images_needed(found, rule.limit, tail, tests)
@@ -255,6 +269,7 @@ def _outcome(
         images_needed=needed,
         reason=reason,
         subject=rule.subject or None,
+        part=test.part or None,
     )
     if isinstance(found, Measured):
         result = replace(

@@ -54,6 +54,7 @@ class RuleOutcome:
     images_needed: int | None = None
     reason: str = ""
     subject: str | None = None
+    part: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

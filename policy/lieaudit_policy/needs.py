@@ -16,6 +16,7 @@ def needs(policy: Policy, today: dt.date) -> dict[str, Any]:
         "relative": policy.relative,
         "needs_baseline": policy.needs_baseline,
         "datasets": policy.datasets,
+        "parts": policy.parts,
         "min_images": policy.min_images,
         "max_images": policy.max_images or 0,
         "on_inconclusive": policy.on_inconclusive,

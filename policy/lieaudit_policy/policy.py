@@ -31,15 +31,15 @@ WORST = "worst_direction"
 ON_INCONCLUSIVE = ("block", "fail", "warn", "more_images")
 
 _FIELDS_OF_KIND: dict[str, tuple[str, ...]] = {
-    "limit": ("max", "measure", "statistic"),
-    "noninferiority": ("margin", "statistic"),
-    "relative": ("max",),
+    "limit": ("max", "measure", "statistic", "part"),
+    "noninferiority": ("margin", "statistic", "part"),
+    "relative": ("max", "part"),
     "kind_share": ("layer_kind", "max"),
-    "gap": ("dataset", "margin", "direction", "statistic"),
-    WORST: ("max",),
+    "gap": ("dataset", "margin", "direction", "statistic", "part"),
+    WORST: ("max", "part"),
 }
 _REQUIRED: dict[str, tuple[str, ...]] = {
-    kind: tuple(name for name in names if name not in {"statistic", "direction", "measure"})
+    kind: tuple(name for name in names if name not in {"statistic", "direction", "measure", "part"})
     for kind, names in _FIELDS_OF_KIND.items()
 }
 _RULE_FIELDS = (
@@ -53,8 +53,11 @@ _RULE_FIELDS = (
     "dataset",
     "direction",
     "measure",
+    "part",
 )
 _ID = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
+_PART = r"[A-Za-z][A-Za-z0-9_-]{0,63}(\.(centre|size))?"
+_PART_RULE = "must be the name of a part, or of one result of it: boxes, boxes.centre, boxes.size"
 _ID_RULE = "must be letters, digits, '_', '.' and '-', at most 64"
 
 
@@ -76,6 +79,8 @@ class Rule:
     """The layer kind of a ``kind_share`` rule, the dataset of a ``gap`` rule; the measure of a ``limit`` not on LEE."""
     direction: str = ""
     """Of a ``gap`` rule: one of `DIRECTIONS`."""
+    part: str = ""
+    """The part of the outputs that it is about, ``boxes``, or one result of it, ``boxes.size``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,8 @@ class Policy:
     secant_px: float | None = None
     """Decide on secants of this root-mean-square displacement instead of on derivatives."""
     sha256: str = ""
+    parts: tuple[str, ...] = ()
+    """What the outputs hold, as ``--part`` takes it."""
     generators: tuple[str, ...] = field(init=False, default=())
 
     def __post_init__(self) -> None:
@@ -171,7 +178,17 @@ def schema() -> str:
 
 
 def _policy(root: yaml.MappingNode, problems: list[Problem], sha256: str, measures: Sequence[str]) -> Policy:
-    known = ("version", "confidence", "statistic", "images", "on_inconclusive", "secant_px", "rules", "waivers")
+    known = (
+        "version",
+        "confidence",
+        "statistic",
+        "images",
+        "on_inconclusive",
+        "secant_px",
+        "parts",
+        "rules",
+        "waivers",
+    )
     top = Fields(root, "", known, problems)
     top.require("version", "rules")
     top.integer("version", 1, 1, 1, "this lieaudit reads version 1")
@@ -193,7 +210,10 @@ def _policy(root: yaml.MappingNode, problems: list[Problem], sha256: str, measur
         if secant is not None and rule.kind in _NO_SECANTS:
             problems.append(Problem(rule.line, f"rules[{index}].kind", _NO_SECANTS[rule.kind], "leave secant_px out"))
     waivers = tuple(w for w in (_waiver(node, i, rules, problems) for i, node in enumerate(top.items("waivers"))) if w)
-    return Policy(rules, waivers, confidence, least, most, on_inconclusive, secant, sha256)
+    parts = top.texts("parts")
+    if secant is not None and (parts or any(rule.part for rule in rules)):
+        top.fail("secant_px", "parts are measured by derivatives", "leave secant_px out")
+    return Policy(rules, waivers, confidence, least, most, on_inconclusive, secant, sha256, parts)
 
 
 def _rules(top: Fields, statistic: str, measures: Sequence[str]) -> tuple[Rule, ...]:
@@ -241,7 +261,8 @@ def _rule(node: yaml.Node, index: int, statistic: str, measures: Sequence[str], 
     subject = measure if measure != MEASURES[0] else subject
     shown = {"relative": "relative", "kind_share": "share", WORST: "worst"}.get(kind, chosen)
     direction = entry.choice("direction", DIRECTIONS, "both") if kind == "gap" else ""
-    return Rule(name, kind, generators, limit, shown, line_of(node), subject, direction)
+    part = entry.text("part", "", _PART, _PART_RULE) if "part" in entry.entries else ""
+    return Rule(name, kind, generators, limit, shown, line_of(node), subject, direction, part)
 
 
 def expand(entry: Fields, name: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lieaudit_api.v1 import gate_pb2
 from lieaudit_client import AsyncClient, AuditFailedError, read_report
 from lieaudit_client.command import run
 from lieaudit_client.formats.parts import sentences
@@ -124,3 +125,54 @@ def test_a_part_that_does_not_fit_is_refused_by_the_service(client: Any, paths: 
     with pytest.raises(AuditFailedError, match=r"its shape \(32, 3\) holds 4 numbers") as caught:
         client.audit(paths / "ssd.onnx", paths / "set.npz", LEAN | {"parts": ["b=loc[:, :3]:xyxy"]})
     assert caught.value.reason == "INVALID_PART"
+
+
+POLICY = """version: 1
+images: {min: 4}
+parts: ["boxes=loc[:, :2]:points,unit=px", "scores=conf:invariant"]
+rules:
+  - {id: boxes, kind: limit, part: boxes, generators: [translation_x, rotation], max: 1000000000}
+  - {id: scores, kind: limit, part: scores, generators: translation_x, max: 0.0000000001}
+"""
+
+
+def test_the_gate_decides_on_boxes_and_scores(
+    client: Any, server: Any, paths: Path, parts: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = paths / "policy.yaml"
+    policy.write_text(POLICY)
+    forms = {name: paths / f"gate.{name}" for name in ("json", "junit", "sarif", "markdown", "html")}
+    command = ["gate", paths / "ssd.onnx", "--data", paths / "set.npz", "--policy", policy, "--server", server.target]
+    command += ["--bootstrap", 100, "--threads", 1]
+    for name, file in forms.items():
+        command += [f"--{name}", file]
+    assert run([str(part) for part in command]) == 1
+    shown = capsys.readouterr().out
+    assert "scores translation_x" in shown
+    decision = json.loads(forms["json"].read_text())
+    found = {(r["id"], r["part"], r["generator"]): r["outcome"] for r in decision["rules"]}
+    assert found == {
+        ("boxes", "boxes", "translation_x"): "pass",
+        ("boxes", "boxes", "rotation"): "pass",
+        ("scores", "scores", "translation_x"): "fail",
+    }
+    for name in ("junit", "sarif", "markdown"):
+        assert "scores translation_x" in forms[name].read_text().replace("\\_", "_"), name
+    assert "scores translation x" in forms["html"].read_text()
+    # --part replaces what the policy says
+    spec = LEAN | {"parts": parts}
+    report = client.audit(paths / "ssd.onnx", paths / "set.npz", spec)
+    request = gate_pb2.EvaluateRequest(candidate=gate_pb2.ReportSource(report=report), policy_yaml=POLICY)
+    decided = client.evaluate(request)
+    assert [(r.part, r.generator) for r in decided.rules] == [
+        ("boxes.centre", "translation_x"),
+        ("boxes.size", "translation_x"),
+        ("boxes.centre", "rotation"),
+        ("scores", "translation_x"),
+    ]
+
+    async def main() -> Any:
+        async with AsyncClient(server.target) as other:
+            return await other.evaluate(request)
+
+    assert asyncio.run(main()) == decided

@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 from lieaudit_api.v1 import gate_pb2
 
 from lieaudit_client.formats.numbers import number
-from lieaudit_client.formats.outcome import Outcome, headline, name_of
+from lieaudit_client.formats.outcome import Outcome, headline, judged, name_of
 
 _NOT_RUN = frozenset({"waived", "skipped"})
 # What XML 1.0 cannot hold, however it is escaped: it may come from a model's name.
@@ -52,7 +52,7 @@ def _case(suite: ET.Element, rule: gate_pb2.RuleOutcome) -> None:
     elif rule.outcome != "pass":
         kind = "failure" if rule.outcome == "fail" else "error"
         value = number(rule.value) if rule.HasField("value") else "not measured"
-        message = f"{rule.generator}: {value}, limit {number(rule.limit)}"
+        message = f"{judged(rule)}: {value}, limit {number(rule.limit)}"
         element = ET.SubElement(case, kind, {"type": _clean(rule.reason or rule.kind), "message": _clean(message)})
         element.text = _clean(rule.sentence)
     else:

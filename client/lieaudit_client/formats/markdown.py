@@ -11,7 +11,7 @@ import re
 from lieaudit_api.v1 import gate_pb2
 
 from lieaudit_client.formats.numbers import interval, number, short
-from lieaudit_client.formats.outcome import Outcome, headline
+from lieaudit_client.formats.outcome import Outcome, headline, judged
 
 LIMIT = 60_000
 """Characters; GitHub's 65,536 for a comment less what a job may add around it."""
@@ -71,7 +71,7 @@ def _row(rule: gate_pb2.RuleOutcome) -> str:
     cells = [
         f"{_MARK.get(rule.outcome, '')} {rule.outcome}{waiver}",
         text(rule.id, _MOST_IN_A_CELL),
-        text(rule.generator, _MOST_IN_A_CELL) + about,
+        text(judged(rule), _MOST_IN_A_CELL) + about,
         number(rule.value) if rule.HasField("value") else "not measured",
         text(interval(rule.interval)),
         f"≤ {number(rule.limit)}",

@@ -40,4 +40,9 @@ def headline(decision: gate_pb2.Decision) -> str:
 
 def name_of(rule: gate_pb2.RuleOutcome) -> str:
     """Give a rule's name together with its generator: unique within a decision."""
-    return f"{rule.id} [{rule.generator}]"
+    return f"{rule.id} [{judged(rule)}]"
+
+
+def judged(rule: gate_pb2.RuleOutcome) -> str:
+    """Say what a rule was decided on: a generator, and the part of the outputs where it is about one."""
+    return f"{rule.part} {rule.generator}" if rule.HasField("part") else rule.generator

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from lieaudit_api.v1 import gate_pb2
 
-from lieaudit_client.formats.outcome import Outcome, headline
+from lieaudit_client.formats.outcome import Outcome, headline, judged
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 HOME = "https://github.com/lieaudit/lieaudit"
@@ -115,7 +115,7 @@ def _descriptor(rule: gate_pb2.RuleOutcome) -> dict[str, Any]:
 
 
 def _result(rule: gate_pb2.RuleOutcome, index: int, outcome: Outcome) -> dict[str, Any]:
-    identity = f"{rule.id}/{rule.generator}/{rule.subject}"
+    identity = f"{rule.id}/{judged(rule)}/{rule.subject}"
     result: dict[str, Any] = {
         "ruleId": rule.id,
         "ruleIndex": index,
@@ -148,7 +148,7 @@ def _location(rule: gate_pb2.RuleOutcome, outcome: Outcome) -> dict[str, Any]:
             "artifactLocation": {"uri": _uri(outcome.policy_file), "index": 0},
             "region": {"startLine": max(1, rule.line)},
         },
-        "logicalLocations": [{"name": rule.generator, "kind": "member"}],
+        "logicalLocations": [{"name": judged(rule), "kind": "member"}],
     }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from lieaudit_client.formats import decision_json
 from lieaudit_client.formats import html as page
-from lieaudit_client.formats.outcome import Outcome
+from lieaudit_client.formats.outcome import Outcome, judged
 from lieaudit_client.report_json import dump_report, report_to_json
 
 _MEASURED = ("lee", "lee_per_px2", "relative")
@@ -30,8 +30,12 @@ def metrics(outcome: Outcome) -> dict[str, float]:
 
 
 def rule_metrics(outcome: Outcome) -> dict[str, float]:
-    """Give what the rules decided on by name: ``rule/ID/GENERATOR``, e.g. the ratio to the baseline."""
-    return {f"rule/{r.id}/{r.generator}": r.value for r in outcome.decision.rules if r.HasField("value")}
+    """Give what the rules decided on by name: ``rule/ID/GENERATOR``, e.g. the ratio to the baseline.
+
+    ``rule/ID/PART/GENERATOR`` where a rule is about a part of the outputs.
+    """
+    decided = [rule for rule in outcome.decision.rules if rule.HasField("value")]
+    return {f"rule/{r.id}/{judged(r).replace(' ', '/')}": r.value for r in decided}
 
 
 def params(outcome: Outcome) -> dict[str, str]:

@@ -15,6 +15,7 @@ from lieaudit_client.client import Client
 from lieaudit_client.exceptions import InvalidInputError
 from lieaudit_client.formats.outcome import Outcome
 from lieaudit_client.gate.sources import Measure, Resolver, Source
+from lieaudit_client.parts import anchors_of
 from lieaudit_client.registries.mlflow import NoChampionError
 from lieaudit_client.report_json import read_report
 
@@ -158,6 +159,10 @@ def _spec(check: gate_pb2.PolicyCheck, asked: spec_pb2.AuditSpec) -> spec_pb2.Au
     spec = spec_pb2.AuditSpec()
     spec.CopyFrom(asked)
     spec.generators[:] = check.generators
+    if check.parts and not spec.parts:
+        spec.parts[:] = check.parts
+        for name, tensor in anchors_of(check.parts, spec.anchors).items():
+            spec.anchors[name].CopyFrom(tensor)
     if check.layerwise != "none" and not spec.HasField("layerwise"):
         spec.layerwise = check.layerwise
     if check.HasField("secant_px"):

@@ -77,7 +77,7 @@ class CheckPolicyRequest(_message.Message):
     def __init__(self, policy_yaml: _Optional[str] = ...) -> None: ...
 
 class PolicyCheck(_message.Message):
-    __slots__ = ("problems", "generators", "layerwise", "needs_baseline", "datasets", "min_images", "max_images", "on_inconclusive", "rules", "waivers", "relative", "secant_px")
+    __slots__ = ("problems", "generators", "layerwise", "needs_baseline", "datasets", "min_images", "max_images", "on_inconclusive", "rules", "waivers", "relative", "secant_px", "parts")
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     GENERATORS_FIELD_NUMBER: _ClassVar[int]
     LAYERWISE_FIELD_NUMBER: _ClassVar[int]
@@ -90,6 +90,7 @@ class PolicyCheck(_message.Message):
     WAIVERS_FIELD_NUMBER: _ClassVar[int]
     RELATIVE_FIELD_NUMBER: _ClassVar[int]
     SECANT_PX_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
     problems: _containers.RepeatedCompositeFieldContainer[PolicyProblem]
     generators: _containers.RepeatedScalarFieldContainer[str]
     layerwise: str
@@ -102,7 +103,8 @@ class PolicyCheck(_message.Message):
     waivers: _containers.RepeatedCompositeFieldContainer[Waiver]
     relative: bool
     secant_px: float
-    def __init__(self, problems: _Optional[_Iterable[_Union[PolicyProblem, _Mapping]]] = ..., generators: _Optional[_Iterable[str]] = ..., layerwise: _Optional[str] = ..., needs_baseline: bool = ..., datasets: _Optional[_Iterable[str]] = ..., min_images: _Optional[int] = ..., max_images: _Optional[int] = ..., on_inconclusive: _Optional[str] = ..., rules: _Optional[int] = ..., waivers: _Optional[_Iterable[_Union[Waiver, _Mapping]]] = ..., relative: bool = ..., secant_px: _Optional[float] = ...) -> None: ...
+    parts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, problems: _Optional[_Iterable[_Union[PolicyProblem, _Mapping]]] = ..., generators: _Optional[_Iterable[str]] = ..., layerwise: _Optional[str] = ..., needs_baseline: bool = ..., datasets: _Optional[_Iterable[str]] = ..., min_images: _Optional[int] = ..., max_images: _Optional[int] = ..., on_inconclusive: _Optional[str] = ..., rules: _Optional[int] = ..., waivers: _Optional[_Iterable[_Union[Waiver, _Mapping]]] = ..., relative: bool = ..., secant_px: _Optional[float] = ..., parts: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PolicyProblem(_message.Message):
     __slots__ = ("line", "field", "message", "hint")
@@ -117,7 +119,7 @@ class PolicyProblem(_message.Message):
     def __init__(self, line: _Optional[int] = ..., field: _Optional[str] = ..., message: _Optional[str] = ..., hint: _Optional[str] = ...) -> None: ...
 
 class RuleOutcome(_message.Message):
-    __slots__ = ("id", "generator", "kind", "statistic", "outcome", "value", "limit", "interval", "baseline_value", "p_value", "adjusted_p_value", "sentence", "waiver", "images_needed", "line", "candidate_value", "images", "numerical_error", "reason", "subject")
+    __slots__ = ("id", "generator", "kind", "statistic", "outcome", "value", "limit", "interval", "baseline_value", "p_value", "adjusted_p_value", "sentence", "waiver", "images_needed", "line", "candidate_value", "images", "numerical_error", "reason", "subject", "part")
     ID_FIELD_NUMBER: _ClassVar[int]
     GENERATOR_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -138,6 +140,7 @@ class RuleOutcome(_message.Message):
     NUMERICAL_ERROR_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
     id: str
     generator: str
     kind: str
@@ -158,7 +161,8 @@ class RuleOutcome(_message.Message):
     numerical_error: float
     reason: str
     subject: str
-    def __init__(self, id: _Optional[str] = ..., generator: _Optional[str] = ..., kind: _Optional[str] = ..., statistic: _Optional[str] = ..., outcome: _Optional[str] = ..., value: _Optional[float] = ..., limit: _Optional[float] = ..., interval: _Optional[_Iterable[float]] = ..., baseline_value: _Optional[float] = ..., p_value: _Optional[float] = ..., adjusted_p_value: _Optional[float] = ..., sentence: _Optional[str] = ..., waiver: _Optional[_Union[Waiver, _Mapping]] = ..., images_needed: _Optional[int] = ..., line: _Optional[int] = ..., candidate_value: _Optional[float] = ..., images: _Optional[int] = ..., numerical_error: _Optional[float] = ..., reason: _Optional[str] = ..., subject: _Optional[str] = ...) -> None: ...
+    part: str
+    def __init__(self, id: _Optional[str] = ..., generator: _Optional[str] = ..., kind: _Optional[str] = ..., statistic: _Optional[str] = ..., outcome: _Optional[str] = ..., value: _Optional[float] = ..., limit: _Optional[float] = ..., interval: _Optional[_Iterable[float]] = ..., baseline_value: _Optional[float] = ..., p_value: _Optional[float] = ..., adjusted_p_value: _Optional[float] = ..., sentence: _Optional[str] = ..., waiver: _Optional[_Union[Waiver, _Mapping]] = ..., images_needed: _Optional[int] = ..., line: _Optional[int] = ..., candidate_value: _Optional[float] = ..., images: _Optional[int] = ..., numerical_error: _Optional[float] = ..., reason: _Optional[str] = ..., subject: _Optional[str] = ..., part: _Optional[str] = ...) -> None: ...
 
 class Waiver(_message.Message):
     __slots__ = ("owner", "reason", "expires", "expired")

@@ -9,7 +9,7 @@ from lieaudit_api.v1 import gate_pb2
 
 from lieaudit_client.formats.html.markup import badge, card, text
 from lieaudit_client.formats.numbers import interval, number
-from lieaudit_client.formats.outcome import ORDER, headline
+from lieaudit_client.formats.outcome import ORDER, headline, judged
 
 _SPANS = ((1.5, "⅔", "1.5×"), (2.0, "½", "2×"), (4.0, "¼", "4×"), (16.0, "1/16", "16×"))
 """How far a rule's bar reaches to either side of the limit, as a factor, and its end labels: the closest that fits."""
@@ -47,9 +47,9 @@ def rules(decision: gate_pb2.Decision) -> str:
 
 
 def _rule(rule: gate_pb2.RuleOutcome) -> str:
-    name = rule.generator.replace("_", " ")
+    name = judged(rule).replace("_", " ")
     about = f" · {rule.subject}" if rule.subject else ""
-    said = rule.sentence.removeprefix(f"{name}: ")
+    said = rule.sentence.removeprefix(f"{rule.part}: ").removeprefix(f"{rule.generator.replace('_', ' ')}: ")
     numbers = [
         f"p = {number(rule.adjusted_p_value)} after Holm" if rule.HasField("adjusted_p_value") else "",
         f"numerical error ± {number(rule.numerical_error)}" if rule.HasField("numerical_error") else "",
