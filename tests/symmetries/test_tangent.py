@@ -98,7 +98,7 @@ def test_reference_is_the_right_hand_derivative_of_the_flow_where_v_points_right
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("name", SPATIAL)
+@pytest.mark.parametrize("name", [name for name in SPATIAL if GENERATORS[name].affine])
 @pytest.mark.parametrize("shape", [(2, 3, 9, 9), (1, 2, 5, 9)])
 def test_reference_agrees_with_a_jvp_through_floor(noise, name, shape):
     """Independent: autograd through a bilinear sampler whose corner is floor(position), float64."""
@@ -237,8 +237,8 @@ def test_many_generators_are_one_by_one(noise, interpolation, padding, conventio
         one = tangent(images, name, **choice, zero_point=[0.1, 0.2, 0.3])
         np.testing.assert_array_equal(many[:, g], one)
     assert tangents(images, [], **choice).shape == (2, 0, 3, 6, 5)
-    assert tangents(images[0, :, None], NAMES, **choice).shape == (3, 10, 1, 6, 5)
-    assert tangents(images[0], NAMES, **choice).shape == (10, 3, 6, 5)
+    assert tangents(images[0, :, None], NAMES, **choice).shape == (3, len(NAMES), 1, 6, 5)
+    assert tangents(images[0], NAMES, **choice).shape == (len(NAMES), 3, 6, 5)
 
 
 @pytest.mark.parametrize(("interpolation", "padding", "convention"), EVERY)
