@@ -5,7 +5,8 @@ The graph may be of anything, and what is made of it runs wherever ONNX runs: it
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import onnx_ir.passes.common as passes
 
 from lieaudit import __version__
 from lieaudit.autodiff.extents import Symbolic
-from lieaudit.errors import ModelError, SpecError, UnsupportedOpError
+from lieaudit.errors import LieauditError, ModelError, SpecError, UnsupportedOpError
 from lieaudit.graph import versions
 from lieaudit.graph.forward.coverage import caveats
 from lieaudit.graph.forward.rewrite import Applied, rewrite
@@ -82,8 +83,14 @@ def jvp(
             subject="directions",
             hint="leave it out for one direction",
         )
-    graph = _Graph(model, active, inputs, outputs, ".tangent")
-    made = rewrite(graph.model, active=graph.active, inputs=inputs, outputs=graph.outputs, single=directions is None)
+    with _own_hints():
+        return _jvp(_Graph(model, active, inputs, outputs, ".tangent"), directions)
+
+
+def _jvp(graph: _Graph, directions: int | str | None) -> onnx.ModelProto:
+    made = rewrite(
+        graph.model, active=graph.active, inputs=graph.inputs, outputs=graph.outputs, single=directions is None
+    )
     return graph.finished(made.model, made.applied, ".tangent", directions)
 
 
@@ -114,10 +121,26 @@ def vjp(model: Source, *, wrt: Sequence[str] | None = None, outputs: Sequence[st
     ModelError, UnsupportedOpError
         As `jvp`; and NO_TRANSPOSE, naming the op, where it has no rule; OPSET_TOO_OLD; DYNAMIC_SHAPE.
     """
-    graph = _Graph(model, wrt, None, outputs, ".cotangent", reverse=True)
-    forward = rewrite(graph.model, active=graph.active, outputs=graph.outputs, single=True)
-    made = transpose(forward, graph.axes(forward.model.graph))
-    return graph.finished(made.model, made.applied, ".cotangent", None)
+    with _own_hints():
+        graph = _Graph(model, wrt, None, outputs, ".cotangent", reverse=True)
+        forward = rewrite(graph.model, active=graph.active, outputs=graph.outputs, single=True)
+        made = transpose(forward, graph.axes(forward.model.graph))
+        return graph.finished(made.model, made.applied, ".cotangent", None)
+
+
+@contextmanager
+def _own_hints() -> Iterator[None]:
+    """Give errors of an audit's steps the hint that helps here: another method is none."""
+    try:
+        yield
+    except LieauditError as problem:
+        if "--method" in problem.hint:
+            unknown = problem.reason in {"GRAPH_NOT_RUNNABLE", "DYNAMIC_SHAPE", "UNKNOWN_SHAPE"}
+            problem.hint = _FIXED if unknown else "leave it out of the part that is differentiated"
+        raise
+
+
+_FIXED = "give the open sizes numbers or common names, as onnxruntime.tools.make_dynamic_shape_fixed does"
 
 
 def _negative(directions: int | str) -> bool:
@@ -154,6 +177,14 @@ class _Graph:
         self.model = model
         graph = model.graph
         active, inputs, outputs = (self._meanwhile(names) for names in (active, inputs, outputs))
+        for names, what in ((active, "to differentiate by"), (outputs, "to differentiate")):
+            if names is not None and not names:
+                raise SpecError(
+                    f"no tensor {what} is named",
+                    reason="NOTHING_NAMED",
+                    subject=what,
+                    hint="leave it out for all that the graph has",
+                )
         self.inputs = inputs
         self.held = _freed(graph, active or ())
         self.inside = {v.name or "": v for node in graph for v in node.outputs if v.name in (active or ())}
@@ -173,7 +204,7 @@ class _Graph:
     def _meanwhile(self, names: Sequence[str] | None) -> list[str] | None:
         """Return what tensors that the user names are called meanwhile."""
         known = {user: name for name, user in self.called.items()}
-        return None if names is None else [known.get(name, name) for name in names]
+        return None if names is None else list(dict.fromkeys(known.get(name, name) for name in names))
 
     def axes(self, graph: ir.Graph) -> dict[tuple[str, int], Symbolic]:
         """Return the open axes of a rewritten graph's inputs under the names that the user gave them."""
@@ -312,7 +343,8 @@ def _active(graph: ir.Graph, names: Sequence[str] | None, inputs: Sequence[str] 
 def _outputs(graph: ir.Graph, names: Sequence[str] | None) -> list[str] | None:
     tensors = {value.name: value for node in graph for value in node.outputs}
     if names is None:
-        floats = [str(value.name) for value in graph.outputs if value.dtype in _FLOATS]
+        # an output that is an input has no derivative worth a graph, and its tangent's name is taken
+        floats = [str(v.name) for v in graph.outputs if v.dtype in _FLOATS and not v.is_graph_input()]
         if not floats:
             kinds = ", ".join(f"{value.name} ({value.dtype})" for value in graph.outputs)
             raise ModelError(

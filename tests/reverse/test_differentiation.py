@@ -223,6 +223,16 @@ def test_double_graphs():
     np.testing.assert_allclose(made["x.cotangent"], np.exp([1.0, 2.0]), rtol=1e-15)
 
 
+def test_an_output_that_is_an_input_is_left_out():
+    proto = model(
+        [helper.make_node("Neg", ["x"], ["y"])],
+        [("x", TensorProto.FLOAT, [2])],
+        [("x", TensorProto.FLOAT, [2]), ("y", TensorProto.FLOAT, [2])],
+    )
+    assert [o.name for o in lieaudit.vjp(proto, wrt=["x", "x"]).graph.output] == ["y", "x.cotangent"]
+    assert [o.name for o in lieaudit.jvp(proto).graph.output] == ["y", "y.tangent"]
+
+
 def test_what_nothing_depends_on_is_zero():
     proto = model(
         [helper.make_node("Neg", ["x"], ["y"])],
@@ -256,6 +266,11 @@ def _integers():
     )
 
 
+def _tied_sizes():
+    info = [("x", TensorProto.FLOAT, ["N", 3]), ("z", TensorProto.FLOAT, ["M", 3])]
+    return model([helper.make_node("Add", ["x", "z"], ["y"])], info, [("y", TensorProto.FLOAT, None)])
+
+
 REFUSED = {
     "no such input": (lambda: lieaudit.vjp(_two_inputs(), wrt=["z2"]), "NO_SUCH_INPUT", "z2"),
     "no such input, forward": (lambda: lieaudit.jvp(_two_inputs(), active=["z2"]), "NO_SUCH_INPUT", "z2"),
@@ -268,6 +283,9 @@ REFUSED = {
     "a name taken": (lambda: lieaudit.jvp(lieaudit.jvp(_two_inputs()), active=["x"]), "NAME_TAKEN", "x.tangent"),
     "no directions": (lambda: lieaudit.jvp(_two_inputs(), directions=0), "DIRECTIONS_INVALID", "directions"),
     "fewer directions": (lambda: lieaudit.jvp(_two_inputs(), directions=-2), "DIRECTIONS_INVALID", "directions"),
+    "nothing to differentiate": (lambda: lieaudit.vjp(_two_inputs(), outputs=[]), "NOTHING_NAMED", "to differentiate"),
+    "nothing to differentiate by": (lambda: lieaudit.jvp(_two_inputs(), active=[]), "NOTHING_NAMED", "by"),
+    "open sizes that must agree": (lambda: lieaudit.vjp(_tied_sizes()), "GRAPH_NOT_RUNNABLE", "Add"),
     "no file": (lambda: lieaudit.vjp("nowhere.onnx"), "MODEL_NOT_FOUND", "nowhere.onnx"),
     "no ONNX": (lambda: lieaudit.vjp(b"hello"), "NOT_ONNX", "ONNX"),
     "half a graph": (
@@ -285,6 +303,7 @@ def test_refused_by_name(case):
         call()
     assert refused.value.reason == reason
     assert named in str(refused.value) or named in refused.value.subject
+    assert "--method" not in refused.value.hint
 
 
 @pytest.mark.parametrize("mode", ["jvp", "vjp"])
