@@ -22,7 +22,8 @@ ORIGIN = "lieaudit.origin"
 _USERS = re.compile(r"^user:(.*):\d+$", re.DOTALL)
 _OWN = re.compile(rf"^({PREFIX}|tangent/|cotangent/|action/|shape/)")
 _DERIVED = re.compile(
-    r"^(.*)\.(tangent|cotangent|action|settled|frozen|folded|replaced|scales|zero_point|centred|scaled|batch|parts|place)$",
+    r"^(.*)\.(tangent|cotangent|action|settled|frozen|folded|replaced|scales|zero_point|centred|scaled|batch"
+    r"|parts(_\d+(\.\d+)?)?|place)$",
     re.DOTALL,
 )
 """A name made of a tensor's or a node's; it is lieaudit's only where that one is in the graph."""

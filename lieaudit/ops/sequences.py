@@ -124,9 +124,11 @@ def _parts(reader: Reader, node: ir.Node, x: ir.Value, sizes: Sequence[int], axi
         inputs.append(reader.constant(node, np.array(sizes, np.int64)))
     else:
         attributes["split"] = list(sizes)
-    made = ir.node("Split", inputs, attributes, num_outputs=len(sizes), name=f"{node.outputs[0].name}.parts")
+    # a later reading may cut the same tensor again, for what was not resolved before
+    name = f"{node.outputs[0].name}.parts_{reader.graph.num_nodes()}"
+    made = ir.node("Split", inputs, attributes, num_outputs=len(sizes), name=name)
     for k, value in enumerate(made.outputs):
-        value.name, value.type = f"{node.outputs[0].name}.{k}", x.type
+        value.name, value.type = f"{name}.{k}", x.type
     reader.graph.insert_before(node, made)
     return list(made.outputs)
 

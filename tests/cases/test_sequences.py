@@ -99,6 +99,18 @@ CASES: dict[str, tuple[Nodes, Callable[[np.ndarray], np.ndarray], int]] = {
         lambda x: x[:, 4:],
         17,
     ),
+    "a place counted from the length, beside one that is known": (
+        [
+            _split("c2"),
+            _at("c0", "a"),
+            _n("SequenceLength", ["s"], ["l"]),
+            _n("Sub", ["l", "c1"], ["p"]),
+            _at("p", "b"),
+            _n("Sub", ["b", "a"], ["y"]),
+        ],
+        lambda x: x[:, 4:] - x[:, :2],
+        17,
+    ),
     "under another name": ([_split("c2"), _n("Identity", ["s"], ["t"]), _at("c1", "y", "t")], lambda x: x[:, 2:4], 17),
     "optional tensor": ([_n("Optional", ["x"], ["o"]), _n("OptionalGetElement", ["o"], ["y"])], lambda x: x, 17),
     "optional sequence": (

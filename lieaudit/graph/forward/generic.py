@@ -35,7 +35,7 @@ def generic(context: Context, node: ir.Node) -> Outputs:
     for value in node.outputs:
         if isinstance(value.type, ir.SequenceType | ir.OptionalType):
             raise UnsupportedOpError(
-                f"{called(node)} makes a sequence whose length or places depend on the image",
+                f"{called(node)} makes a sequence, of which the length or a place that is read is no constant",
                 reason="NO_RULE",
                 subject=node.name or node.op_type,
                 hint="use --method finite_difference",
