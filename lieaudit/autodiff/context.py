@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from lieaudit.autodiff.sizes import Dims, size_of
+from lieaudit.autodiff.sizes import Dims, broadcast_dims, elements
 from lieaudit.autodiff.tangent import Tangent
 from lieaudit.errors import UnsupportedOpError
 from lieaudit.graph.names import called
@@ -114,7 +113,7 @@ class Context:
             value.type = ir.TensorType(kind) if kind is not None else None
         self.insert(node)
         if kind not in _SMALL and (known := [e for v in inputs if v is not None and (e := self.extent(v))]):
-            widest = max(known, key=_elements)
+            widest = max(known, key=elements)
             self.extents.update(dict.fromkeys(node.outputs, widest))
         self._emitted[key] = tuple(node.outputs)
         return self._emitted[key]
@@ -382,22 +381,10 @@ class Context:
         return self.op("Cast", value, dtype=dtype, to=int(dtype))
 
 
-def _elements(dims: Dims) -> int:
-    """Count the elements at one image and direction."""
-    return math.prod(size_of(size, 1, 1) for size in dims)
-
-
 def _same_rows(left: Tangent, right: Tangent) -> bool:
     return (left.stacked is not None and left.stacked is right.stacked) or (
         left.folded is not None and left.folded is right.folded
     )
-
-
-def broadcast_dims(left: Dims, right: Dims) -> Dims:
-    """Give the sizes of the broadcast of two shapes."""
-    rank = max(len(left), len(right))
-    a, b = (1,) * (rank - len(left)) + left, (1,) * (rank - len(right)) + right
-    return tuple(y if x == 1 else x for x, y in zip(a, b, strict=True))
 
 
 def _frozen(attribute: ir.Attr) -> object:

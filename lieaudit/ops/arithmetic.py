@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from lieaudit.autodiff.context import Context, broadcast_dims
+from lieaudit.autodiff.context import Context
 from lieaudit.autodiff.rows import times
+from lieaudit.autodiff.sizes import broadcast_dims
 from lieaudit.autodiff.tangent import Tangent
 from lieaudit.graph.nodes import constant, has_input, required
 from lieaudit.ops import commuting
