@@ -156,6 +156,25 @@ def test_knowing_a_checksum_does_not_give_the_file(guarded, kit, tokens, alices)
     assert alice(("models", "GetModel"), model_pb2.GetModelRequest(sha256=digest)).owner == "alice"
 
 
+def test_nobody_is_answered_from_another_s_audit(guarded, kit, tokens):
+    """`reuse` finds one's own audits only, an admin's too, who may see the others'."""
+    model, images = kit.tiny_model(seed=77), kit.tiny_dataset(count=3)
+    made = {}
+    for name in ("alice", "bob", "root"):
+        call = Bearer(guarded, tokens[1][name])
+        request = audit_pb2.CreateAuditRequest(
+            model_sha256=call.upload("model", model, "onnx").sha256,
+            dataset_sha256=call.upload("dataset", images, "npz").sha256,
+            spec=kit.FAST,
+            reuse=True,
+        )
+        made[name] = call(("audits", "CreateAudit"), request)
+        call(("audits", "WatchAudit"), audit_pb2.WatchAuditRequest(id=made[name].id))
+        assert call(("audits", "CreateAudit"), request).id == made[name].id, "one's own is the answer"
+    assert len({audit.id for audit in made.values()}) == 3
+    assert [audit.owner for audit in made.values()] == ["alice", "bob", "root"]
+
+
 def test_an_admin_sees_everything(guarded, tokens, alices):
     root = Bearer(guarded, tokens[1]["root"])
     assert alices[2].id in [a.id for a in root(("audits", "ListAudits"), audit_pb2.ListAuditsRequest()).audits]
