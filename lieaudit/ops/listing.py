@@ -17,11 +17,13 @@ One row per op of the table in `lieaudit/ops/`, made from it; `lieaudit inspect 
 ops. *Exact in*: operands whose tangents the rule takes; *steps in*: operands in which the output is piecewise constant;
 *outputs*: those that get a tangent. An operand or output that moves and is in no column, or a form that the rule does
 not take, goes to the next resort: the op's function body in the ONNX standard, else a central difference of that op
-alone, which reports name with the reason. *Axes*: what the op does to the layout is known. *Commutes*: a node can be
-proved, from its attributes and constants, to commute with the geometric generators, or with a gain.
+alone, which reports name with the reason. *Transposed in*: operands in which the op is linear and reverse mode turns it
+around; the derivatives of other ops are products with values, which are turned around too. *Axes*: what the op does to
+the layout is known. *Commutes*: a node can be proved, from its attributes and constants, to commute with the geometric
+generators, or with a gain.
 
-| op | rule | exact in | steps in | outputs | axes | commutes | kind |
-|---|---|---|---|---|---|---|---|
+| op | rule | exact in | steps in | outputs | transposed in | axes | commutes | kind |
+|---|---|---|---|---|---|---|---|---|
 """
 _NEWEST = 25
 """Opset whose names of operands are shown."""
@@ -43,6 +45,7 @@ def _row(op: Op) -> str:
         _operands(op, rule.operands) if rule is not None else "",
         _operands(op, rule.steps) if rule is not None else "",
         _outputs(op, rule) if rule is not None else "",
+        _transposed(op),
         "tracked" if op.layout is not None else "",
         ", ".join(claims),
         op.kind or "",
@@ -70,6 +73,14 @@ def _operands(op: Op, indices: object) -> str:
     if not names:
         return ""
     return "all" if len(found) == len(names) > 1 else ", ".join(found)
+
+
+def _transposed(op: Op) -> str:
+    """Return the operands in which reverse mode turns an op around, of those in which it is linear."""
+    if op.transpose is None or op.transpose.apply is None:
+        return ""
+    both = [i for i in range(len(_formal(op, "inputs"))) if i in op.transpose.operands and i in op.linear]
+    return _operands(op, both)
 
 
 def _outputs(op: Op, rule: Rule) -> str:
