@@ -9,13 +9,18 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+import lieaudit
 from lieaudit.data import open_dataset
 from lieaudit.derivatives.forward import ForwardDifferentiator
 from lieaudit.errors import BudgetError
 from lieaudit.graph.load import load_model
 from lieaudit.metrics.lee import PerImage, lie_derivative
 from lieaudit.spec import AuditSpec, Preprocessing
+from lieaudit.symmetries import GENERATORS as TABLE
 from lieaudit.symmetries import tangents
+from lieaudit.symmetries.affine import mean_square_displacement
+from lieaudit.symmetries.custom import custom_generator
+from lieaudit.symmetries.plan import plan_of
 
 GENERATORS = ("translation_x", "rotation")
 IMAGES = 96
@@ -73,6 +78,49 @@ def test_trained_models_are_exact(real_dir, oracle, assert_covers, name):
         assert np.median(error / lee) < 3e-5
         assert_covers(error <= 1e-4 * lee)
         assert_covers(error <= found.lee_error[:, g])
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", MODELS)
+def test_combined_generators_are_those_measured_directly_on_trained_models(real_dir, name):
+    model = load_model(real_dir / "models" / f"{name}.onnx")
+    x, _ = _inputs(real_dir, name, model, 24)
+    plan = plan_of(list(TABLE.values()), model.height, model.width, convention="central")
+    differentiator = ForwardDifferentiator(model, AuditSpec(threads=1))
+    found = []
+    for generators in (plan.measured, plan.asked):
+        v = tangents(x, generators, interpolation="bilinear", padding="reflect", convention="central")
+        found.append(lie_derivative(differentiator(x, v), model.head, generators, None))
+    measured, direct = found
+    combined, bars = np.stack(list(plan.combined(measured.value)), axis=1), plan.bars(measured.error)
+    off, scale = (np.linalg.norm(rows, axis=2) for rows in (combined - direct.value, direct.value))
+    assert np.all(off <= np.maximum(1e-5 * scale, bars + direct.error))
+    assert np.median(off / np.where(scale > 0, scale, 1.0)) < 2e-6
+
+
+@pytest.mark.real
+@pytest.mark.torch
+@pytest.mark.parametrize("name", ["resnet20_cifar10", "mnist_rot_cnn_plain"])
+def test_the_worst_direction_of_trained_models_is_that_bad_in_float64(real_dir, oracle, name):
+    """And none of four random ones is worse for the same displacement: of 1000, tests/core/test_directions.py."""
+    path = real_dir / "models" / f"{name}.onnx"
+    model = load_model(path)
+    x, _ = _inputs(real_dir, name, model, 8)
+    spec = AuditSpec(method="forward", threads=1, bootstrap=100, relative_images=0)
+    affine = lieaudit.audit(path, x, spec).affine
+    exact = oracle(ir.to_proto(model.model))
+    size = model.height, model.width
+
+    def lee(field):
+        mine = custom_generator("mine", np.asarray(field), *size)
+        v = tangents(x.astype(np.float64), [mine], interpolation="bilinear", padding="reflect", convention="central")
+        z, dz = exact.jvp(x, v[:, 0])
+        return np.mean(model.head.differential(z, dz[:, None])[:, 0] ** 2)
+
+    for stated in (affine.worst, affine.best):
+        assert lee(stated.field) == pytest.approx(stated.lee, rel=1e-4, abs=stated.error_bar)
+    for field in np.random.default_rng(0).standard_normal((4, 2, 3)) * [1, 1, max(size)]:
+        assert lee(field) <= affine.worst.lee * mean_square_displacement(field, *size) * (1 + 1e-4)
 
 
 @pytest.mark.real
