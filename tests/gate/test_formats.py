@@ -132,6 +132,8 @@ def test_markdown_renders_one_row_per_rule_and_escapes_everything(outcome: Outco
     assert page.findall(".//b") == []
     rendered = " ".join(page.itertext())
     assert "resnet<script>alert(1)</script> v8.onnx" in rendered
+    assert "4.02 per radians²" in rendered, "a LEE has a unit, a ratio none"
+    assert "1.54 per" not in rendered
     assert "@example.org" not in rendered, "a waiver's owner is not notified"
     for rule in outcome.decision.rules:
         if rule.outcome in {"fail", "inconclusive"}:

@@ -11,7 +11,7 @@ import re
 from lieaudit_api.v1 import gate_pb2
 
 from lieaudit_client.formats.numbers import interval, number, short
-from lieaudit_client.formats.outcome import Outcome, headline, judged
+from lieaudit_client.formats.outcome import Outcome, headline, judged, unit_of
 
 LIMIT = 60_000
 """Characters; GitHub's 65,536 for a comment less what a job may add around it."""
@@ -36,7 +36,7 @@ def render(outcome: Outcome, limit: int = LIMIT) -> str:
         "| | rule | generator | value | interval | limit | p (Holm) |",
         "|---|---|---|---:|---:|---:|---:|",
     ]
-    rows = [_row(rule) for rule in outcome.rules()]
+    rows = [_row(rule, outcome) for rule in outcome.rules()]
     foot = [
         "",
         f"Candidate `{short(decision.candidate_sha256)}`"
@@ -63,7 +63,7 @@ def text(value: str, most: int = _MOST_IN_A_SENTENCE) -> str:
     return _SPECIAL.sub(r"\\\1", cut).replace("@", "@\u200b")
 
 
-def _row(rule: gate_pb2.RuleOutcome) -> str:
+def _row(rule: gate_pb2.RuleOutcome, outcome: Outcome) -> str:
     waiver = ""
     if rule.HasField("waiver"):
         waiver = f" (waiver {'expired' if rule.waiver.expired else 'until'} {text(rule.waiver.expires, 20)})"
@@ -72,7 +72,7 @@ def _row(rule: gate_pb2.RuleOutcome) -> str:
         f"{_MARK.get(rule.outcome, '')} {rule.outcome}{waiver}",
         text(rule.id, _MOST_IN_A_CELL),
         text(judged(rule), _MOST_IN_A_CELL) + about,
-        number(rule.value) if rule.HasField("value") else "not measured",
+        f"{number(rule.value)} {unit_of(rule, outcome)}".rstrip() if rule.HasField("value") else "not measured",
         text(interval(rule.interval)),
         f"≤ {number(rule.limit)}",
         number(rule.adjusted_p_value) if rule.HasField("adjusted_p_value") else "–",

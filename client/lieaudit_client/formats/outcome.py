@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from lieaudit_api.v1 import gate_pb2, report_pb2
 
+from lieaudit_client.formats.numbers import per_unit
+
 ORDER = {"fail": 0, "inconclusive": 1, "waived": 2, "skipped": 3, "pass": 4}
 """Every outcome of a rule, the worst first."""
 
@@ -46,3 +48,14 @@ def name_of(rule: gate_pb2.RuleOutcome) -> str:
 def judged(rule: gate_pb2.RuleOutcome) -> str:
     """Say what a rule was decided on: a generator, and the part of the outputs where it is about one."""
     return f"{rule.part} {rule.generator}" if rule.HasField("part") else rule.generator
+
+
+def unit_of(rule: gate_pb2.RuleOutcome, outcome: Outcome) -> str:
+    """Say what the unit of a rule's value is: a LEE's; every ratio and share has none."""
+    report = outcome.candidate
+    results = report.parts[rule.part].results if rule.HasField("part") and rule.part in report.parts else report.results
+    if rule.kind != "limit" or rule.generator not in results:
+        return ""
+    if rule.subject:  # another measure than LEE
+        return "per px²" if rule.subject == "lee_per_px2" else ""
+    return per_unit(results[rule.generator].unit)

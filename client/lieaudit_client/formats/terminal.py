@@ -11,8 +11,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from lieaudit_client.formats.columns import Column, Fitted
-from lieaudit_client.formats.numbers import interval, number, per_unit
-from lieaudit_client.formats.outcome import Outcome, headline, judged
+from lieaudit_client.formats.numbers import interval, number
+from lieaudit_client.formats.outcome import Outcome, headline, judged, unit_of
 from lieaudit_client.printable import printable, printable_copy
 
 _STYLE = {"pass": "green", "fail": "bold red", "inconclusive": "bold yellow", "waived": "magenta", "skipped": "dim"}
@@ -56,18 +56,9 @@ def _cells(rule: gate_pb2.RuleOutcome, outcome: Outcome) -> list[Text]:
         number(rule.adjusted_p_value) if rule.HasField("adjusted_p_value") else "",
         number(rule.candidate_value) if rule.HasField("candidate_value") else "",
         number(rule.baseline_value) if rule.HasField("baseline_value") else "",
-        _unit(rule, outcome),
+        unit_of(rule, outcome),
     ]
     return [state, Text(rule.id), Text(judged(rule)), *map(Text, values)]
-
-
-def _unit(rule: gate_pb2.RuleOutcome, outcome: Outcome) -> str:
-    """Say what the value's unit is: a LEE's, or none, as that of every ratio and share."""
-    report = outcome.candidate
-    results = report.parts[rule.part].results if rule.HasField("part") and rule.part in report.parts else report.results
-    if rule.kind != "limit" or rule.generator not in results:
-        return ""
-    return per_unit(results[rule.generator].unit)
 
 
 def _unneeded(rule: gate_pb2.RuleOutcome) -> str:
