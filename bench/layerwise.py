@@ -29,8 +29,8 @@ from rich.table import Table
 from bench._models import CLASSES, resnet50, smooth_images, vit_small
 from lieaudit import AuditSpec
 from lieaudit.graph.load import load_model
-from lieaudit.layerwise.chain import Chain
-from lieaudit.layerwise.prepared import prepare
+from lieaudit.layerwise.forward_pass import Chain
+from lieaudit.layerwise.preparation import prepare
 from lieaudit.runtime.providers import usable_cores
 from lieaudit.runtime.session import Session
 from lieaudit.symmetries import tangents

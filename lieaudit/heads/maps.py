@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lieaudit.errors import ModelError
 from lieaudit.graph.arrangement import Arrangement
-from lieaudit.layerwise.prepared import tracked
+from lieaudit.layerwise.preparation import tracked
 from lieaudit.layouts.axes import GRID, HEIGHT, WIDTH, Atom, Axis, size_of
 from lieaudit.layouts.layout import Layout, layout_of
 

@@ -2,6 +2,6 @@
 
 from lieaudit.layerwise.attribution import Attributor, attribute_layers
 from lieaudit.layerwise.layers import LayerInfo, layers
-from lieaudit.layerwise.prepared import check_layouts
+from lieaudit.layerwise.preparation import check_layouts
 
 __all__ = ["Attributor", "LayerInfo", "attribute_layers", "check_layouts", "layers"]

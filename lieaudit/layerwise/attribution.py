@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from lieaudit.errors import BudgetError, ModelError
-from lieaudit.layerwise.chain import Chain
 from lieaudit.layerwise.differences import DifferenceChain
-from lieaudit.layerwise.prepared import prepare
+from lieaudit.layerwise.forward_pass import Chain
+from lieaudit.layerwise.preparation import prepare
 from lieaudit.layerwise.reduce import join, reduce_rows
 from lieaudit.layerwise.stages import StageError
 from lieaudit.layerwise.summary import Described, summarise
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lieaudit.derivatives.base import Differentiator, Float32Array, Float64Array
     from lieaudit.graph.load import AuditableModel
     from lieaudit.images import Images
-    from lieaudit.layerwise.rows import Rows
+    from lieaudit.layerwise.contribution_rows import Rows
     from lieaudit.layerwise.stages import Stage
     from lieaudit.progress import ProgressCallback
     from lieaudit.report import Layerwise

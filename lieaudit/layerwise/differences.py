@@ -24,9 +24,9 @@ import numpy as np
 import onnx_ir as ir
 
 from lieaudit.layerwise.action import Action, emit_action
+from lieaudit.layerwise.contribution_rows import Float32Array, Float64Array, Rows
 from lieaudit.layerwise.emitter import Emitter
-from lieaudit.layerwise.prepared import Prepared
-from lieaudit.layerwise.rows import Float32Array, Float64Array, Rows
+from lieaudit.layerwise.preparation import Prepared
 from lieaudit.layerwise.stages import (
     Stage,
     boundary_layouts,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lieaudit.layerwise.prepared import prepare
+from lieaudit.layerwise.preparation import prepare
 
 if TYPE_CHECKING:
     from lieaudit.graph.load import AuditableModel
@@ -40,7 +40,7 @@ def layers(model: AuditableModel, spec: AuditSpec) -> tuple[LayerInfo, ...]:
     Raises
     ------
     SpecError, ModelError
-        As `lieaudit.layerwise.prepared.prepare`.
+        As `lieaudit.layerwise.preparation.prepare`.
     """
     return tuple(
         LayerInfo(s.name, s.depth, s.kind, s.ops, s.boundary.name or "", s.layout.text)

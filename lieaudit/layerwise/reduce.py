@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from lieaudit.layerwise.rows import Rows
+from lieaudit.layerwise.contribution_rows import Rows
 
 if TYPE_CHECKING:
     from lieaudit.metrics.head import Head

@@ -13,9 +13,9 @@ import onnx_ir as ir
 
 from lieaudit.graph.nodes import reads
 from lieaudit.layerwise.commute import Prover
-from lieaudit.layerwise.groups import Groups
 from lieaudit.layerwise.kinds import kind_of
 from lieaudit.layerwise.modules import Path, block_paths, module_paths
+from lieaudit.layerwise.node_groups import Groups
 from lieaudit.layerwise.node_steps import grid_at, step_of
 from lieaudit.layouts.layout import Layout, layout_of
 from lieaudit.layouts.tracker import Tracker

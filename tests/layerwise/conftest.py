@@ -15,9 +15,9 @@ from lieaudit.derivatives.base import Float32Array, Float64Array
 from lieaudit.graph.forward import rewrite
 from lieaudit.graph.load import AuditableModel, load_model
 from lieaudit.layerwise.attribution import Attributor
-from lieaudit.layerwise.chain import Chain
-from lieaudit.layerwise.prepared import Prepared, prepare
-from lieaudit.layerwise.rows import Rows
+from lieaudit.layerwise.contribution_rows import Rows
+from lieaudit.layerwise.forward_pass import Chain
+from lieaudit.layerwise.preparation import Prepared, prepare
 from lieaudit.runtime.session import Session
 from lieaudit.spec import AuditSpec
 from lieaudit.symmetries import tangents

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from lieaudit.graph.load import load_model
-from lieaudit.layerwise.chain import Chain
 from lieaudit.layerwise.differences import DifferenceChain
-from lieaudit.layerwise.prepared import prepare
+from lieaudit.layerwise.forward_pass import Chain
+from lieaudit.layerwise.preparation import prepare
 from lieaudit.spec import AuditSpec
 from lieaudit.symmetries import tangents
 

@@ -7,7 +7,7 @@ import pytest
 from lieaudit.graph.load import load_model
 from lieaudit.layerwise import layers
 from lieaudit.layerwise.modules import _from_elements, _from_scopes
-from lieaudit.layerwise.prepared import prepare
+from lieaudit.layerwise.preparation import prepare
 from lieaudit.spec import AuditSpec
 
 

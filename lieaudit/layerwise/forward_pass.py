@@ -29,9 +29,9 @@ from lieaudit.errors import ModelError
 from lieaudit.graph.forward import Rewritten, rewrite
 from lieaudit.layerwise.action import Action, emit_action
 from lieaudit.layerwise.buffers import Buffers
+from lieaudit.layerwise.contribution_rows import Rows
 from lieaudit.layerwise.emitter import Emitter
-from lieaudit.layerwise.prepared import Prepared
-from lieaudit.layerwise.rows import Rows
+from lieaudit.layerwise.preparation import Prepared
 from lieaudit.layerwise.stages import Stage, boundary_layouts, cut_out, peak_bytes, shape_for, stage_errors
 from lieaudit.layouts.layout import Layout
 from lieaudit.ops import is_op

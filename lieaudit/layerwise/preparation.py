@@ -15,7 +15,7 @@ from lieaudit.errors import ModelError
 from lieaudit.graph.forward import inline_control_flow, measure_shapes
 from lieaudit.graph.forward.pixel_sizes import followers
 from lieaudit.graph.nodes import subgraphs
-from lieaudit.layerwise.probe import probe_integers
+from lieaudit.layerwise.constant_integers import probe_integers
 from lieaudit.layerwise.segments import Segmentation, segment
 from lieaudit.layerwise.stages import Stage, commuting, plan_stages, settle_shapes, shape_tensors
 from lieaudit.layerwise.tracking import track
