@@ -10,7 +10,6 @@ FOLDERS = ("lieaudit", "server", "client", "policy", "tests", "bench", "examples
 MODULE, FUNCTION = 400, 60
 
 LONG_MODULES = {
-    "lieaudit/autodiff/context.py": "the algebra of tangents, until the emitter of nodes is apart from it",
     "tests/cases/test_fused.py": "one table of cases",
     "tests/cases/test_heads.py": "to be split by kind of head",
     "tests/cases/test_intake.py": "to be split by kind of input",
