@@ -1,6 +1,6 @@
 # make demo   set everything up and run a real audit end to end (no torch)
 # make test   the whole test suite
-# make check  format, lint, types, drift of generated files
+# make check  format, lint, types, duplicates, imports, sizes, drift of generated files
 # make torture  the long variants: 1000 kills of the server, 300 other faults, 10,000 watches, 20 times the fuzzing
 # make wheels the five distributions, into dist/
 # make site  the documentation, into site/
@@ -44,6 +44,7 @@ check: $(VENV)/.test $(VENV)-proto/.done
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/packaging/test_duplicates.py tests/packaging/test_imports.py tests/packaging/test_module_sizes.py
 	PYTHON=$(VENV)-proto/bin/python proto/generate --check
 
 wheels: $(VENV)/.test

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lieaudit.errors import ModelError
 from lieaudit.graph.arrangement import Arrangement
 from lieaudit.layerwise.preparation import tracked
-from lieaudit.layouts.axes import GRID, HEIGHT, WIDTH, Atom, Axis, size_of
+from lieaudit.layouts.axes import GRID, HEIGHT, WIDTH, Axis, digits, size_of
 from lieaudit.layouts.layout import Layout, layout_of
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _arranged(layout: Layout, softmax: int) -> tuple[Arrangement | None, int]:
     if any(atom.parts or atom.shift for atom in atoms):
         return None, 0
     split = tuple(atom.size for atom in atoms)
-    rows, columns = (_digits(atoms, role) for role in (HEIGHT, WIDTH))
+    rows, columns = (digits(atoms, role) for role in (HEIGHT, WIDTH))
     leading = [at for at in range(len(atoms)) if at not in rows and at not in columns]
     channels = [part for part in axes if part and not _on_grid(part)]
     mixed = any(_on_grid(part) and any(atom.role not in GRID for atom in part) for part in axes)
@@ -96,8 +96,3 @@ def _arranged(layout: Layout, softmax: int) -> tuple[Arrangement | None, int]:
         if len(own) == 1 and own[0].role == role and own[0].size == own[0].total:
             return arrangement, place
     return None, 0
-
-
-def _digits(atoms: list[Atom], role: str) -> list[int]:
-    """Give the places of a coordinate's digits, the weightiest first."""
-    return sorted((at for at, atom in enumerate(atoms) if atom.role == role), key=lambda at: -atoms[at].unit)

@@ -81,6 +81,11 @@ def size_of(axis: Axis) -> int:
     return math.prod(atom.size for atom in axis)
 
 
+def digits(atoms: Sequence[Atom], role: str) -> list[int]:
+    """Return the places of a coordinate's digits, the weightiest first."""
+    return sorted((at for at, atom in enumerate(atoms) if atom.role == role), key=lambda at: -atoms[at].unit)
+
+
 def has_grid(axis: Axis) -> bool:
     """Say whether any position in the image lies on this axis."""
     return any(atom.role in GRID or atom.role in {"tokens", "mixed"} for atom in axis)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from lieaudit.layouts.axes import GRID, HEIGHT, WIDTH, Atom, size_of
+from lieaudit.layouts.axes import GRID, HEIGHT, WIDTH, Atom, digits, size_of
 from lieaudit.layouts.layout import Layout
 from lieaudit.symmetries import Generator, derivative_matrix, get_generator, velocity_field
 
@@ -67,7 +67,7 @@ class Action:
 
     def _on_grid(self, view: torch.Tensor, atoms: list[Atom]) -> torch.Tensor:
         """Act on a tensor whose axes are single atoms."""
-        rows, columns = (_digits(atoms, role) for role in (HEIGHT, WIDTH))
+        rows, columns = (digits(atoms, role) for role in (HEIGHT, WIDTH))
         order = [*(i for i in range(len(atoms)) if i not in rows and i not in columns), *rows, *columns]
         height, width = (math.prod(atoms[i].size for i in at) for at in (rows, columns))
         shifts = [atoms[at[0]].shift if at else 0 for at in (rows, columns)]
@@ -104,11 +104,6 @@ class Action:
             )
             self._matrices[size] = torch.as_tensor(values).to(self.device, self.dtype)
         return self._matrices[size]
-
-
-def _digits(atoms: list[Atom], role: str) -> list[int]:
-    """Return the places of a coordinate's digits, the weightiest first."""
-    return sorted((i for i, atom in enumerate(atoms) if atom.role == role), key=lambda i: -atoms[i].unit)
 
 
 def _size(atom: Atom) -> int:
