@@ -205,7 +205,7 @@ def test_a_baseline_from_other_images_is_refused_by_name(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "give --baseline REPORT.json, MODEL.onnx, audit:ID or mlflow:models:/NAME@ALIAS"),
+        ((), "give --baseline REPORT.json, MODEL.onnx, audit:ID, mlflow:models:/NAME@ALIAS or hf:OWNER/REPO@REVISION"),
         (("--baseline", "nothing-here"), "neither a file here nor an audit of the service"),
         (("--baseline", "audit:nothing-here"), "neither a file here nor an audit of the service"),
         (("--generators", "scale"), "the policy's rules say which ones are measured"),
