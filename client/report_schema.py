@@ -27,7 +27,7 @@ _STATUS = {"type": "string", "enum": ["ok", "inconclusive"]}
 
 
 def schema_of(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
-    """Give the JSON Schema of a type; dataclasses are collected in ``definitions`` and referred to."""
+    """Return the JSON Schema of a type; dataclasses are collected in ``definitions`` and referred to."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
         name = kind.__name__ if isinstance(kind, type) else type(kind).__name__
@@ -69,7 +69,7 @@ def _object(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def make() -> str:
-    """Give the schema's text."""
+    """Return the schema's text."""
     definitions: dict[str, Any] = {}
     schema_of(Report, definitions)
     top = definitions.pop("Report")

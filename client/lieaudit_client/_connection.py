@@ -132,7 +132,7 @@ class Connection:
             return False
 
     def credentials(self) -> grpc.ChannelCredentials | None:
-        """Give the TLS credentials, or None for plain text. Raises `InvalidInputError` on an unreadable file."""
+        """Return the TLS credentials, or None for plain text. Raises `InvalidInputError` on an unreadable file."""
         if self.insecure or (self.local and not self._tls_given):
             return None
         return grpc.ssl_channel_credentials(
@@ -142,11 +142,11 @@ class Connection:
         )
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Give the metadata that goes with every call."""
+        """Return the metadata that goes with every call."""
         return (("authorization", f"Bearer {self.token}"),) if self.token else ()
 
     def arguments(self) -> list[tuple[str, int | str]]:
-        """Give the channel's arguments."""
+        """Return the channel's arguments."""
         found: list[tuple[str, int | str]] = [*_COMMON_ARGUMENTS]
         if self.local:
             found.append(("grpc.enable_http_proxy", 0))

@@ -366,7 +366,7 @@ def audit_request(
 
 
 def failure_of(audit: audit_pb2.Audit) -> AuditFailedError:
-    """Give the exception for an audit that ended without a report."""
+    """Return the exception for an audit that ended without a report."""
     if audit.state == "cancelled":
         return AuditCancelledError(f"audit {audit.id} was cancelled", reason="CANCELLED", subject=audit.id)
     failure = audit.failure

@@ -31,7 +31,7 @@ class Sending:
         self._call.add_done_callback(lambda _: tell(None))
 
     def result(self) -> Any:
-        """Give the response of the ended call, or raise its error."""
+        """Return the response of the ended call, or raise its error."""
         return self._call.result()
 
     def cancel(self) -> None:

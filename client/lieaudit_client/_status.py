@@ -68,7 +68,7 @@ _FINAL = frozenset({"CERTIFICATE_NOT_TRUSTED", "CERTIFICATE_OF_ANOTHER", "NO_TLS
 
 
 def translate(error: grpc.RpcError, target: str) -> ClientError:
-    """Give the client's exception for a failed call to ``target``."""
+    """Return the client's exception for a failed call to ``target``."""
     call: Any = error  # RpcError promises nothing, but every error of a call is also the call
     code = call.code() if hasattr(call, "code") else grpc.StatusCode.UNKNOWN
     said = str(call.details() or "") if hasattr(call, "details") else ""

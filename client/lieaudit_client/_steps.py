@@ -76,7 +76,7 @@ class Sleep:
 
 @dataclass(frozen=True, slots=True)
 class Emit:
-    """Give the caller of a streaming method its next item."""
+    """Return the caller of a streaming method its next item."""
 
     item: Any
 
@@ -115,7 +115,7 @@ class Retry:
     draw: random.Random = field(default_factory=random.SystemRandom, compare=False, repr=False)
 
     def delay(self, failures: int, error: ClientError) -> float:
-        """Give the seconds to wait after so many failures in a row."""
+        """Return the seconds to wait after so many failures in a row."""
         backoff = min(self.longest, self.first * 2.0 ** min(failures - 1, 30)) * self.draw.uniform(0.5, 1.0)
         # Never earlier than the service asked for, and not all at that very moment.
         return backoff if error.retry_after is None else error.retry_after * self.draw.uniform(1.0, 1.2)
@@ -159,12 +159,12 @@ class Attempts:
 
 
 def until(timeout: float | None) -> float | None:
-    """Give the moment at which a time limit ends, on the monotonic clock."""
+    """Return the moment at which a time limit ends, on the monotonic clock."""
     return None if timeout is None else time.monotonic() + timeout
 
 
 def remaining(end: float | None, subject: str) -> float | None:
-    """Give the seconds left until ``end``. Raises `CallTimeoutError` where there are none."""
+    """Return the seconds left until ``end``. Raises `CallTimeoutError` where there are none."""
     if end is None:
         return None
     left = end - time.monotonic()

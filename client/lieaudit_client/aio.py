@@ -37,7 +37,7 @@ class _End:
 
 
 def _teller(news: asyncio.Queue[News]) -> Callable[[News], None]:
-    """Give what puts into a queue of the running event loop from another thread."""
+    """Return what puts into a queue of the running event loop from another thread."""
     loop = asyncio.get_running_loop()
 
     def tell(item: News) -> None:

@@ -260,7 +260,7 @@ class Client:
         self._result(self._operations.delete(requests.delete_audit(audit_id), timeout))
 
     def watch(self, audit_id: str, after: int = 0) -> Iterator[audit_pb2.AuditEvent]:
-        """Give the events of an audit after a sequence number, until the last; survives a restart of the service."""
+        """Return the events of an audit after a sequence number, until the last; survives a restart of the service."""
         return self._items(self._operations.watch(audit_id, after))
 
     def wait(self, audit_id: str, *, progress: ProgressCallback | None = None) -> report_pb2.Report:

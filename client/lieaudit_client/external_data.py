@@ -33,7 +33,7 @@ class _MalformedError(Exception):
 
 
 def external_data_locations(path: Path) -> tuple[str, ...]:
-    """Give the sorted ``location`` of every external tensor of an ONNX file.
+    """Return the sorted ``location`` of every external tensor of an ONNX file.
 
     A file that is not a protobuf message gives ``()``: the service says what is wrong with it. Raises OSError where the
     file cannot be read.
@@ -49,7 +49,7 @@ def external_data_locations(path: Path) -> tuple[str, ...]:
 
 
 def external_data_files(path: Path) -> tuple[tuple[str, Path], ...]:
-    """Give (location, file) of every external data file of an ONNX file.
+    """Return (location, file) of every external data file of an ONNX file.
 
     Model and data may both be links to files of one real folder, as in a model hub's cache; no other link is followed.
 

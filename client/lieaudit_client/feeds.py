@@ -28,7 +28,7 @@ _MAGIC = b"\x93NUMPY"
 
 
 def to_tensor(value: Any, name: str) -> spec_pb2.Tensor:
-    """Give the message of a value.
+    """Return the message of a value.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def parse_field(text: str) -> tuple[str, spec_pb2.Tensor]:
 
 
 def _flattened(value: Any, name: str) -> tuple[list[int], list[Any]]:
-    """Give the shape and the numbers of nested lists."""
+    """Return the shape and the numbers of nested lists."""
     shape: list[int] = []
     level = [value]
     while any(isinstance(item, Sequence) and not isinstance(item, str) for item in level):

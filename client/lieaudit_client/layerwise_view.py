@@ -52,13 +52,13 @@ class _Node:
     children: dict[str, _Node] = field(default_factory=dict)
 
     def everything(self) -> Iterator[report_pb2.Segment]:
-        """Give the segments of the whole subtree."""
+        """Return the segments of the whole subtree."""
         yield from self.segments
         for child in self.children.values():
             yield from child.everything()
 
     def child(self, path: Sequence[str]) -> _Node:
-        """Give the node at a path below this one, made where it is not there."""
+        """Return the node at a path below this one, made where it is not there."""
         if not path:
             return self
         return self.children.setdefault(path[0], _Node(path[0])).child(path[1:])
@@ -75,7 +75,7 @@ class _Node:
 def layers_view(
     layers: Sequence[tuple[str, report_pb2.Layerwise]], *, top: int = TOP, trees: bool = False
 ) -> Iterable[RenderableType]:
-    """Give the decomposition of all generators: the largest segments side by side, then how each adds up.
+    """Return the decomposition of all generators: the largest segments side by side, then how each adds up.
 
     ``top`` is how many segments are shown; ``trees`` adds the tree of every generator. Tensors that could not be cut at
     are the graph's, not a generator's: each is named once.
@@ -94,7 +94,7 @@ def layers_view(
 
 
 def _largest(layers: Sequence[tuple[str, report_pb2.Layerwise]], top: int) -> Matrix:
-    """Give the segments that matter most over all generators, in the order of the network.
+    """Return the segments that matter most over all generators, in the order of the network.
 
     What counts is a share beside the largest of its generator: where large shares cancel, as those of brightness do in
     batch normalisation, they say no more than others.
@@ -155,7 +155,7 @@ def _merged(layers: Sequence[tuple[str, report_pb2.Layerwise]]) -> Iterator[Text
 
 
 def layerwise_view(generator: str, found: report_pb2.Layerwise) -> Iterable[RenderableType]:
-    """Give the tree of one generator with bars, the totals by kind, and the largest cancellations."""
+    """Return the tree of one generator with bars, the totals by kind, and the largest cancellations."""
     root = _Node("")
     for segment in found.segments:
         root.child(_path(segment.name)).segments.append(segment)
@@ -171,7 +171,7 @@ def layerwise_view(generator: str, found: report_pb2.Layerwise) -> Iterable[Rend
 
 
 def layer_tree(layers: Iterable[model_pb2.LayerInfo]) -> Fitted:
-    """Give the module tree of an inspection with each segment's layout."""
+    """Return the module tree of an inspection with each segment's layout."""
     root = _Node("")
     for layer in layers:
         root.child(_path(layer.name)).layers.append(layer)
@@ -226,7 +226,7 @@ def _rows(node: _Node, indent: str, total: float, widest: float) -> Iterator[tup
 
 
 def _bar(share: float, widest: float) -> Text:
-    """Give a bar that grows to the right for a share and to the left for what works against the whole."""
+    """Return a bar that grows to the right for a share and to the left for what works against the whole."""
     length = round(_BAR * abs(share) / widest) if widest > 0 else 0
     if share < 0:
         return Text(" " * (_BAR - length) + "█" * length + "│" + " " * _BAR, style="red")

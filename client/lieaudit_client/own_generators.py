@@ -24,7 +24,7 @@ GROUP = "lieaudit.generators"
 
 
 def known() -> dict[str, EntryPoint]:
-    """Give what installed distributions bring, by name; the names of the table are never taken."""
+    """Return what installed distributions bring, by name; the names of the table are never taken."""
     return {entry.name: entry for entry in entry_points(group=GROUP) if entry.name not in GENERATORS}
 
 

@@ -23,7 +23,7 @@ def printable(text: str) -> str:
 
 
 def printable_copy(message: M) -> M:
-    """Give a copy of a message with all its texts, also the keys of its maps, made printable."""
+    """Return a copy of a message with all its texts, also the keys of its maps, made printable."""
     copy = type(message)()
     copy.CopyFrom(message)
     _clean(copy)

@@ -23,7 +23,7 @@ _MAX_BYTES = 1024 * 1024 * 1024
 
 
 def report_to_json(report: report_pb2.Report) -> dict[str, Any]:
-    """Give the JSON form of a report: the same dict as ``lieaudit.Report.to_dict()`` of the same content.
+    """Return the JSON form of a report: the same dict as ``lieaudit.Report.to_dict()`` of the same content.
 
     Values that were not measured are absent, never 0. The order of ``results`` and ``layerwise`` is that of
     ``spec.generators`` and that of ``parts`` of ``spec.parts``, which protobuf maps do not keep.
@@ -90,7 +90,7 @@ def read_report(path: str | Path) -> report_pb2.Report:
 
 
 def dump_report(report: report_pb2.Report) -> str:
-    """Give the JSON text of a report, as it is written to files."""
+    """Return the JSON text of a report, as it is written to files."""
     return json.dumps(report_to_json(report), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 

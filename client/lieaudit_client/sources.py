@@ -54,14 +54,14 @@ class Source:
         return sum(len(part) if isinstance(part, bytes) else part.size for part in self.parts)
 
     def sha256(self) -> str:
-        """Give the digest of all bytes, lower-case hex. Raises `InvalidInputError` where a file cannot be read."""
+        """Return the digest of all bytes, lower-case hex. Raises `InvalidInputError` where a file cannot be read."""
         digest = hashlib.sha256()
         for chunk in self.chunks():
             digest.update(chunk)
         return digest.hexdigest()
 
     def chunks(self, offset: int = 0) -> Iterator[bytes]:
-        """Give the bytes from ``offset`` on in pieces of `CHUNK_BYTES`, the last one shorter.
+        """Return the bytes from ``offset`` on in pieces of `CHUNK_BYTES`, the last one shorter.
 
         Raises
         ------

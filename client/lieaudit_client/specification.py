@@ -18,7 +18,7 @@ Specification = spec_pb2.AuditSpec | Mapping[str, Any] | None
 
 
 def to_spec(spec: Specification) -> spec_pb2.AuditSpec:
-    """Give the message; what is absent takes the service's documented default.
+    """Return the message; what is absent takes the service's documented default.
 
     Parameters
     ----------

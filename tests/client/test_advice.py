@@ -33,6 +33,10 @@ def test_a_small_or_opposing_share_is_no_reason_to_change(share: float) -> None:
     assert advice([("rotation", _layers(stem=share))]) == ()
 
 
+def test_layers_that_undo_each_other_own_nothing() -> None:
+    assert advice([("rotation", _layers(stem=5.6, late=-4.6))]) == ()
+
+
 def test_an_unsure_decomposition_is_no_ground_for_advice() -> None:
     part = _layers(stem=0.9)
     part.status = "inconclusive"

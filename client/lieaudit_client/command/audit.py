@@ -68,7 +68,7 @@ def audit(model: str, data: str, *, detach: bool, **options: Any) -> int:
 
 
 def _fetched(model: str, folder: Path, display: Display) -> tuple[str, str]:
-    """Give a model's file here, and what its registry calls it: empty where it is a file."""
+    """Return a model's file here, and what its registry calls it: empty where it is a file."""
     if not registries.is_named(model):
         return model, ""
     with display.working(f"fetching {model}"):

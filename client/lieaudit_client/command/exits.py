@@ -34,7 +34,7 @@ _MISSING_THERE = frozenset({"NO_SUCH_DEVICE", "ONNXRUNTIME_MISSING", "TORCH_NOT_
 
 
 def exit_code(error: ClientError) -> int:
-    """Give the exit code for an error."""
+    """Return the exit code for an error."""
     if isinstance(error, InvalidInputError):
         return USAGE
     if isinstance(error, OutputError):

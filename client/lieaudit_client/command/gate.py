@@ -231,7 +231,7 @@ def _finish(code: int, result: Result, registry: Registry | None, options: dict[
 
 
 def exit_code(outcome: Outcome) -> int:
-    """Give the exit code of a decision."""
+    """Return the exit code of a decision."""
     decision = outcome.decision
     if decision.verdict == "pass":
         return exits.OK

@@ -53,7 +53,7 @@ class GroupedCommand(click.Command):
 
 
 def option(group: str, *names: str, **settings: Any) -> Callable[[F], F]:
-    """Give `click.option` for an option of a group."""
+    """Return `click.option` for an option of a group."""
     return click.option(*names, cls=GroupedOption, group=group, **settings)
 
 

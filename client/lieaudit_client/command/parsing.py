@@ -145,7 +145,7 @@ def classes(_context: click.Context, _option: click.Parameter, value: str | None
 
 
 def step(_context: click.Context, _option: click.Parameter, value: str | None) -> dict[str, float]:
-    """Give the field of the specification that a step sets: ``step`` in units of t, ``secant_px`` in pixels."""
+    """Return the field of the specification that a step sets: ``step`` in units of t, ``secant_px`` in pixels."""
     if value is None:
         return {}
     text = value.strip().lower()

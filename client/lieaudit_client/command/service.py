@@ -31,7 +31,7 @@ _NONE: dict[str, Any] = {
 
 @contextlib.contextmanager
 def connect(options: Mapping[str, Any], display: Display | None = None) -> Iterator[Client]:
-    """Give a client of the service that the options of `server_options` name, or of one started for this call.
+    """Return a client of the service that the options of `server_options` name, or of one started for this call.
 
     ``display`` shows that it is being started: that takes seconds.
     """
@@ -49,7 +49,7 @@ def connect(options: Mapping[str, Any], display: Display | None = None) -> Itera
 
 
 def credentials(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the arguments of `Client` from the options of `server_options`."""
+    """Return the arguments of `Client` from the options of `server_options`."""
     names = ("ca_file", "cert_file", "key_file", "tls_name", "insecure")
     found = {name: options[name] for name in names}
     if options["token_file"]:

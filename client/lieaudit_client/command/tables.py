@@ -42,7 +42,7 @@ VERDICTS = {
 
 
 def report_view(report: report_pb2.Report, *, top: int = TOP, trees: bool = False) -> Iterable[RenderableType]:
-    """Give the whole text view of a report; of its layers the ``top`` largest, and every tree where asked for."""
+    """Return the whole text view of a report; of its layers the ``top`` largest, and every tree where asked for."""
     report = printable_copy(report)
     yield from _head(report)
     yield Text("")
@@ -66,7 +66,7 @@ def report_view(report: report_pb2.Report, *, top: int = TOP, trees: bool = Fals
 
 
 def inspection_view(inspection: model_pb2.Inspection, *, layers: bool) -> Iterable[RenderableType]:
-    """Give the text view of an inspection."""
+    """Return the text view of an inspection."""
     inspection = printable_copy(inspection)
     facts = _facts()
     opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in sorted(inspection.opsets.items()))
@@ -130,14 +130,14 @@ class _Missing:
             self.reasons.setdefault(entry.why, []).append(entry.what)
 
     def cell(self, path: str) -> str:
-        """Give the text for a cell that holds no value."""
+        """Return the text for a cell that holds no value."""
         for place, paths in enumerate(self.reasons.values(), 1):
             if path in paths:
                 return f"not measured ({place})"
         return "not measured"
 
     def lines(self) -> Iterable[str]:
-        """Give a line for each reason."""
+        """Return a line for each reason."""
         for place, (why, paths) in enumerate(self.reasons.items(), 1):
             more = f" and {len(paths) - _PATHS_SHOWN} more" if len(paths) > _PATHS_SHOWN else ""
             yield f"({place}) {', '.join(map(brief, paths[:_PATHS_SHOWN]))}{more}: {why}"

@@ -11,6 +11,8 @@ from lieaudit_client.formats.numbers import percent
 
 OWNS = 0.2
 """A segment with less of the error than this is not worth a change of its own."""
+CANCEL = 2.0
+"""Where positive shares add up to more, layers undo each other so much that none owns the error."""
 MOST = 3
 """Segments that are advised on."""
 
@@ -52,7 +54,7 @@ def advice(layers: Sequence[tuple[str, report_pb2.Layerwise]]) -> tuple[Advice, 
     """
     owned: dict[tuple[str, str], list[tuple[str, float]]] = {}
     for name, found in layers:
-        if found.status != "ok":
+        if found.status != "ok" or sum(max(0.0, segment.share) for segment in found.segments) > CANCEL:
             continue
         for segment in found.segments:
             if segment.share >= OWNS and not segment.commutes:

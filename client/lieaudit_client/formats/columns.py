@@ -71,7 +71,7 @@ class Fitted:
         return self._columns[place].bare and len(self._rows) > 1 and len(texts) == 1
 
     def natural(self) -> list[int]:
-        """Give the width of every column where nothing is short of room; long titles break over lines."""
+        """Return the width of every column where nothing is short of room; long titles break over lines."""
         return [self._natural(place) for place in range(len(self._columns))]
 
     def _natural(self, place: int) -> int:
@@ -128,7 +128,7 @@ class Fitted:
 
     @staticmethod
     def _beneath(console: Console, cells: Sequence[tuple[Column, Text]], room: int) -> Iterator[Text]:
-        """Give the cells that left the row, as many as fit on each line, each with its title."""
+        """Return the cells that left the row, as many as fit on each line, each with its title."""
         line = Text("")
         for column, cell in cells:
             if not cell.plain.strip() or column.drawn:

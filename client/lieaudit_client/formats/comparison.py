@@ -40,7 +40,7 @@ _TERMS: Mapping[str, _Read] = {
 
 
 def labels(paths: Sequence[str]) -> list[str]:
-    """Give each file a short label that no other has: its name without what all have in common."""
+    """Return each file a short label that no other has: its name without what all have in common."""
     stems = [Path(path).stem for path in paths]
     if len(set(stems)) < len(stems):
         return [path if stems.count(stem) > 1 else stem for path, stem in zip(paths, stems, strict=True)]
@@ -64,7 +64,7 @@ def _shared(words: list[list[str]]) -> int:
 
 
 def view(reports: Sequence[tuple[str, report_pb2.Report]]) -> Iterable[RenderableType]:
-    """Give what is printed: what keeps the reports from being compared, and a row per generator, a column per model."""
+    """Return what is printed: what keeps the reports from being compared, and rows by generator, columns by model."""
     for line in differences(reports):
         yield Text(printable(line), style="bold yellow")
     yield table([(printable(label), printable_copy(report)) for label, report in reports])
@@ -86,7 +86,7 @@ def differences(reports: Sequence[tuple[str, report_pb2.Report]]) -> list[str]:
 
 
 def table(reports: Sequence[tuple[str, report_pb2.Report]]) -> Matrix:
-    """Give the table: a row per generator with its unit of t, a column per model."""
+    """Return the table: a row per generator with its unit of t, a column per model."""
     rows: list[tuple[Cell, list[Cell]]] = [
         (_named(name, reports), [_cell(report, name) for _, report in reports])
         for name in dict.fromkeys(name for _, report in reports for name in [*report.spec.generators, *report.results])
@@ -98,7 +98,7 @@ def table(reports: Sequence[tuple[str, report_pb2.Report]]) -> Matrix:
 
 
 def _named(name: str, reports: Sequence[tuple[str, report_pb2.Report]]) -> Cell:
-    """Give a generator with the unit in which LEE takes t, where the reports agree on it."""
+    """Return a generator with the unit in which LEE takes t, where the reports agree on it."""
     units = {report.results[name].unit for _, report in reports if name in report.results}
     return (name, per_unit(units.pop())) if len(units) == 1 and "" not in units else (name,)
 

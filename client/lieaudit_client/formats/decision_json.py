@@ -13,7 +13,7 @@ SCHEMA = "lieaudit.decision/1"
 
 
 def to_dict(outcome: Outcome) -> dict[str, Any]:
-    """Give the decision and what it was made on; values that were not measured are absent."""
+    """Return the decision and what it was made on; values that were not measured are absent."""
     decision = json_format.MessageToDict(
         outcome.decision, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
@@ -31,5 +31,5 @@ def to_dict(outcome: Outcome) -> dict[str, Any]:
 
 
 def render(outcome: Outcome) -> str:
-    """Give the JSON text."""
+    """Return the JSON text."""
     return json.dumps(to_dict(outcome), indent=2, allow_nan=False, ensure_ascii=False) + "\n"

@@ -20,7 +20,7 @@ ABOUT = (
 
 
 def directions_view(affine: report_pb2.Affine) -> Iterable[RenderableType]:
-    """Give a block for each extreme, arrows beside what they mean, and a line for the mean."""
+    """Return a block for each extreme, arrows beside what they mean, and a line for the mean."""
     yield Text("\nevery direction")
     for name, found in extremes(affine):
         block = Table.grid(padding=(0, 3))

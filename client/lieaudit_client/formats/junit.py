@@ -22,7 +22,7 @@ _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff
 
 
 def render(outcome: Outcome) -> str:
-    """Give the XML text."""
+    """Return the XML text."""
     rules = outcome.decision.rules
     counts = {
         "tests": len(rules),

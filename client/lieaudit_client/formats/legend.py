@@ -23,7 +23,7 @@ ERROR_BAR = "error bar: numerical error of LEE. 95 % interval: how far other ima
 
 
 def legend(report: report_pb2.Report) -> Iterable[Padding]:
-    """Give the lines below the table: what the columns are, and what good looks like on these images."""
+    """Return the lines below the table: what the columns are, and what good looks like on these images."""
     if report.results:
         yield from (_line(text) for text in (LEE, RELATIVE, ERROR_BAR, *on_this_data(report)))
 

@@ -23,7 +23,7 @@ _MOST_IN_A_SENTENCE = 1500
 
 
 def render(outcome: Outcome, limit: int = LIMIT) -> str:
-    """Give the Markdown text, at most ``limit`` characters."""
+    """Return the Markdown text, at most ``limit`` characters."""
     decision = outcome.decision
     head = [
         f"## {_MARK.get(decision.verdict, '')} lieaudit gate: {text(headline(decision))}",

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def number(value: float | None) -> str:
-    """Give three significant digits, or "not measured"."""
+    """Return three significant digits, or "not measured"."""
     if value is None:
         return "not measured"
     if value == 0:
@@ -21,7 +21,7 @@ def number(value: float | None) -> str:
 
 
 def interval(bounds: Sequence[float]) -> str:
-    """Give ``[low, high]``, or a dash where there is none."""
+    """Return ``[low, high]``, or a dash where there is none."""
     return f"[{number(bounds[0])}, {number(bounds[1])}]" if len(bounds) == 2 else "–"
 
 
@@ -33,12 +33,12 @@ def per_unit(unit: str) -> str:
 
 
 def percent(value: float | None) -> str:
-    """Give a fraction as a percentage with one decimal."""
+    """Return a fraction as a percentage with one decimal."""
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
 def short(sha256: str) -> str:
-    """Give the first twelve digits of a checksum."""
+    """Return the first twelve digits of a checksum."""
     return sha256[:12]
 
 
@@ -50,7 +50,7 @@ def feed_line(feed: report_pb2.ReportFeed) -> str:
 
 
 def verdict_of(agreement: report_pb2.Agreement) -> str:
-    """Give the verdict of a cross-check; reports written before there were three hold a truth value."""
+    """Return the verdict of a cross-check; reports written before there were three hold a truth value."""
     return agreement.verdict or ("agrees" if agreement.agrees else "disagrees")
 
 
@@ -74,12 +74,12 @@ FEW_IMAGES = 256
 
 
 def lead(mean: Sequence[T], typical: Sequence[T], *, few: bool) -> tuple[T, ...]:
-    """Give the columns of the mean and those of the typical image, these first where few images decide the mean."""
+    """Return the columns of the mean and those of the typical image, these first where few images decide the mean."""
     return (*typical, *mean) if few else (*mean, *typical)
 
 
 def relative(result: report_pb2.GeneratorResult) -> str:
-    """Give `relative` with its interval, or "not measured"."""
+    """Return `relative` with its interval, or "not measured"."""
     if not result.HasField("relative"):
         return "not measured"
     said = number(result.relative)

@@ -23,7 +23,7 @@ class Outcome:
     datasets: dict[str, report_pb2.Report] = field(default_factory=dict)
 
     def rules(self) -> list[gate_pb2.RuleOutcome]:
-        """Give the rules, the worst first."""
+        """Return the rules, the worst first."""
         return sorted(self.decision.rules, key=lambda rule: ORDER.get(rule.outcome, 0))
 
     def names(self) -> str:
@@ -36,12 +36,12 @@ class Outcome:
 
 
 def headline(decision: gate_pb2.Decision) -> str:
-    """Give the verdict in words, as the service says it; an older service says the verdict alone."""
+    """Return the verdict in words, as the service says it; an older service says the verdict alone."""
     return decision.headline or decision.verdict.upper()
 
 
 def name_of(rule: gate_pb2.RuleOutcome) -> str:
-    """Give a rule's name together with its generator: unique within a decision."""
+    """Return a rule's name together with its generator: unique within a decision."""
     return f"{rule.id} [{judged(rule)}]"
 
 

@@ -20,7 +20,7 @@ HOW = (
 
 
 def parts_view(report: report_pb2.Report) -> Iterable[RenderableType]:
-    """Give a table for each part, and the sentences below them."""
+    """Return a table for each part, and the sentences below them."""
     for name in in_order(report):
         part = report.parts[name]
         yield Text(f"{name}  {described(part)}", style="bold")

@@ -10,7 +10,7 @@ _FEWEST = 3
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Give Spearman's ρ, ties at their mean rank; None for fewer than three pairs, or where one side is constant."""
+    """Return Spearman's ρ, ties at their mean rank; None for fewer than three pairs, or where one side is constant."""
     if len(first) < _FEWEST:
         return None
     a, b = _ranks(first), _ranks(second)

@@ -56,7 +56,7 @@ _KINDS = {
 
 
 def render(outcome: Outcome) -> str:
-    """Give the SARIF text."""
+    """Return the SARIF text."""
     decision = outcome.decision
     used: dict[str, gate_pb2.RuleOutcome] = {}
     for rule in decision.rules:
@@ -167,7 +167,7 @@ def _properties(rule: gate_pb2.RuleOutcome) -> dict[str, Any]:
 
 
 def _uri(path: str) -> str:
-    """Give a relative reference for a relative path, and a file URI for an absolute one (RFC 3986)."""
+    """Return a relative reference for a relative path, and a file URI for an absolute one (RFC 3986)."""
     pure = PurePath(path)
     if pure.is_absolute():
         return pure.as_uri()

@@ -32,7 +32,7 @@ _COLUMNS = (
 
 
 def view(outcome: Outcome) -> Iterable[RenderableType]:
-    """Give what is printed, without anything that a terminal could obey."""
+    """Return what is printed, without anything that a terminal could obey."""
     names = printable(outcome.names())
     decision = printable_copy(outcome.decision)
     outcome = replace(outcome, decision=decision)

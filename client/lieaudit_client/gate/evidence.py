@@ -15,7 +15,7 @@ _LONG = {"feeds", "layouts", "classes"}
 
 
 def metrics(outcome: Outcome) -> dict[str, float]:
-    """Give the candidate's numbers by name: ``lee/GENERATOR``, ``lee_per_px2/…``, ``relative/…``, and ``top1``.
+    """Return the candidate's numbers by name: ``lee/GENERATOR``, ``lee_per_px2/…``, ``relative/…``, and ``top1``.
 
     What was not measured has no entry.
     """
@@ -30,7 +30,7 @@ def metrics(outcome: Outcome) -> dict[str, float]:
 
 
 def rule_metrics(outcome: Outcome) -> dict[str, float]:
-    """Give what the rules decided on by name: ``rule/ID/GENERATOR``, e.g. the ratio to the baseline.
+    """Return what the rules decided on by name: ``rule/ID/GENERATOR``, e.g. the ratio to the baseline.
 
     ``rule/ID/PART/GENERATOR`` where a rule is about a part of the outputs.
     """
@@ -39,7 +39,7 @@ def rule_metrics(outcome: Outcome) -> dict[str, float]:
 
 
 def params(outcome: Outcome) -> dict[str, str]:
-    """Give the settings: the specification, the digests of what was compared, and the versions that computed it."""
+    """Return the settings: the specification, the digests of what was compared, and the versions that computed it."""
     report, decision = outcome.candidate, outcome.decision
     found = {
         "model_sha256": report.model.sha256,
@@ -67,7 +67,7 @@ def _flat(name: str, value: Any) -> dict[str, str]:
 
 
 def artefacts(outcome: Outcome, alias: str | None = None) -> dict[str, str]:
-    """Give the files by name; ``alias`` is the one that a pass is to move."""
+    """Return the files by name; ``alias`` is the one that a pass is to move."""
     found = {
         "decision.json": decision_json.render(outcome),
         "report.json": dump_report(outcome.candidate),

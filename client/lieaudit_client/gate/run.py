@@ -77,7 +77,7 @@ def check_here(policy_yaml: str) -> gate_pb2.PolicyCheck:
 
 
 def problem_lines(check: gate_pb2.PolicyCheck, path: str) -> list[str]:
-    """Give a line ``FILE:LINE: field: message (hint)`` for each problem of a policy."""
+    """Return a line ``FILE:LINE: field: message (hint)`` for each problem of a policy."""
     lines = []
     for problem in check.problems:
         field = f"{problem.field}: " if problem.field else ""

@@ -45,7 +45,7 @@ class Source:
         return self.hub.label if self.hub is not None else ""
 
     def measure(self, measure: Measure, data: str | None, spec: spec_pb2.AuditSpec) -> report_pb2.Report:
-        """Give the report: the fixed one, or that of an audit now."""
+        """Return the report: the fixed one, or that of an audit now."""
         if self.report is not None:
             return self.report
         if data is None:
@@ -58,7 +58,7 @@ class Source:
         return self._named(measure(self.model, data, spec))
 
     def measured_before(self, like: report_pb2.Report, spec: spec_pb2.AuditSpec) -> report_pb2.Report | None:
-        """Give the report of the model's own gate where an audit as ``like`` would come out the same again.
+        """Return the report of the model's own gate where an audit as ``like`` would come out the same again.
 
         ``like`` is what the model is compared with, measured now; ``spec`` is what is asked of this model.
         """
@@ -81,7 +81,7 @@ class Resolver:
     registry: Registry | None = field(default=None)
 
     def resolve(self, name: str, role: str) -> Source:
-        """Give the source of a name.
+        """Return the source of a name.
 
         Raises
         ------

@@ -179,7 +179,7 @@ class Registry:
         raise NoChampionError(name, alias, meant(alias, aliases) + before)
 
     def _logged_by(self, run: Any, path: str) -> str:
-        """Give the id of the logged model that ``runs:/RUN/PATH`` is, where it is one (MLflow 3)."""
+        """Return the id of the logged model that ``runs:/RUN/PATH`` is, where it is one (MLflow 3)."""
         outputs = getattr(run, "outputs", None)
         for output in outputs.model_outputs if outputs is not None else ():
             if self._client.get_logged_model(output.model_id).name == path.strip("/"):

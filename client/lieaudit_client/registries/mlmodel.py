@@ -10,7 +10,7 @@ from lieaudit_client.exceptions import InvalidInputError
 
 
 def onnx_files(folder: Path) -> list[Path]:
-    """Give the file that the ONNX flavour names, or every ``.onnx`` file there is.
+    """Return the file that the ONNX flavour names, or every ``.onnx`` file there is.
 
     Raises `InvalidInputError` where the description is not MLflow's, or names a file outside the model's folder: a
     model from elsewhere must not make the client send other files.

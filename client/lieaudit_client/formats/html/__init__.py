@@ -77,7 +77,7 @@ def render(
     *,
     promote: str | None = None,
 ) -> str:
-    """Give the page of one report, of a comparison, or (with ``decision``) of the gate's verdict."""
+    """Return the page of one report, of a comparison, or (with ``decision``) of the gate's verdict."""
     page = Shown(measurements.as_decided(candidate, decision), baseline, decision, promote)
     made = [(section.id, section.name, section.make(page)) for section in SECTIONS]
     title = f"{decision.verdict.upper()}: {candidate.model.name}" if decision is not None else candidate.model.name
@@ -85,7 +85,7 @@ def render(
 
 
 def render_comparison(reports: Sequence[tuple[str, report_pb2.Report]]) -> str:
-    """Give the page of many models: every generator at once, against accuracy, and by layers."""
+    """Return the page of many models: every generator at once, against accuracy, and by layers."""
     made = [
         ("generators", "symmetries", many.generators(reports)),
         ("accuracy", "accuracy", many.accuracy(reports)),

@@ -24,7 +24,7 @@ Side = tuple[str, str, report_pb2.Report]
 
 
 def names(results: Mapping[str, Any], spec: report_pb2.Report | None = None) -> list[str]:
-    """Give the generators of a report in the order they were asked for."""
+    """Return the generators of a report in the order they were asked for."""
     order = list(spec.spec.generators) if spec is not None else []
     return sorted(results, key=lambda name: (order.index(name) if name in order else len(order), name))
 

@@ -16,7 +16,7 @@ _ACROSS = 9
 
 
 def directions(candidate: report_pb2.Report, baseline: report_pb2.Report | None) -> str:
-    """Give the card of every direction; nothing where no report holds it."""
+    """Return the card of every direction; nothing where no report holds it."""
     both = [("candidate" if baseline is not None else "model", "candidate", candidate)]
     if baseline is not None:
         both.append(("baseline", "baseline", baseline))

@@ -27,13 +27,13 @@ class Node:
     segment: report_pb2.Segment | None = None
 
     def share(self) -> float:
-        """Give the share of the whole; shares add up."""
+        """Return the share of the whole; shares add up."""
         own = self.segment.share if self.segment is not None else 0.0
         return own + sum(child.share() for child in self.children.values())
 
 
 def layers(candidate: report_pb2.Report, baseline: report_pb2.Report | None) -> str:
-    """Give the layerwise section; empty where nothing was attributed."""
+    """Return the layerwise section; empty where nothing was attributed."""
     order = charts.names(candidate.layerwise, candidate)
     if not order:
         return ""
@@ -69,7 +69,7 @@ def _facts(part: report_pb2.Layerwise) -> str:
 
 
 def tree(part: report_pb2.Layerwise) -> str:
-    """Give the modules with their shares: one scale and one zero line for all bars, however deep they stand."""
+    """Return the modules with their shares: one scale and one zero line for all bars, however deep they stand."""
     root = Node("")
     for segment in part.segments:
         place = root
@@ -100,7 +100,7 @@ def _ticks(scale: Scale) -> list[tuple[float, str]]:
 
 
 def _shares(node: Node) -> list[float]:
-    """Give the shares of all rows below a node."""
+    """Return the shares of all rows below a node."""
     found = []
     for child in node.children.values():
         found += [child.share(), *_shares(child)]

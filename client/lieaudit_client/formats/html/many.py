@@ -16,7 +16,7 @@ Named = Sequence[tuple[str, report_pb2.Report]]
 
 
 def head(reports: Named) -> str:
-    """Give the models with what their labels stand for, and what keeps them from being compared."""
+    """Return the models with what their labels stand for, and what keeps them from being compared."""
     warning = "".join(
         f"<p>{badge('inconclusive', 'different terms')} {text(line)}</p>" for line in comparison.differences(reports)
     )
@@ -35,7 +35,7 @@ def head(reports: Named) -> str:
 
 
 def generators(reports: Named) -> str:
-    """Give all generators at once: a row each, a column per model, the least LEE of each row marked."""
+    """Return all generators at once: a row each, a column per model, the least LEE of each row marked."""
     order = _order(reports)
     rows = []
     for name in order:
@@ -64,7 +64,7 @@ def _cell(result: report_pb2.GeneratorResult | None, least: float, *, alone: boo
 
 
 def accuracy(reports: Named) -> str:
-    """Give LEE against accuracy for all generators (Gruver et al. 2023, Figure 1), each with its rank correlation."""
+    """Return LEE against accuracy for all generators (Gruver et al. 2023, Figure 1), each with its rank correlation."""
     labelled = [(label, report) for label, report in reports if report.data.HasField("top1")]
     if not labelled:
         return card("accuracy", "Against accuracy", "", "<p>Not shown: no report has labels.</p>")
@@ -83,7 +83,7 @@ def accuracy(reports: Named) -> str:
 
 
 def layers(reports: Named) -> str:
-    """Give the shares by kind of layer, a column per model; empty where nothing was attributed."""
+    """Return the shares by kind of layer, a column per model; empty where nothing was attributed."""
     order = [name for name in _order(reports) if any(name in report.layerwise for _, report in reports)]
     panels = []
     for name in order:

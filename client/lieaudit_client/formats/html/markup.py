@@ -16,14 +16,14 @@ def text(value: object) -> str:
 
 
 def badge(state: str, label: str = "") -> str:
-    """Give a state as a pill with an icon, so that it does not depend on colour."""
+    """Return a state as a pill with an icon, so that it does not depend on colour."""
     kind = state if state in ICONS else ""
     icon = f'<span aria-hidden="true">{ICONS.get(state, "·")}</span>'
     return f'<span class="badge {kind}">{icon}{text(label or state)}</span>'
 
 
 def card(name: str, title: str, hint: str, body: str) -> str:
-    """Give one section of the page; ``hint`` and ``body`` are HTML."""
+    """Return one section of the page; ``hint`` and ``body`` are HTML."""
     said = f'<p class="hint">{hint}</p>' if hint else ""
     return f'<section class="card" id="{name}"><h2>{text(title)}</h2>{said}{body}</section>'
 
@@ -36,7 +36,7 @@ def table(
     *,
     said: str,
 ) -> str:
-    """Give a table from HTML cells; ``numeric`` columns are set right, ``wide`` ones hold running text.
+    """Return a table from HTML cells; ``numeric`` columns are set right, ``wide`` ones hold running text.
 
     Where the screen is narrow it scrolls sideways under its first column; ``said`` names it to who reaches it by the
     keyboard. A row of fewer cells than the head ends in one that spans the rest.
@@ -56,12 +56,12 @@ def table(
 
 
 def two(first: str, second: str) -> str:
-    """Give a cell of two lines, the second in small letters; both are HTML."""
+    """Return a cell of two lines, the second in small letters; both are HTML."""
     return f"{first}<br><small>{second}</small>" if second else first
 
 
 def tabs(group: str, names: Sequence[str]) -> str:
-    """Give buttons that show one panel of ``group`` at a time; nothing where there is one."""
+    """Return buttons that show one panel of ``group`` at a time; nothing where there is one."""
     if len(names) < 2:
         return ""
     buttons = "".join(
@@ -73,7 +73,7 @@ def tabs(group: str, names: Sequence[str]) -> str:
 
 
 def panel(group: str, name: str, body: str) -> str:
-    """Give one panel that `tabs` of the same group shows; on paper, and without a script, all of them are there."""
+    """Return one panel that `tabs` of the same group shows; on paper, and without a script, all of them are there."""
     shown = text(name.replace("_", " "))
     return (
         f'<div class="panel" role="tabpanel" aria-label="{shown}" data-group="{text(group)}" data-name="{text(name)}">'
@@ -82,16 +82,16 @@ def panel(group: str, name: str, body: str) -> str:
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
-    """Give name-value pairs; values are HTML."""
+    """Return name-value pairs; values are HTML."""
     items = "".join(f"<div><dt>{text(name)}</dt><dd>{value}</dd></div>" for name, value in pairs)
     return f'<dl class="facts">{items}</dl>'
 
 
 def code(value: object) -> str:
-    """Give a value in monospace."""
+    """Return a value in monospace."""
     return f"<code>{text(value)}</code>"
 
 
 def num(value: float | None) -> str:
-    """Give a number as text, safe for HTML."""
+    """Return a number as text, safe for HTML."""
     return text(number(value))

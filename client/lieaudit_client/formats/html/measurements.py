@@ -28,7 +28,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def subject(report: report_pb2.Report, role: str) -> tuple[str, str]:
-    """Give one model as a name-value pair of the head of the page."""
+    """Return one model as a name-value pair of the head of the page."""
     model = report.model
     top1 = f", top-1 {percent(report.data.top1)}" if report.data.HasField("top1") else ""
     label = f'<span class="swatch {role}"></span>' if role else ""
@@ -40,7 +40,7 @@ def subject(report: report_pb2.Report, role: str) -> tuple[str, str]:
 def generators(
     candidate: report_pb2.Report, baseline: report_pb2.Report | None, decision: gate_pb2.Decision | None
 ) -> str:
-    """Give LEE per generator with intervals, and the accuracy beside it: chart and table."""
+    """Return LEE per generator with intervals, and the accuracy beside it: chart and table."""
     order = charts.names(candidate.results, candidate)
     few = candidate.data.count < FEW_IMAGES
     sides = [("candidate" if baseline else "model", "candidate", candidate)]
@@ -131,7 +131,7 @@ def _decides(rule: gate_pb2.RuleOutcome) -> bool:
 
 
 def as_decided(report: report_pb2.Report, decision: gate_pb2.Decision | None) -> report_pb2.Report:
-    """Give the report with the intervals of the rules that decide on its numbers: a number has one on a page."""
+    """Return the report with the intervals of the rules that decide on its numbers: a number has one on a page."""
     found = report_pb2.Report()
     found.CopyFrom(report)
     for rule in decision.rules if decision is not None else ():
@@ -142,7 +142,7 @@ def as_decided(report: report_pb2.Report, decision: gate_pb2.Decision | None) ->
 
 
 def images(candidate: report_pb2.Report, baseline: report_pb2.Report | None, decision: gate_pb2.Decision | None) -> str:
-    """Give the per-image scatter against the baseline or, without one, the distribution over images."""
+    """Return the per-image scatter against the baseline or, without one, the distribution over images."""
     order = charts.names(candidate.results, candidate)
     pairs = [
         n
@@ -175,7 +175,7 @@ def images(candidate: report_pb2.Report, baseline: report_pb2.Report | None, dec
 
 
 def pictures(report: report_pb2.Report) -> str:
-    """Give the worst images with their tangents; empty where the report has none."""
+    """Return the worst images with their tangents; empty where the report has none."""
     shots = [p for p in report.pictures if p.png.startswith(_PNG) and p.tangent_png.startswith(_PNG)]
     if not shots:
         return ""
@@ -204,7 +204,7 @@ def _shot(shot: report_pb2.Picture) -> str:
 
 
 def error_bars(reports: list[tuple[str, report_pb2.Report]]) -> str:
-    """Give how exactly each number was computed, and what was checked against what."""
+    """Return how exactly each number was computed, and what was checked against what."""
     rows = [
         [text(name.replace("_", " ")), text(label), *_errors(report.results[name])]
         for label, report in reports
@@ -249,7 +249,7 @@ def _part(error: float | None, whole: float) -> str:
 
 
 def environment(reports: list[tuple[str, report_pb2.Report]]) -> str:
-    """Give what computed the numbers, on which terms, and what was not measured."""
+    """Return what computed the numbers, on which terms, and what was not measured."""
     parts = []
     for label, report in reports:
         env, model, data = report.environment, report.model, report.data

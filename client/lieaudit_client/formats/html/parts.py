@@ -16,7 +16,7 @@ _HINT = (
 
 
 def parts(report: report_pb2.Report) -> str:
-    """Give the card of the parts; empty where the report has none."""
+    """Return the card of the parts; empty where the report has none."""
     names = in_order(report)
     if not names:
         return ""

@@ -31,7 +31,7 @@ class Plot:
     _TOP, _RIGHT, _BOTTOM = 24, 22, 40
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """Give the position of a point, kept inside of the frame."""
+        """Return the position of a point, kept inside of the frame."""
         wide, high = self.width - self.left - self._RIGHT, self.height - self._TOP - self._BOTTOM
         return self.left + wide * self.x.inside(x), self._TOP + high * (1 - self.y.inside(y))
 
@@ -101,7 +101,7 @@ class Plot:
                 self.marks.append(_arrow(across, down, off, kind, ""))
 
     def svg(self) -> str:
-        """Give the drawing."""
+        """Return the drawing."""
         return (
             f'<svg class="plot" viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{text(self.said)}">'
             f"{self._grid()}{''.join(self.marks)}</svg>"
@@ -149,7 +149,7 @@ def _arrow(across: float, down: float, off: str, kind: str, tip: str) -> str:
 
 
 def rows(scale: Scale, entries: Sequence[tuple[str, Sequence[str]]], said: str, *, percent: bool = False) -> str:
-    """Give a chart of one row per entry (name as HTML, tracks as HTML) under a common axis of marked values."""
+    """Return a chart of one row per entry (name as HTML, tracks as HTML) under a common axis of marked values."""
     marks = _labelled(scale, percent=percent, most=7)
     axis = "".join(f'<span style="left:{100 * place:.2f}%">{said_}</span>' for place, said_ in marks)
     grid = "".join(f'<b style="left:{100 * place:.2f}%"></b>' for place, _ in marks)
@@ -164,7 +164,7 @@ def rows(scale: Scale, entries: Sequence[tuple[str, Sequence[str]]], said: str, 
 
 
 def mark(scale: Scale, value: float, bounds: Sequence[float], kind: str, tip: str) -> str:
-    """Give a value with its interval for a track of `rows`; what is off the scale is an arrow at its edge."""
+    """Return a value with its interval for a track of `rows`; what is off the scale is an arrow at its edge."""
     parts = []
     if len(bounds) == 2:
         low, high = (scale.inside(bound) for bound in bounds)
@@ -183,7 +183,7 @@ def mark(scale: Scale, value: float, bounds: Sequence[float], kind: str, tip: st
 
 
 def beam(scale: Scale, value: float, kind: str, tip: str) -> str:
-    """Give a bar from zero to a value for a track of `rows`; longer than the scale, it ends in an arrow."""
+    """Return a bar from zero to a value for a track of `rows`; longer than the scale, it ends in an arrow."""
     zero, end = scale.inside(0.0), scale.inside(value)
     left, width = min(zero, end), abs(end - zero)
     parts = [f'<i class="zero" style="left:{100 * zero:.2f}%"></i>']

@@ -19,7 +19,7 @@ class Scale:
     log: bool = False
 
     def place(self, value: float) -> float:
-        """Give the fraction of the way from low to high; outside of [0, 1] where the value is off the scale."""
+        """Return the fraction of the way from low to high; outside of [0, 1] where the value is off the scale."""
         if not self.log:
             return (value - self.low) / (self.high - self.low)
         if value <= 0:
@@ -27,17 +27,17 @@ class Scale:
         return math.log(value / self.low) / math.log(self.high / self.low)
 
     def inside(self, value: float) -> float:
-        """Give the fraction, kept on the scale."""
+        """Return the fraction, kept on the scale."""
         return min(1.0, max(0.0, self.place(value)))
 
     def ticks(self, most: int = 6) -> list[tuple[float, str]]:
-        """Give the marked values, as fractions with their labels."""
+        """Return the marked values, as fractions with their labels."""
         values = _log_ticks(self, most) if self.log else _even_ticks(self, most)
         return [(self.place(value), label(value)) for value in values]
 
 
 def log_scale(values: Iterable[float], room: float = 1.25) -> Scale:
-    """Give a logarithmic scale of all positive values with some room at both ends; of none, around 1."""
+    """Return a logarithmic scale of all positive values with some room at both ends; of none, around 1."""
     positive = [value for value in values if value > 0]
     low, high = (min(positive), max(positive)) if positive else (1.0, 1.0)
     if high / low < 3:
@@ -46,7 +46,7 @@ def log_scale(values: Iterable[float], room: float = 1.25) -> Scale:
 
 
 def even_scale(values: Iterable[float], room: float = 0.06) -> Scale:
-    """Give an even scale of all values with some room at both ends; of none, from 0 to 1."""
+    """Return an even scale of all values with some room at both ends; of none, from 0 to 1."""
     found = list(values) or [0.0, 1.0]
     low, high = min(found), max(found)
     pad = room * (high - low) if high > low else max(room, 0.05) * abs(high) or 1.0

@@ -17,7 +17,7 @@ _MOST_REASONS = 4
 
 
 def verdict(decision: gate_pb2.Decision, title: str) -> str:
-    """Give the banner."""
+    """Return the banner."""
     shown = [f"<li>{text(reason)}</li>" for reason in decision.reasons[:_MOST_REASONS]]
     if len(decision.reasons) > _MOST_REASONS:
         shown.append(f'<li><a href="#rules">and {len(decision.reasons) - _MOST_REASONS} more</a></li>')
@@ -36,7 +36,7 @@ def verdict(decision: gate_pb2.Decision, title: str) -> str:
 
 
 def rules(decision: gate_pb2.Decision) -> str:
-    """Give every rule with its numbers, its interval against the limit, and the sentence."""
+    """Return every rule with its numbers, its interval against the limit, and the sentence."""
     body = "".join(_rule(rule) for rule in sorted(decision.rules, key=lambda r: ORDER.get(r.outcome, 0)))
     hint = (
         f"The bar shows value ÷ limit with its {100 * decision.confidence:.4g} % interval: left of the line is "

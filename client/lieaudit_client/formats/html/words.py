@@ -45,7 +45,7 @@ GLOSSARY = (
 
 
 def glossary() -> str:
-    """Give the words of the page in plain ones."""
+    """Return the words of the page in plain ones."""
     items = "".join(f"<div><dt>{text(word)}</dt><dd>{text(said)}</dd></div>" for word, said in GLOSSARY)
     return card("words", "In plain words", "", f'<dl class="words">{items}</dl>')
 
