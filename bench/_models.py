@@ -49,7 +49,7 @@ def vit_small() -> Path:
 
 
 def smooth_images(count: int, seed: int = 0) -> npt.NDArray[np.float32]:
-    """Give (count, 3, 224, 224) float32 images with the falling spectrum of photographs, mean 0 and variance 1."""
+    """Return (count, 3, 224, 224) float32 images with the falling spectrum of photographs, mean 0 and variance 1."""
     rng = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.rfftfreq(SIZE)[None, :])
     spectrum = np.fft.rfft2(rng.standard_normal((count, 3, SIZE, SIZE))) / (frequency + 1 / SIZE)

@@ -15,7 +15,7 @@ CLASSES = 100
 
 
 def unit(inner: int, outer: int, kernel: int = 1, stride: int = 1, groups: int = 1, *, act: bool = True) -> nn.Module:
-    """Give convolution, batch normalisation and ReLU."""
+    """Return convolution, batch normalisation and ReLU."""
     layers = [
         nn.Conv2d(inner, outer, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outer),
@@ -177,7 +177,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 def draw(name: str, seed: int = 0) -> nn.Module:
-    """Give a network with weights that keep the size of activations, and statistics unlike the neutral ones."""
+    """Return a network with weights that keep the size of activations, and statistics unlike the neutral ones."""
     torch.manual_seed(seed)
     network = NETWORKS[name]().eval()
     for part in network.modules():

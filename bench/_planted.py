@@ -29,7 +29,7 @@ GENERATORS = ("translation_x", "rotation", "brightness")
 
 
 def drawn(seed: int) -> tuple[onnx.ModelProto, str]:
-    """Give a chain of convolutions with drawn weights and activations, and the op whose rule is to be planted."""
+    """Return a chain of convolutions with drawn weights and activations, and the op whose rule is to be planted."""
     random = np.random.default_rng(seed)
     nodes, weights, width, name = [], [], 3, "x"
     depth = int(random.integers(2, 5))
@@ -65,7 +65,7 @@ def drawn(seed: int) -> tuple[onnx.ModelProto, str]:
 
 
 def images(seed: int, count: int = 16) -> npt.NDArray[np.float32]:
-    """Give smooth random images (count, 3, SIZE, SIZE)."""
+    """Return smooth random images (count, 3, SIZE, SIZE)."""
     x = np.random.default_rng([seed, 1]).standard_normal((count, 3, SIZE, SIZE))
     for axis in (-1, -2):
         x = (x + np.roll(x, 1, axis)) / 2

@@ -78,7 +78,7 @@ def cases() -> Iterator[Case]:
 
 
 def smooth_images(count: int, size: int) -> Float32Array:
-    """Give (count, 3, size, size) images with the falling spectrum of photographs, mean 0 and variance 1."""
+    """Return (count, 3, size, size) images with the falling spectrum of photographs, mean 0 and variance 1."""
     rng = np.random.default_rng(0)
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :])
     images = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((count, 3, size, size))) / (frequency + 1 / size))
@@ -88,7 +88,7 @@ def smooth_images(count: int, size: int) -> Float32Array:
 
 
 def rows(case: Case) -> Iterator[str]:
-    """Give one line of the table per generator."""
+    """Return one line of the table per generator."""
     spec = lieaudit.AuditSpec(generators=GENERATORS, threads=1)
     from lieaudit.torch import export
 
@@ -116,7 +116,7 @@ def methods(model: AuditableModel, case: Case, spec: lieaudit.AuditSpec) -> Iter
 
 
 def derivatives(method: Differentiator, model: AuditableModel, case: Case, spec: lieaudit.AuditSpec) -> LieDerivative:
-    """Give L F of all images along all generators, with its error bars."""
+    """Return L F of all images along all generators, with its error bars."""
     images = Images(Dataset.from_arrays(case.images), model, spec)
     action = OutputAction.of(spec) if model.head.spatial else None
     pieces = []
@@ -129,7 +129,7 @@ def derivatives(method: Differentiator, model: AuditableModel, case: Case, spec:
 
 
 def _pair(a: LieDerivative, b: LieDerivative, g: int) -> str:
-    """Give deviation, what the error bars allow, both over ‖L F‖, and the share of images within their own bars."""
+    """Return deviation, what the error bars allow, both over ‖L F‖, and the share of images within their own bars."""
     difference = _norms(a.value[:, g] - b.value[:, g])
     allowed = a.error[:, g] + b.error[:, g]
     scale = float(np.sqrt(np.mean(_norms(a.value[:, g]) ** 2)))

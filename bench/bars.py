@@ -59,7 +59,7 @@ class Row:
 
 
 def cases(count: int, wanted: list[str]) -> Iterator[tuple[str, AuditableModel, npt.NDArray[np.float32]]]:
-    """Give name, model and images."""
+    """Return name, model and images."""
     real = Path(os.environ.get("LIEAUDIT_REAL") or ROOT.parent / "shared" / "real")
     pictures = open_dataset(real / "images" / "imagenet_100") if (real / "images").is_dir() else None
 
@@ -122,7 +122,7 @@ def measure(name: str, model: AuditableModel, x: npt.NDArray[np.float32]) -> Row
 
 
 def exact_lee(model: AuditableModel, x: npt.NDArray[np.float32], v: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Give ‖L F‖²/K in float64, (n, G), the head's differential included."""
+    """Return ‖L F‖²/K in float64, (n, G), the head's differential included."""
     import torch
 
     graph = model.model.clone()

@@ -49,13 +49,13 @@ class Population:
     own: float
 
     def draw(self, ratio: float, images: int, rng: np.random.Generator) -> tuple[Array, Array]:
-        """Give (candidate, baseline) on the same images, their true ratio being ``ratio`` in every statistic."""
+        """Return (candidate, baseline) on the same images, their true ratio being ``ratio`` in every statistic."""
         shared = self.difficulty * rng.standard_normal(images)
         first, second = (np.exp(shared + self.own * rng.standard_normal(images)) for _ in range(2))
         return ratio * first, second
 
     def deviation(self, statistic: str) -> float:
-        """Give the standard deviation of one image's contribution to the log ratio.
+        """Return the standard deviation of one image's contribution to the log ratio.
 
         Of a mean and a geometric mean it is known (the mean's by the delta method); of a median it is what the gate
         sees itself, the bootstrap's on 20 pilots of 500 images.
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def rows(simulations: int) -> Iterable[tuple[str, ...]]:
-    """Give the table's rows."""
+    """Return the table's rows."""
     for population in POPULATIONS:
         for statistic in ("geometric_mean", "median", "mean"):
             distance = math.log(REGRESSION / (1 + MARGIN))
@@ -114,7 +114,7 @@ TRUTHS = (
 def simulate(
     population: Population, statistic: str, images: int, ratio: float, simulations: int
 ) -> tuple[float, float, float]:
-    """Give the shares of pass, inconclusive and fail."""
+    """Return the shares of pass, inconclusive and fail."""
     policy = policy_text(statistic, ["rotation"], "images: {min: 2}")
 
     def verdict(seed: int) -> str:

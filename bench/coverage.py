@@ -152,7 +152,7 @@ def torch_models() -> Iterator[Graph]:
 
 
 def randomised(path: Path) -> bytes:
-    """Give a light graph with drawn weights: as shipped they are constants, and all channels tie."""
+    """Return a light graph with drawn weights: as shipped they are constants, and all channels tie."""
     proto = onnx.load(path)
     random = np.random.default_rng(0)
     shapes = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer}

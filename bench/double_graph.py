@@ -18,7 +18,7 @@ _TYPES = {TensorProto.FLOAT: torch.float64, TensorProto.INT64: torch.int64, Tens
 
 
 def double_function(proto: onnx.ModelProto) -> Callable[[Tensor], Tensor]:
-    """Give the graph's function of its one input, float64 to float64."""
+    """Return the graph's function of its one input, float64 to float64."""
     graph, opset = proto.graph, next(o.version for o in proto.opset_import if o.domain in {"", "ai.onnx"})
     fixed = {t.name: _tensor(t) for t in graph.initializer}
 

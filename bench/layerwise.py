@@ -163,7 +163,7 @@ class Paper:
 
 
 def _cut_at(model: Any, depth: int | None) -> list[Any]:
-    """Give the leaves of the module tree, or its modules at a depth and the leaves above it."""
+    """Return the leaves of the module tree, or its modules at a depth and the leaves above it."""
     found = []
     for name, module in model.named_modules():
         level, leaf = name.count(".") + 1, not list(module.children())
@@ -173,7 +173,7 @@ def _cut_at(model: Any, depth: int | None) -> list[Any]:
 
 
 def _act(h: Any) -> Any:
-    """Give X h of a horizontal translation: maps (n, C, H, W) and tokens (n, 1 + 14·14, C) move, vectors do not."""
+    """Return X h of a horizontal translation: maps (n, C, H, W) and tokens (n, 1 + 14·14, C) move, vectors do not."""
     import torch
 
     if h.ndim == 4:
@@ -208,7 +208,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _peak_mib(*, restart: bool = False) -> float:
-    """Give the peak of resident memory; ``restart`` makes what is resident now the peak (Linux)."""
+    """Return the peak of resident memory; ``restart`` makes what is resident now the peak (Linux)."""
     if restart:
         Path("/proc/self/clear_refs").write_text("5")
     status = Path("/proc/self/status").read_text()

@@ -85,7 +85,7 @@ def measured(folder: Path, family: str, head: str) -> list[Report]:
 
 
 def rows(head: str, family: str, reports: list[Report]) -> Iterator[tuple[str, ...]]:
-    """Give a row per statistic: the share of inconclusive gates by size, then where the gate may ask for more."""
+    """Return a row per statistic: the share of inconclusive gates by size, then where the gate may ask for more."""
     pairs = list(permutations(reports, 2))
     for statistic in STATISTICS:
         truths = [_truth(pair, statistic) for pair in pairs for _ in range(DRAWS)]
@@ -138,7 +138,7 @@ def policy(statistic: str, on_inconclusive: str, images: str) -> str:
 
 
 def subset(report: Report, order: npt.NDArray[np.int64]) -> Report:
-    """Give the report of some of the images, as an audit of those alone would hold it."""
+    """Return the report of some of the images, as an audit of those alone would hold it."""
     results = {name: _of(result, order) for name, result in report.results.items()}
     return replace(report, results=results, data=replace(report.data, count=len(order)))
 

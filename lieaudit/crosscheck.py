@@ -80,7 +80,7 @@ def crosscheck(
 
 
 def unchecked(agreements: Mapping[str, Agreement]) -> tuple[str, ...]:
-    """Give the reason why a report is inconclusive (UNCHECKED) in which no generator at all could be checked."""
+    """Return the reason why a report is inconclusive (UNCHECKED) in which no generator at all could be checked."""
     if not agreements or any(agreement.verdict != COULD_NOT_CHECK for agreement in agreements.values()):
         return ()
     method = next(iter(agreements.values())).method
@@ -136,7 +136,7 @@ def _compare(
 
 
 def judge(found: Sequence[Compared], method: str, *, last: bool) -> Agreement | None:
-    """Give the verdict of images compared so far, or None where more of them may settle it."""
+    """Return the verdict of images compared so far, or None where more of them may settle it."""
     judged = min(max((len(found) + 1) // 2, min(3, len(found))), MANY)
     sharpest = sorted(found, key=lambda one: one.allowed)[:judged]
     deviation = _median([one.deviation for one in sharpest])

@@ -130,7 +130,7 @@ def vjp(model: Source, *, wrt: Sequence[str] | None = None, outputs: Sequence[st
 
 @contextmanager
 def _own_hints() -> Iterator[None]:
-    """Give errors of an audit's steps the hint that helps here: another method is none."""
+    """Return errors of an audit's steps the hint that helps here: another method is none."""
     try:
         yield
     except LieauditError as problem:
@@ -233,7 +233,7 @@ class _Graph:
     def finished(
         self, made: ir.Model, applied: Sequence[Applied], suffix: str, directions: int | str | None
     ) -> onnx.ModelProto:
-        """Give the result the user's names of sizes, the initializers that were inputs meanwhile, and the warnings."""
+        """Return the result the user's names of sizes, the initializers that were inputs, and the warnings."""
         graph = made.graph
         bounds = set(_bounds(graph))
         for value in (v for node in graph for v in node.outputs):

@@ -108,7 +108,7 @@ class Images:
         return self.dataset.zero_point(self.spec.preprocessing, self.target.channels)
 
     def load(self, indices: Sequence[int]) -> Float32Array:
-        """Give images (n, C, H, W)."""
+        """Return images (n, C, H, W)."""
         target, preprocessing = self.target, self.spec.preprocessing
         if list(indices) == list(range(indices[0], indices[0] + len(indices))):
             spans = [(indices[0], indices[0] + len(indices))]
@@ -131,7 +131,7 @@ class Images:
         return images
 
     def tangents(self, images: Float32Array, generators: Sequence[str | Generator] | None = None) -> Float32Array:
-        """Give X x for G generators, the audit's where none are named: (n, G, C, H, W)."""
+        """Return X x for G generators, the audit's where none are named: (n, G, C, H, W)."""
         moved = tangents(
             images,
             self.asked if generators is None else generators,
@@ -148,5 +148,5 @@ class Images:
         return int(order[(int(np.argsort(order)[index]) + 1) % self.count])
 
     def spread(self, count: int) -> list[int]:
-        """Give up to ``count`` image indices spread evenly over the set."""
+        """Return up to ``count`` image indices spread evenly over the set."""
         return sorted({int(i) for i in np.linspace(0, self.count - 1, min(count, self.count))}) if count else []

@@ -60,7 +60,7 @@ class Inspection:
     parts_why: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the JSON form; ``top1`` is left out where it was not measured."""
+        """Return the JSON form; ``top1`` is left out where it was not measured."""
         values = asdict(self)
         return {name: value for name, value in values.items() if value is not None}
 

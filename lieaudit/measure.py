@@ -249,7 +249,7 @@ def per_image(lie: LieDerivative, plan: Plan) -> PerImage:
 
 
 def _prefetched(images: Images, plan: Plan, indices: list[int], relative: set[int]) -> Iterator[Batch]:
-    """Give batches; the next one is read and differentiated while the session works on this.
+    """Return batches; the next one is read and differentiated while the session works on this.
 
     The images that `relative` is measured on go together: their own directions and the partners' in one pass.
     """

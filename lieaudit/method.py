@@ -135,7 +135,7 @@ def choose_method(
 def without_forward(
     method: Method, why: str, images: Images, *, shards: ShardStore | None, progress: ProgressCallback | None
 ) -> Method | None:
-    """Give the finite differences that checked forward mode, in its place; None where there are none."""
+    """Return the finite differences that checked forward mode, in its place; None where there are none."""
     if not isinstance(method.checker, FiniteDifference):
         return None
     _calibrate(method.checker, images, images.plan, shards, progress)

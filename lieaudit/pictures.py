@@ -23,7 +23,7 @@ _COLOURS = 128
 
 
 def worst_pictures(images: Images, measured: Measured) -> tuple[Picture, ...]:
-    """Give the images with the largest LEE of each generator and their tangents (grey is 0), as PNG."""
+    """Return the images with the largest LEE of each generator and their tangents (grey is 0), as PNG."""
     pictures = []
     for g, generator in enumerate(images.spec.generators):
         for index in np.argsort(measured.lee[:, g])[::-1][:PER_GENERATOR]:

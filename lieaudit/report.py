@@ -334,13 +334,13 @@ class Report(Notebook):
     metric_version: int = METRIC_VERSION
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the JSON form; absent optional values are left out."""
+        """Return the JSON form; absent optional values are left out."""
         plain = to_plain(self)
         assert isinstance(plain, dict)  # noqa: S101 - a dataclass gives a dict
         return plain
 
     def to_json(self, indent: int | None = 2) -> str:
-        """Give the JSON text; raises ValueError on NaN or infinity, which no report may hold."""
+        """Return the JSON text; raises ValueError on NaN or infinity, which no report may hold."""
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False, ensure_ascii=False)
 
     @classmethod

@@ -51,7 +51,7 @@ class ShardStore(Protocol):
     """Keeps finished shards by key. ``put`` must be atomic: a shard is there whole or not at all."""
 
     def get(self, key: str) -> bytes | None:
-        """Give the shard of this key, or None."""
+        """Return the shard of this key, or None."""
         ...
 
     def put(self, key: str, data: bytes) -> None:
@@ -67,7 +67,7 @@ class DirectoryShards:
         directory.mkdir(parents=True, exist_ok=True)
 
     def get(self, key: str) -> bytes | None:
-        """Give the shard of this key, or None."""
+        """Return the shard of this key, or None."""
         path = self._directory / f"{key}.npz"
         return path.read_bytes() if path.exists() else None
 

@@ -64,7 +64,7 @@ class Preprocessing:
                 raise _invalid(f"preprocessing.{name}", f"{size} is not a size in 1 … {MAX_SIDE} pixels")
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the JSON form."""
+        """Return the JSON form."""
         return _fields(self)
 
     @classmethod
@@ -211,7 +211,7 @@ class AuditSpec:
         return resolved(self.generators, {name: field.array() for name, field in self.custom.items()}, height, width)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the JSON form: plain lists and dicts, absent fields left out."""
+        """Return the JSON form: plain lists and dicts, absent fields left out."""
         return _fields(self)
 
     @classmethod

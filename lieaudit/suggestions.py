@@ -13,7 +13,7 @@ def unknown(name: str, known: Iterable[str]) -> str:
 
 
 def meant(name: str, known: Iterable[str]) -> str:
-    """Give " (did you mean …?)" for the names that are like this one; empty where none is."""
+    """Return " (did you mean …?)" for the names that are like this one; empty where none is."""
     known = tuple(known)
     near = [entry for entry in known if name and entry.startswith(name)]
     near += [entry for entry in difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.65) if entry not in near]

@@ -41,7 +41,7 @@ def generator_results(
     agreements: dict[str, Agreement] | None = None,
     doubts: Sequence[tuple[str, ...]] = (),
 ) -> tuple[dict[str, GeneratorResult], list[Skipped]]:
-    """Give the results by generator and what could not be measured.
+    """Return the results by generator and what could not be measured.
 
     ``asked`` are the generators and ``size`` is (H, W) of the images; ``calibrated`` holds step and noise of finite
     differences by the direction that was measured; ``doubts`` are, per generator, reasons that were found before any
@@ -104,7 +104,7 @@ def generator_results(
 
 
 def _interval(lee: Float64Array, weight: Float64Array | None, spec: AuditSpec) -> tuple[float, ...]:
-    """Give the bootstrap interval of the mean over images, or of Σ w·lee / Σ w, drawn together."""
+    """Return the bootstrap interval of the mean over images, or of Σ w·lee / Σ w, drawn together."""
     if weight is None or np.ptp(weight) == 0:
         low, high = bootstrap_interval(lee, resamples=spec.bootstrap, seed=spec.seed)
         return float(low), float(high)
@@ -115,7 +115,7 @@ def _interval(lee: Float64Array, weight: Float64Array | None, spec: AuditSpec) -
 
 
 def _per_px2(lee: float, generator: Generator, size: tuple[int, int], convention: str) -> float | None:
-    """Give LEE per squared pixel of displacement; None where no pixel moves."""
+    """Return LEE per squared pixel of displacement; None where no pixel moves."""
     if not generator.spatial:
         return None
     moved = float(np.mean(np.sum(velocity_field(generator, *size, convention=convention) ** 2, axis=0)))
@@ -138,7 +138,7 @@ def few_images(results: Mapping[str, GeneratorResult], count: int) -> tuple[str,
 
 
 def _mean_of(other: Float64Array) -> float | None:
-    """Give the mean of what was measured; None where nothing was."""
+    """Return the mean of what was measured; None where nothing was."""
     both = np.isfinite(other)
     return float(other[both].mean()) if both.any() else None
 
@@ -146,7 +146,7 @@ def _mean_of(other: Float64Array) -> float | None:
 def _relative(
     logs: Float64Array, other: Float64Array, spec: AuditSpec
 ) -> tuple[float | None, float, tuple[float, ...]]:
-    """Give the geometric mean over images of ‖L F‖² / ‖DF[r]‖², the floor that counts as zero, and the interval.
+    """Return the geometric mean over images of ‖L F‖² / ‖DF[r]‖², the floor that counts as zero, and the interval.
 
     A ratio image by image: how confident the model is on an image scales both, and cancels. A ratio of means would
     follow the few images that carry them, and with them the seed.

@@ -71,7 +71,7 @@ def covers(inside: Iterable[bool], share: float = 0.95) -> None:
 
 @pytest.fixture(scope="session")
 def assert_covers() -> Callable[..., None]:
-    """Give `covers`."""
+    """Return `covers`."""
     return covers
 
 

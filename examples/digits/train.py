@@ -55,7 +55,7 @@ class DigitsNet(nn.Module):
 
 
 def enlarged_digits() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Give the digits as uint8 (N, 20, 20, 1): enlarged to 16 × 16, a black margin of 2 around."""
+    """Return the digits as uint8 (N, 20, 20, 1): enlarged to 16 × 16, a black margin of 2 around."""
     digits = load_digits()
     scans = (digits.images * (255 / 16)).round().astype(np.uint8)
     x = np.zeros((len(scans), SIZE, SIZE, 1), np.uint8)
@@ -78,7 +78,7 @@ def moved(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def unit_range(raw: npt.NDArray[np.uint8]) -> torch.Tensor:
-    """Give raw images as float32 (N, 1, H, W) in 0 … 1."""
+    """Return raw images as float32 (N, 1, H, W) in 0 … 1."""
     return torch.from_numpy(raw.transpose(0, 3, 1, 2).astype(np.float32) / 255)
 
 
@@ -102,7 +102,7 @@ def train(images: torch.Tensor, labels: torch.Tensor, *, augment: bool) -> Digit
 
 
 def accuracy(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
-    """Give the top-1 accuracy in percent."""
+    """Return the top-1 accuracy in percent."""
     with torch.no_grad():
         right: torch.Tensor = model((images - MEAN) / STD).argmax(1) == labels
     return 100 * float(right.double().mean())

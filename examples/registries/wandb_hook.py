@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def metrics(decision: dict[str, Any], report: dict[str, Any]) -> dict[str, float]:
-    """Give what was measured; what was not has no entry."""
+    """Return what was measured; what was not has no entry."""
     results = report["results"].items()
     found = {f"{m}/{generator}": result[m] for m in MEASURED for generator, result in results if m in result}
     found |= {f"rule/{rule['id']}/{rule['generator']}": rule["value"] for rule in decision["rules"] if "value" in rule}
@@ -51,7 +51,7 @@ def metrics(decision: dict[str, Any], report: dict[str, Any]) -> dict[str, float
 
 
 def settings(report: dict[str, Any]) -> dict[str, Any]:
-    """Give what runs are compared and filtered by."""
+    """Return what runs are compared and filtered by."""
     return {
         "model_sha256": report["model"]["sha256"],
         "data_sha256": report["data"]["sha256"],

@@ -41,7 +41,7 @@ Array = npt.NDArray[np.float64]
 
 
 def sampling(size: int, stride_y: int, stride_x: int) -> onnx.ModelProto:
-    """Give the aliasing operation as ONNX: every stride-th pixel of images (N, 1, size, size)."""
+    """Return the aliasing operation as ONNX: every stride-th pixel of images (N, 1, size, size)."""
     ints = {"starts": [0, 0], "ends": [size, size], "axes": [2, 3], "steps": [stride_y, stride_x]}
     graph = helper.make_graph(
         [helper.make_node("Slice", ["image", *ints], ["sampled"])],
@@ -69,7 +69,7 @@ def images(count: int, size: int, *, wide: bool) -> npt.NDArray[np.float32]:
 
 
 def measured(x: npt.NDArray[np.float32], stride_y: int, stride_x: int) -> Array:
-    """Give ‖L A(h)‖² per image along translation_x, as lieaudit measures it (t in image widths)."""
+    """Return ‖L A(h)‖² per image along translation_x, as lieaudit measures it (t in image widths)."""
     spec = lieaudit.AuditSpec(
         generators=("translation_x",), interpolation="fourier", padding="circular", head="spatial", method="forward"
     )
@@ -79,7 +79,7 @@ def measured(x: npt.NDArray[np.float32], stride_y: int, stride_x: int) -> Array:
 
 
 def amplitudes_summed(x: npt.NDArray[np.float32], stride_y: int, stride_x: int) -> Array:
-    """Give the exact right side: amplitudes add up in each output frequency, squares over the frequencies."""
+    """Return the exact right side: amplitudes add up in each output frequency, squares over the frequencies."""
     size = x.shape[-1]
     n = _frequencies(size)
     # the unitary transform, so that Parseval's theorem has no factor; sampling divides amplitudes by the stride
@@ -90,7 +90,7 @@ def amplitudes_summed(x: npt.NDArray[np.float32], stride_y: int, stride_x: int) 
 
 
 def squares_summed(x: npt.NDArray[np.float32], stride_y: int, stride_x: int) -> Array:
-    """Give the right side as the theorem prints it: (2π)² Σ (n − Alias(n))² |ĥ(n)|²."""
+    """Return the right side as the theorem prints it: (2π)² Σ (n − Alias(n))² |ĥ(n)|²."""
     size = x.shape[-1]
     n = _frequencies(size)
     power = np.abs(np.fft.fft2(x.astype(np.float64))[:, 0]) ** 2
@@ -100,12 +100,12 @@ def squares_summed(x: npt.NDArray[np.float32], stride_y: int, stride_x: int) -> 
 
 
 def _frequencies(size: int) -> Array:
-    """Give the signed frequencies of a discrete Fourier transform, in cycles per image."""
+    """Return the signed frequencies of a discrete Fourier transform, in cycles per image."""
     return np.asarray(np.fft.fftfreq(size, 1 / size), np.float64)
 
 
 def _aliased(n: Array, width: int) -> Array:
-    """Give Alias(n): the frequency nearest to 0 that looks the same on ``width`` samples."""
+    """Return Alias(n): the frequency nearest to 0 that looks the same on ``width`` samples."""
     return n - width * np.round(n / width)
 
 
@@ -117,7 +117,7 @@ def _folded(spectrum: npt.NDArray[np.complex128], stride: int, axis: int) -> npt
 
 
 def worst(found: Array, expected: Array) -> float:
-    """Give the largest relative difference over the images."""
+    """Return the largest relative difference over the images."""
     return float(np.max(np.abs(found / expected - 1)))
 
 

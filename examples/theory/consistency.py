@@ -64,7 +64,7 @@ class Limits:
 
 
 def network(seed: int = 0) -> nn.Module:
-    """Give a smooth network without any invariance: convolution, tanh, a linear map of all positions."""
+    """Return a smooth network without any invariance: convolution, tanh, a linear map of all positions."""
     torch.manual_seed(seed)
     return nn.Sequential(
         nn.Conv2d(1, 6, 3, padding=1, padding_mode="circular"), nn.Tanh(), nn.Flatten(), nn.Linear(6 * SIZE**2, 4)
@@ -79,7 +79,7 @@ def images() -> Array:
 
 
 def quadrature() -> tuple[Array, Array]:
-    """Give points (P, 2) and weights (P,) of a centred normal distribution with covariance Σ."""
+    """Return points (P, 2) and weights (P,) of a centred normal distribution with covariance Σ."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
     points = np.array(list(product(nodes, repeat=2)))
     root = np.linalg.cholesky(covariance())
@@ -87,20 +87,20 @@ def quadrature() -> tuple[Array, Array]:
 
 
 def covariance() -> Array:
-    """Give Σ of the translations' parameters at scale 1."""
+    """Return Σ of the translations' parameters at scale 1."""
     shape = np.array([[1, CORRELATION], [CORRELATION, 1]])
     return np.asarray(np.outer(DEVIATIONS, DEVIATIONS) * shape)
 
 
 def gram(model: nn.Module, x: Array, interpolation: str, padding: str) -> Array:
-    """Give M, (2, 2), from exact derivatives in float64."""
+    """Return M, (2, 2), from exact derivatives in float64."""
     moved = tangents(x, GENERATORS, interpolation=interpolation, padding=padding, convention="central")
     derivative = TorchDifferentiator(SourceFunction(model))(x, moved).tangent  # type: ignore[arg-type]
     return np.asarray(np.einsum("nik,njk->ij", derivative, derivative) / len(x))
 
 
 def outputs(model: nn.Module, x: Array, points: Array, interpolation: str, padding: str) -> Array:
-    """Give F(T_u x) for every point u: (P, images, K)."""
+    """Return F(T_u x) for every point u: (P, images, K)."""
     found = []
     for u in points:
         moved = x

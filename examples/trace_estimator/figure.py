@@ -54,7 +54,7 @@ class DigitsNet(nn.Module):
 
 
 def trained() -> tuple[nn.Module, npt.NDArray[np.float32]]:
-    """Give the demo's plain classifier with its trained weights, and held-out images as it takes them."""
+    """Return the demo's plain classifier with its trained weights, and held-out images as it takes them."""
     graph = onnx.load(DIGITS / "plain.onnx").graph
     stored = {i.name: torch.from_numpy(numpy_helper.to_array(i).copy()) for i in graph.initializer}
     module = DigitsNet()
@@ -65,7 +65,7 @@ def trained() -> tuple[nn.Module, npt.NDArray[np.float32]]:
 
 
 def deviations(history: npt.NDArray[np.float64], truth: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Give the root mean square relative error of estimates from P probes, for P in COUNTS: (counts, modules)."""
+    """Return the root mean square relative error of estimates from P probes, for P in COUNTS: (counts, modules)."""
     found = []
     for count in COUNTS:
         blocks = history[: len(history) // count * count].reshape(-1, count, history.shape[1]).mean(axis=1)

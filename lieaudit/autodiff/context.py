@@ -119,7 +119,7 @@ class Context:
         return self._emitted[key]
 
     def serial(self) -> str:
-        """Give a name prefix that was not given before."""
+        """Return a name prefix that was not given before."""
         self._serial += 1
         return f"{self.prefix}{self._serial}"
 
@@ -136,7 +136,7 @@ class Context:
         self._anchor = node
 
     def const(self, array: np.ndarray[Any, Any]) -> ir.Value:
-        """Give an initializer; equal arrays share one."""
+        """Return an initializer; equal arrays share one."""
         array = np.asarray(array, order="C")
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
@@ -149,16 +149,16 @@ class Context:
         return self._constants[key]
 
     def ints(self, values: Iterable[int]) -> ir.Value:
-        """Give a 1-D int64 initializer."""
+        """Return a 1-D int64 initializer."""
         return self.const(np.array(list(values), np.int64))
 
     def number(self, value: float, like: ir.Value | None) -> ir.Value:
-        """Give a scalar of the dtype of another tensor."""
+        """Return a scalar of the dtype of another tensor."""
         dtype = np.dtype(np.float32) if like is None or like.dtype is None else like.dtype.numpy()
         return self.const(np.array(value, dtype))
 
     def extent(self, value: ir.Value) -> Dims | None:
-        """Give the sizes of a tensor, original or emitted, as far as they are known."""
+        """Return the sizes of a tensor, original or emitted, as far as they are known."""
         if value in self.extents:
             return self.extents[value]
         return None if value.shape is None or value.is_initializer() else self.dims(value)
@@ -166,7 +166,7 @@ class Context:
     # ---- reading --------------------------------------------------------------------------------------------------
 
     def dims(self, value: ir.Value) -> Dims:
-        """Give the sizes of a tensor of the original graph."""
+        """Return the sizes of a tensor of the original graph."""
         if value.shape is None:
             raise UnsupportedOpError(
                 f"the rank of tensor {value.name!r} is not known",
@@ -177,7 +177,7 @@ class Context:
         return tuple(d if isinstance(d, int) else str(d.value) for d in value.shape)
 
     def rank(self, value: ir.Value) -> int:
-        """Give the rank of a tensor of the original graph."""
+        """Return the rank of a tensor of the original graph."""
         return len(self.dims(value))
 
     def length(self, value: ir.Value) -> int:
@@ -193,7 +193,7 @@ class Context:
         return size
 
     def tangent(self, value: ir.Value | None) -> Tangent | None:
-        """Give the tangent of a value, or None where it does not depend on the active inputs."""
+        """Return the tangent of a value, or None where it does not depend on the active inputs."""
         return None if value is None else self.tangents.get(value)
 
     def moving(self, node: ir.Node, index: int = 0) -> Tangent:
@@ -232,7 +232,7 @@ class Context:
         return Tangent(tangent.dims, tangent.stacked, tangent.folded, factor, dims)
 
     def multiplied(self, tangent: Tangent) -> Tangent:
-        """Give the same tangent without a factor: the one pass over its rows."""
+        """Return the same tangent without a factor: the one pass over its rows."""
         if tangent.factor is None:
             return tangent
         if tangent.product is None:
@@ -245,14 +245,14 @@ class Context:
         return tangent.product
 
     def stack(self, tangent: Tangent) -> ir.Value:
-        """Give the rows as (D, *dims)."""
+        """Return the rows as (D, *dims)."""
         bare = self.multiplied(tangent)
         if bare.stacked is None:
             bare.stacked = self.op("Reshape", bare.folded, self._stacked_shape(bare.dims))
         return bare.stacked
 
     def fold(self, tangent: Tangent) -> ir.Value:
-        """Give the rows as (D·N, *dims[1:])."""
+        """Return the rows as (D·N, *dims[1:])."""
         bare = self.multiplied(tangent)
         if bare.folded is None:
             rest = bare.dims[1:]
@@ -303,7 +303,7 @@ class Context:
         return self.stacked(self.op(op_type, self.stack(left), self.stack(right)), left.dims)
 
     def negate(self, tangent: Tangent) -> Tangent:
-        """Give the tangent of −y."""
+        """Return the tangent of −y."""
         like = tangent.stacked or tangent.folded
         return self.scaled(tangent, self.number(-1.0, like), ())
 
@@ -327,7 +327,7 @@ class Context:
         return self.fold(self.stacked(rows, self.dims(value)))
 
     def align(self, tangent: Tangent, rank: int) -> ir.Value:
-        """Give the rows with axes of size 1 inserted so that they broadcast against a value of the given rank."""
+        """Return the rows with axes of size 1 inserted so that they broadcast against a value of the given rank."""
         rows = self.stack(tangent)
         missing = rank - tangent.rank
         if missing <= 0 or not self.lead:
@@ -335,7 +335,7 @@ class Context:
         return self.unsqueeze(rows, range(1, 1 + missing))
 
     def shift(self, axes: Iterable[int], rank: int) -> list[int]:
-        """Give the axes of the stacked rows for axes of a value of the given rank."""
+        """Return the axes of the stacked rows for axes of a value of the given rank."""
         return [(a + rank if a < 0 else a) + self.lead for a in axes]
 
     # ---- ops whose form changed over the opsets -------------------------------------------------------------------
@@ -371,7 +371,7 @@ class Context:
         return self.op("Slice", value, starts=list(starts), ends=list(ends), axes=list(axes))
 
     def sizes(self, value: ir.Value, start: int, end: int) -> ir.Value:
-        """Give sizes start … end − 1 of a value as a 1-D int64 tensor."""
+        """Return sizes start … end − 1 of a value as a 1-D int64 tensor."""
         shape = self.op("Shape", value, dtype=ir.DataType.INT64)
         return self.slice(shape, [start], [end], [0])
 

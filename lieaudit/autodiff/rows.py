@@ -14,7 +14,7 @@ def stacked(context: Context, node: ir.Node, rows: ir.Value, index: int = 0) -> 
 
 
 def reshaped(context: Context, tangent: Tangent, like: ir.Value) -> Tangent:
-    """Give a tangent in the shape of a value with the same elements."""
+    """Return a tangent in the shape of a value with the same elements."""
     rows, dims = context.stack(tangent), context.dims(like)
     free = [i for i, size in enumerate(dims) if not isinstance(size, int)]
     if len(free) <= 1:
@@ -28,13 +28,13 @@ def reshaped(context: Context, tangent: Tangent, like: ir.Value) -> Tangent:
 
 
 def rows_or_zeros(context: Context, value: ir.Value) -> ir.Value:
-    """Give the stacked rows of a value, zeros where it does not move."""
+    """Return the stacked rows of a value, zeros where it does not move."""
     tangent = context.tangent(value)
     return context.stack(tangent) if tangent is not None else zeros(context, value, value)
 
 
 def zeros(context: Context, value: ir.Value, like: ir.Value) -> ir.Value:
-    """Give zero rows for a value that does not move."""
+    """Return zero rows for a value that does not move."""
     shape = context.op("Shape", value, dtype=ir.DataType.INT64)
     if context.lead:
         shape = context.op("Concat", context.count, shape, axis=0)
@@ -55,7 +55,7 @@ def to_back(context: Context, rows: ir.Value, rank: int) -> ir.Value:
 
 
 def times(context: Context, tangent: Tangent | None, factor: ir.Value, node: ir.Node) -> Tangent | None:
-    """Give t ⊙ factor in the shape of the node's output; lazily where the shape stays."""
+    """Return t ⊙ factor in the shape of the node's output; lazily where the shape stays."""
     if tangent is None:
         return None
     out = node.outputs[0]

@@ -28,7 +28,7 @@ def elements(dims: Dims) -> int:
 
 
 def broadcast_dims(left: Dims, right: Dims) -> Dims:
-    """Give the sizes of the broadcast of two shapes."""
+    """Return the sizes of the broadcast of two shapes."""
     rank = max(len(left), len(right))
     a, b = (1,) * (rank - len(left)) + left, (1,) * (rank - len(right)) + right
     return tuple(y if x == 1 else x for x, y in zip(a, b, strict=True))

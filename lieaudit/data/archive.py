@@ -56,7 +56,7 @@ class Files(Protocol):
 
     @contextmanager
     def opened(self) -> Iterator[Callable[[int], BinaryIO]]:
-        """Give a function that opens the file of an index, valid inside the context."""
+        """Return a function that opens the file of an index, valid inside the context."""
 
 
 class FolderFiles:
@@ -77,7 +77,7 @@ class FolderFiles:
 
     @contextmanager
     def opened(self) -> Iterator[Callable[[int], BinaryIO]]:
-        """Give a function that opens the file of an index."""
+        """Return a function that opens the file of an index."""
         yield self._open
 
     def _open(self, index: int) -> BinaryIO:
@@ -125,7 +125,7 @@ class TarFiles:
 
     @contextmanager
     def opened(self) -> Iterator[Callable[[int], BinaryIO]]:
-        """Give a function that opens the member of an index."""
+        """Return a function that opens the member of an index."""
         with self._path.open("rb") as file:
 
             def read(index: int) -> BinaryIO:
@@ -154,7 +154,7 @@ class ZipFiles:
 
     @contextmanager
     def opened(self) -> Iterator[Callable[[int], BinaryIO]]:
-        """Give a function that opens the member of an index."""
+        """Return a function that opens the member of an index."""
         yield self._read
 
     def _read(self, index: int) -> BinaryIO:
@@ -163,7 +163,7 @@ class ZipFiles:
 
 
 def checked_zip_members(subject: str, archive: zipfile.ZipFile, limits: Limits) -> list[zipfile.ZipInfo]:
-    """Give the files of a zip after checking names, kinds, encryption and declared sizes.
+    """Return the files of a zip after checking names, kinds, encryption and declared sizes.
 
     Raises
     ------

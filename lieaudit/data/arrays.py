@@ -61,7 +61,7 @@ class ArrayImages:
             )
 
     def read(self, start: int, stop: int, channels: int | None) -> Iterator[npt.NDArray[np.uint8]]:
-        """Give raw images."""
+        """Return raw images."""
         del channels
         yield from self._raw[start:stop]
 
@@ -79,7 +79,7 @@ class ArrayImages:
 
 
 def check_labels(y: npt.NDArray[Any] | None, count: int) -> npt.NDArray[np.int64] | None:
-    """Give labels as (count,) int64, or raise ``BAD_LABELS``."""
+    """Return labels as (count,) int64, or raise ``BAD_LABELS``."""
     if y is None:
         return None
     if y.shape != (count,) or y.dtype.kind not in "iu" or int(y.min()) < 0 or int(y.max()) >= 2**31:

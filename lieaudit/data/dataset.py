@@ -127,14 +127,14 @@ class Dataset:
         return cls(images, labels=labels, name=name, sha256=digest.hexdigest(), further=others.get)
 
     def array(self, name: str) -> npt.NDArray[Any] | None:
-        """Give an array that lies beside the images under ``name``, as stored: the value of a graph's further input.
+        """Return an array that lies beside the images under ``name``, as stored: the value of a graph's further input.
 
         None where there is none. Raises `DataError` where it is there and cannot be read.
         """
         return None if name in {"x", "y"} else self._further(name)
 
     def size_after(self, preprocessing: Preprocessing | None) -> tuple[int, int] | None:
-        """Give the (H, W) all images have once resized and cropped, or None where they would differ."""
+        """Return the (H, W) all images have once resized and cropped, or None where they would differ."""
         if self.image_shape is not None:
             _, height, width = self.image_shape
             return (height, width) if preprocessing is None else resized_shape(preprocessing, height, width)
@@ -151,7 +151,7 @@ class Dataset:
         height: int,
         width: int,
     ) -> npt.NDArray[np.float32]:
-        """Give images ``start:stop`` as the model takes them.
+        """Return images ``start:stop`` as the model takes them.
 
         Image files are converted to the model's channels; arrays must have them.
 
@@ -193,7 +193,7 @@ class Dataset:
         return normalise(np.stack(ready), table, preprocessing.order)
 
     def raw(self, index: int, preprocessing: Preprocessing | None = None) -> npt.NDArray[np.uint8] | None:
-        """Give one image for a picture: uint8 (H, W, C) in RGB, or None for float32 data.
+        """Return one image for a picture: uint8 (H, W, C) in RGB, or None for float32 data.
 
         With `preprocessing`, after its resize and crop: the pixels that the model sees.
         """
@@ -203,7 +203,7 @@ class Dataset:
         return image if preprocessing is None else resize_and_crop(image, preprocessing, f"image {index}")
 
     def zero_point(self, preprocessing: Preprocessing | None, channels: int) -> npt.NDArray[np.float32]:
-        """Give the value raw 0 takes after normalisation, (channels,); 0 for float32 data, taken as it is."""
+        """Return the value raw 0 takes after normalisation, (channels,); 0 for float32 data, taken as it is."""
         if self.dtype != "uint8":
             return np.zeros(channels, np.float32)
         return normalisation_table(required(preprocessing, self.name or "the dataset"), channels)[:, 0].copy()

@@ -60,7 +60,7 @@ class Limits:
 
 
 def too_large(what: str, subject: str, hint: str = "use a smaller set of images") -> DataError:
-    """Give the error of an exceeded limit."""
+    """Return the error of an exceeded limit."""
     return DataError(what, reason="TOO_LARGE", subject=subject, hint=hint)
 
 
@@ -94,7 +94,7 @@ def check_sizes(subject: str, sizes: list[tuple[str, int, int]], limits: Limits)
 
 
 def no_images(subject: str) -> DataError:
-    """Give the error of a set without images."""
+    """Return the error of a set without images."""
     return DataError(
         f"{subject} holds no images",
         reason="NO_IMAGES",

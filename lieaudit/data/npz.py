@@ -20,7 +20,7 @@ _MAX_HEADER = 10_000
 
 
 def read_npz(path: Path, limits: Limits) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
-    """Give the arrays ``x`` and, where there is one, ``y``, as stored.
+    """Return the arrays ``x`` and, where there is one, ``y``, as stored.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def read_npz(path: Path, limits: Limits) -> tuple[npt.NDArray[Any], npt.NDArray[
 
 
 def read_named(path: Path, name: str, limits: Limits) -> npt.NDArray[Any] | None:
-    """Give the array ``name``, as stored; None where the .npz holds none. Raises `DataError` as `read_npz` does."""
+    """Return the array ``name``, as stored; None where the .npz holds none. Raises `DataError` as `read_npz` does."""
     with archive_errors(path), zipfile.ZipFile(path) as archive:
         members = {member.filename: member for member in checked_zip_members(path.name, archive, limits)}
         member = members.get(f"{name}.npy")

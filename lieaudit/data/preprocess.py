@@ -74,7 +74,7 @@ def parse_preprocessing(text: str) -> Preprocessing:
 
 
 def required(preprocessing: Preprocessing | None, subject: str) -> Preprocessing:
-    """Give the preprocessing, or the error that names the presets."""
+    """Return the preprocessing, or the error that names the presets."""
     if preprocessing is None:
         raise DataError(
             f"{subject} holds uint8 images, and nothing says how the model takes them",
@@ -98,7 +98,7 @@ def is_identity(preprocessing: Preprocessing) -> bool:
 
 
 def normalisation_table(preprocessing: Preprocessing, channels: int) -> npt.NDArray[np.float32]:
-    """Give the float32 value of every raw value.
+    """Return the float32 value of every raw value.
 
     Computed in float64 and rounded once: the result does not depend on how a framework orders the operations.
 
@@ -134,7 +134,7 @@ def normalise(raw: npt.NDArray[np.uint8], table: npt.NDArray[np.float32], order:
 
 
 def resized_shape(preprocessing: Preprocessing, height: int, width: int) -> tuple[int, int]:
-    """Give (height, width) after `resize_and_crop`, unless the crop does not fit (then before the crop)."""
+    """Return (height, width) after `resize_and_crop`, unless the crop does not fit (then before the crop)."""
     if preprocessing.resize is not None:
         short, long = min(height, width), max(height, width)
         longer = max(1, preprocessing.resize * long // short)

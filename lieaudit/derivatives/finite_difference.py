@@ -108,7 +108,7 @@ class FiniteDifference:
         return other
 
     def base(self, images: Float32Array, further: FurtherRows = NOTHING) -> Float32Array:
-        """Give z(x) for images (n, C, H, W)."""
+        """Return z(x) for images (n, C, H, W)."""
         return self._evaluator.base(images, further)
 
     @_quiet
@@ -237,7 +237,7 @@ class FiniteDifference:
         z: Float32Array,
         further: FurtherRows,
     ) -> tuple[Float64Array, Float64Array]:
-        """Give D(t) and S(t), float64 (n, D, S, *K), for steps (D, S)."""
+        """Return D(t) and S(t), float64 (n, D, S, *K), for steps (D, S)."""
         # the step that float32 rows really take
         steps = steps.astype(np.float32).astype(np.float64)
         signed = np.concatenate([steps, -steps], axis=1).astype(np.float32)
@@ -249,7 +249,7 @@ class FiniteDifference:
     def _ladder(
         self, image: Float32Array, direction: Float32Array, unit: float, z: Float32Array, further: FurtherRows
     ) -> tuple[list[Float64Array], Float64Array]:
-        """Give Dh D(t), flattened, and its rounding for every step of the ladder: one image, one direction."""
+        """Return Dh D(t), flattened, and its rounding for every step of the ladder: one image, one direction."""
         steps = np.asarray(unit * LADDER[None], np.float64)
         derivatives, _ = self._differences(image, direction, steps, z, further)
         rounding = np.linalg.norm(self._head.differential(z, last_rounding(z)[:, None]))
@@ -285,7 +285,7 @@ def _unit_steps(images: Float32Array, directions: Float32Array) -> Float64Array:
 
 
 def _pairs(ladder: list[Float64Array], rounding: Float64Array) -> tuple[Float64Array, Float64Array]:
-    """Give how far neighbouring steps disagree, relative to the largest derivative: plain and extrapolated.
+    """Return how far neighbouring steps disagree, relative to the largest derivative: plain and extrapolated.
 
     The difference of two neighbours measures the error of the worse one. For the plain ones (S − 1,), with the
     Richardson extrapolation to step ratio 4 (16 D(t/4) − D(t)) / 15 one fewer. ``rounding`` (S,) is the least norm that
@@ -303,21 +303,21 @@ def _neighbours(derivatives: list[Float64Array], rounding: Float64Array) -> Floa
 
 
 def _typical(disagreements: list[Float64Array]) -> Float64Array:
-    """Give the mean logarithm over images, smoothed over neighbouring steps: a lucky coincidence must not win."""
+    """Return the mean logarithm over images, smoothed over neighbouring steps: a lucky coincidence must not win."""
     mean = np.mean(np.log(np.maximum(disagreements, np.finfo(np.float64).tiny)), axis=0)
     padded = np.pad(mean, 1, mode="edge")
     return np.asarray(0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:])
 
 
 def _plain(first: Float64Array, second: Float64Array) -> list[tuple[Float64Array, ...]]:
-    """Give D(t) and its three spreads for every step but the first: arrays (n, S, *K) → per candidate (n, *K)."""
+    """Return D(t) and its three spreads for every step but the first: arrays (n, S, *K) → per candidate (n, *K)."""
     return [
         (first[:, j], first[:, j] - first[:, j - 1], second[:, j], second[:, j - 1]) for j in range(1, first.shape[1])
     ]
 
 
 def _extrapolated(first: Float64Array, second: Float64Array) -> list[tuple[Float64Array, ...]]:
-    """Give (4 D(t/2) − D(t)) / 3 and its three spreads.
+    """Return (4 D(t/2) − D(t)) / 3 and its three spreads.
 
     Smooth curvature, which S(t) holds to first order in t, drops out of S(t) − 2 S(t/2); kinks and noise stay.
     """
@@ -329,6 +329,6 @@ def _extrapolated(first: Float64Array, second: Float64Array) -> list[tuple[Float
 
 
 def _rounding_share(steps: Float64Array, *, extrapolate: bool) -> Float64Array:
-    """Give the factor from an error of z to that of each candidate: two errors of z over 2t, halved steps over 3."""
+    """Return the factor from an error of z to that of each candidate: two errors of z over 2t, halved steps over 3."""
     shares = 1.0 / (np.sqrt(2.0) * steps)
     return np.asarray(np.hypot(4.0 * shares[1:], shares[:-1]) / 3.0 if extrapolate else shares)[1:]

@@ -150,7 +150,7 @@ class ForwardDifferentiator:
     def _evaluate(
         self, images: Float32Array, directions: Float32Array, further: FurtherRows = NOTHING, *, draw: int = 0
     ) -> tuple[Float32Array, Float64Array]:
-        """Give z and dz; a positive ``draw``: by a graph whose weights are moved by a unit in the last place."""
+        """Return z and dz; a positive ``draw``: by a graph whose weights are moved by a unit in the last place."""
         count, lanes = directions.shape[:2]
         plan = self._plan(lanes)
         value = np.empty((count, *self._model.output_shape), np.float32)
@@ -307,7 +307,7 @@ class ForwardDifferentiator:
 
 
 def _scales(directions: Float32Array, tangent: Float64Array) -> Float64Array:
-    """Give what a relative error refers to, (n, D): the derivative, or what one so long is on this image.
+    """Return what a relative error refers to, (n, D): the derivative, or what one so long is on this image.
 
     A direction that the network hardly answers to is as wrong as the others, by the size of what cancels.
     """

@@ -22,7 +22,7 @@ def jittered(values: Float32Array, draw: int = 0) -> Float32Array:
 
 
 def _hash(values: Float32Array, draw: int) -> npt.NDArray[np.uint32]:
-    """Give well mixed bits of every number (two rounds of a multiplicative hash)."""
+    """Return well mixed bits of every number (two rounds of a multiplicative hash)."""
     mixed = np.ascontiguousarray(values, np.float32).view(np.uint32) + np.uint32(draw * 0x9E3779B1 & 0xFFFFFFFF)
     for factor in (2654435761, 2246822519):
         mixed = (mixed ^ (mixed >> np.uint32(15))) * np.uint32(factor)
@@ -30,7 +30,7 @@ def _hash(values: Float32Array, draw: int) -> npt.NDArray[np.uint32]:
 
 
 def jittered_weights(model: ir.Model, draw: int) -> ir.Model:
-    """Give a copy of a graph whose float32 weights are moved by one unit in the last place.
+    """Return a copy of a graph whose float32 weights are moved by one unit in the last place.
 
     Every sum then rounds elsewhere, while the function moves by less than its rounding; moved pixels alone would leave
     the errors of the first layers as they were, or drown them. ``draw`` says which weight goes which way, equal ones

@@ -55,7 +55,7 @@ class RowEvaluator:
         self._output, self._output_shape = model.info.output.name, model.output_shape
 
     def base(self, images: Float32Array, further: FurtherRows = NOTHING) -> Float32Array:
-        """Give z(x) for images (n, C, H, W), shape (n, *K)."""
+        """Return z(x) for images (n, C, H, W), shape (n, *K)."""
         steps = np.zeros((1, 1), np.float32)
         parts = [
             self._run(images[part], images[part, None], steps, rows_of(further, part))[:, 0, 0]
@@ -66,7 +66,7 @@ class RowEvaluator:
     def along(
         self, images: Float32Array, directions: Float32Array, steps: Float32Array, further: FurtherRows = NOTHING
     ) -> Float32Array:
-        """Give z(x + s·v) for images (n, C, H, W), directions (n, D, C, H, W) and steps (D, S): (n, D, S, *K)."""
+        """Return z(x + s·v) for images (n, C, H, W), directions (n, D, C, H, W) and steps (D, S): (n, D, S, *K)."""
         count, (kinds, signs) = len(images), steps.shape
         if kinds * signs <= self.rows_per_run:
             at_once = self.rows_per_run // (kinds * signs)

@@ -218,7 +218,7 @@ def _found(
 
 
 def _adjusted(tests: list[_Test]) -> list[tuple[float, float] | None]:
-    """Give (p, adjusted p) of "the limit is met" for every test that draws decide."""
+    """Return (p, adjusted p) of "the limit is met" for every test that draws decide."""
     raw = [_p_met(test) for test in tests]
     family = iter(holm([p for p in raw if p is not None]).tolist())
     return [None if p is None else (p, next(family)) for p in raw]
@@ -285,7 +285,7 @@ def _outcome(
 
 
 def _decide(test: _Test, p: tuple[float, float] | None, tail: float) -> tuple[str, str]:
-    """Give outcome and, where it is inconclusive, the reason."""
+    """Return outcome and, where it is inconclusive, the reason."""
     found = test.found
     if test.negligible:
         return PASS, "NEGLIGIBLE"

@@ -81,7 +81,7 @@ class Decision:
     secant_px: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the JSON form: the names of the protobuf message, absent values left out."""
+        """Return the JSON form: the names of the protobuf message, absent values left out."""
         plain = _plain(dataclasses.asdict(self))
         assert isinstance(plain, dict)  # noqa: S101 - a dict stays one
         return plain

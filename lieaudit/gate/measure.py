@@ -72,13 +72,13 @@ class Measured:
     """The value is that of a gap rule's dataset over that on the data."""
 
     def limit(self, limit: float) -> float:
-        """Give the limit on the decision's scale."""
+        """Return the limit on the decision's scale."""
         if not self.log:
             return limit
         return math.log(limit) if limit > 0 else -math.inf
 
     def interval(self, tail: float) -> tuple[float, float] | None:
-        """Give the interval on the value's scale: ``tail`` beyond either end, widened by the numerical error.
+        """Return the interval on the value's scale: ``tail`` beyond either end, widened by the numerical error.
 
         None where an end is not finite, or no interval of sampling exists and the numerical error is 0.
         """
@@ -90,14 +90,14 @@ class Measured:
         return low, high
 
     def bounds(self, tail: float) -> tuple[float, float]:
-        """Give the interval on the decision's scale."""
+        """Return the interval on the decision's scale."""
         if self.draws is None:
             return self.value - self.down, self.value + self.up
         ends = np.quantile(self.draws, [tail, 1 - tail], method="inverted_cdf")
         return float(ends[0]) - self.down, float(ends[1]) + self.up
 
     def numerical_error(self) -> float | None:
-        """Give the half width of the numerical error on the value's scale; None where it is unbounded."""
+        """Return the half width of the numerical error on the value's scale; None where it is unbounded."""
         width = max(self.down, self.up)
         if self.log:
             width = self.value * math.expm1(width) if width < 700 else math.inf
@@ -147,7 +147,7 @@ def trust(generator: str, reports: Mapping[str, Report]) -> tuple[str, str]:
 
 
 def _of_the_whole(report: Report) -> list[str]:
-    """Give the reasons of an inconclusive report that concern every generator."""
+    """Return the reasons of an inconclusive report that concern every generator."""
     elsewhere = ("layerwise", *(f"{name}: " for name in report.results))
     general = [reason for reason in report.reasons if not reason.startswith(elsewhere)]
     explained = any(result.status != "ok" for result in report.results.values()) or bool(report.reasons)
@@ -336,7 +336,7 @@ def _values(result: GeneratorResult) -> tuple[Array, Array]:
 
 
 def _shifted(values: Array, errors: Array, statistic: str) -> tuple[float, float]:
-    """Give the statistic's lower and upper numerical bound; LEE cannot be negative."""
+    """Return the statistic's lower and upper numerical bound; LEE cannot be negative."""
     point = float(point_estimate(values, statistic))
     if statistic == "mean":
         error = float(np.sqrt(np.sum(errors**2)) / len(errors))

@@ -16,7 +16,7 @@ _MOST = 2**31 - 1
 
 
 def images_needed(measured: Measured, limit: float, tail: float, tests: int, power: float = POWER) -> int | None:
-    """Give the number of images that decides with probability ``power``, or None where none does.
+    """Return the number of images that decides with probability ``power``, or None where none does.
 
     The standard error of the statistic shrinks as 1/√n; the numerical error does not. With d the distance of the
     value from the limit less the numerical error, and s the standard error on n images, the normal approximation
@@ -50,7 +50,7 @@ def images_needed(measured: Measured, limit: float, tail: float, tests: int, pow
 
 
 def sample_size(deviation: float, distance: float, tail: float, power: float = POWER) -> int:
-    """Give the images n for which an effect ``distance`` beyond the limit is found with probability ``power``.
+    """Return the images n for which an effect ``distance`` beyond the limit is found with probability ``power``.
 
     ``deviation`` is the standard deviation of one image's contribution (the standard error times √n), on the same
     scale; ``tail`` the one-sided level: n = ((z_{1−tail} + z_power)·deviation / distance)² + z²_{1−tail} / 2, where the

@@ -15,7 +15,7 @@ _STATISTIC = {"mean": "mean LEE", "median": "median LEE", "geometric_mean": "geo
 
 
 def number(value: float) -> str:
-    """Give three significant digits."""
+    """Return three significant digits."""
     if value == 0:
         return "0"
     return f"{value:.3g}" if 1e-3 <= abs(value) < 1e4 else f"{value:.2e}"

@@ -148,7 +148,7 @@ def _batch_size(model: ir.Model) -> int | None:
 
 
 def _with_batch(model: ir.Model, size: int | str) -> ir.Model:
-    """Give a copy with this batch axis; intermediate shapes are inferred anew."""
+    """Return a copy with this batch axis; intermediate shapes are inferred anew."""
     copy = model.clone()
     for value in copy.graph.inputs:
         assert value.shape is not None  # noqa: S101 - `image_input` and `further` gave them one

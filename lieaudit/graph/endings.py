@@ -49,7 +49,7 @@ def is_standard(node: ir.Node) -> bool:
 
 
 def constant(value: ir.Value | None) -> npt.NDArray[Any] | None:
-    """Give the value of an initializer or Constant; None for anything else."""
+    """Return the value of an initializer or Constant; None for anything else."""
     if value is None:
         return None
     tensor = ir.convenience.get_const_tensor(value)
@@ -63,7 +63,7 @@ def ending_of(node: ir.Node) -> Ending | None:
 
 
 def softmax_axis(node: ir.Node) -> tuple[int, bool]:
-    """Give a Softmax's axis, and whether it normalises over all axes from there on."""
+    """Return a Softmax's axis, and whether it normalises over all axes from there on."""
     opset = node.version or (node.graph.opset_imports.get("", 0) if node.graph is not None else 0)
     old = is_standard(node) and 0 < opset < _FLATTENING
     return node.attributes.get_int("axis", 1 if old else -1), old
@@ -187,7 +187,7 @@ def _logistic_of(node: ir.Node, lower: ir.Value | None) -> Ending | None:
 
 
 def _without_maximum(x: ir.Value, axis: int) -> ir.Value:
-    """Give what the maximum over the softmax's axis was taken off: the softmax of it is the same."""
+    """Return what the maximum over the softmax's axis was taken off: the softmax of it is the same."""
     taken = _maker(x, "Sub")
     if taken is None or taken.inputs[0] is None:
         return x
@@ -216,7 +216,7 @@ def _maker_input(value: ir.Value | None, op_type: str) -> ir.Value | None:
 
 
 def _only_axis(node: ir.Node) -> int | None:
-    """Give the one axis that a reduction is over."""
+    """Return the one axis that a reduction is over."""
     stated = node.attributes.get("axes")
     if stated is not None:
         axes = list(stated.as_ints())

@@ -59,7 +59,7 @@ class Bound:
 
 
 def bind(graph: ir.Graph, image: ir.Value, spec: AuditSpec, data: Dataset | None, notes: list[str]) -> Bound:
-    """Give every input but the image its value, or drop it where nothing reads it, in place.
+    """Return every input but the image its value, or drop it where nothing reads it, in place.
 
     Values come from ``spec.feeds`` and from arrays of the data, in this order.
 

@@ -107,7 +107,7 @@ def _convolved(value: ir.Value) -> int | None:
 
 
 def _readers(value: ir.Value) -> Iterator[ir.Node]:
-    """Give the ops that read an image, past those that take it pixel by pixel."""
+    """Return the ops that read an image, past those that take it pixel by pixel."""
     waiting, seen = [value], {value}
     while waiting:
         for use in waiting.pop().uses():

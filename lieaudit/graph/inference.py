@@ -34,7 +34,7 @@ def infer_shapes(model: ir.Model) -> None:
 
 
 def _take_from_bodies(node: ir.Node) -> None:
-    """Give the outputs of an If or a Loop the type of the sequences and optionals that their bodies end in."""
+    """Return the outputs of an If or a Loop the type of the sequences and optionals that their bodies end in."""
     for body in subgraphs(node):
         # a Loop's body ends in a condition first
         ends = list(body.outputs)[1:] if is_op(node, "Loop") else list(body.outputs)

@@ -89,7 +89,7 @@ def ints_input(node: ir.Node, index: int) -> list[int]:
 
 
 def subgraphs(node: ir.Node) -> list[ir.Graph]:
-    """Give the graphs among a node's attributes."""
+    """Return the graphs among a node's attributes."""
     found: list[ir.Graph] = []
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
@@ -100,7 +100,7 @@ def subgraphs(node: ir.Node) -> list[ir.Graph]:
 
 
 def reads(node: ir.Node) -> list[ir.Value]:
-    """Give every value of the enclosing graph that a node or a subgraph in it reads, each once."""
+    """Return every value of the enclosing graph that a node or a subgraph in it reads, each once."""
     found = [value for value in node.inputs if value is not None]
     for graph in subgraphs(node):
         inside: set[ir.Value] = set(graph.inputs) | set(graph.initializers.values())

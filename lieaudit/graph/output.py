@@ -14,7 +14,7 @@ from lieaudit.spec import AuditSpec
 
 
 def choose(graph: ir.Graph, spec: AuditSpec, notes: list[str]) -> ir.Value:
-    """Give the output the spec names, or the first one (the exporters' main output), and note that choice.
+    """Return the output the spec names, or the first one (the exporters' main output), and note that choice.
 
     Where the first is not a float and exactly one other is (a classifier's label before its probabilities), that one.
 

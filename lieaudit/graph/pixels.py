@@ -27,7 +27,7 @@ INTEGERS = {
 
 
 def range_of(image: ir.Value) -> tuple[int, int] | None:
-    """Give the least and the greatest pixel of an integer image; None for one of floats."""
+    """Return the least and the greatest pixel of an integer image; None for one of floats."""
     if image.dtype not in INTEGERS:
         return None
     info = np.iinfo(image.dtype.numpy())

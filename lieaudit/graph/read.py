@@ -182,7 +182,7 @@ def _too_new(reason: str, what: str, subject: str, found: int, newest: int) -> M
 
 
 def _external(model: ir.Model) -> list[ir.ExternalTensor]:
-    """Give every tensor stored outside the file: initializers and attributes, in subgraphs and functions too."""
+    """Return every tensor stored outside the file: initializers and attributes, in subgraphs and functions too."""
     tensors = [value.const_value for value in _initializers(model)]
     tensors += [attribute.as_tensor() for _, attribute in _tensor_attributes(model)]
     return [tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor)]

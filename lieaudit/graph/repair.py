@@ -55,7 +55,7 @@ def repair(proto: onnx.ModelProto) -> list[str]:
 
 @contextmanager
 def outlined(graph: onnx.GraphProto) -> Iterator[None]:
-    """Give inputs and outputs that have no type or shape an empty one, which the ONNX checker insists on, for a while.
+    """Add an empty type or shape where an input or output has none, which the ONNX checker insists on, for a while.
 
     Afterwards they are as they were: unknown, to be inferred and measured.
     """
@@ -207,7 +207,7 @@ def _reorder(owner: onnx.GraphProto | onnx.FunctionProto, order: Sequence[int]) 
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Give the names a node reads, those that its subgraphs take from outside included (and their own, harmlessly)."""
+    """Return the names a node reads, those that its subgraphs take from outside (and their own, harmlessly) too."""
     yield from (name for name in node.input if name)
     for graph in _nested(node):
         own = {name for inner in graph.node for name in inner.output} | {value.name for value in graph.input}

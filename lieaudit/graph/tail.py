@@ -130,7 +130,7 @@ def _behind_moves(value: ir.Value) -> ir.Node | None:
 
 
 def _scale(node: ir.Node, at: int) -> tuple[float, int] | None:
-    """Give a node's constant scale and zero point for a whole tensor."""
+    """Return a node's constant scale and zero point for a whole tensor."""
     scale = constant(node.inputs[at]) if at < len(node.inputs) else None
     if scale is None or scale.size != 1:
         return None
@@ -139,7 +139,7 @@ def _scale(node: ir.Node, at: int) -> tuple[float, int] | None:
 
 
 def _own_scale(node: ir.Node) -> tuple[float, int] | None:
-    """Give the scale and zero point of the integers that a node makes, where it makes any and the graph states them."""
+    """Return the scale and zero point of the integers that a node makes, where it makes any that the graph states."""
     op = lookup(node)
     return _scale(node, op.scale) if op is not None and op.scale is not None else None
 
@@ -172,7 +172,7 @@ def _dequantised(model: ir.Model, output: ir.Value) -> tuple[ir.Value, float, in
 
 
 def _chain(output: ir.Value) -> tuple[list[ir.Node], ir.Node | None]:
-    """Give the nodes at the end that only move values or hardly change them, last first, and the node before."""
+    """Return the nodes at the end that only move values or hardly change them, last first, and the node before."""
     chain: list[ir.Node] = []
     node = output.producer()
     while node is not None and _passes(node):
@@ -194,7 +194,7 @@ def _passes(node: ir.Node) -> bool:
 
 
 def _bound(node: ir.Node, name: str, at: int, default: float) -> float:
-    """Give a bound of a Clip: an attribute in old opsets, an input in new ones; infinite where it is computed."""
+    """Return a bound of a Clip: an attribute in old opsets, an input in new ones; infinite where it is computed."""
     if name in node.attributes:
         return node.attributes[name].as_float()
     if at >= len(node.inputs) or node.inputs[at] is None:
@@ -241,7 +241,7 @@ def _final_axis(
 
 
 def _moved(node: ir.Node, axis: int, before: Sequence[int], after: Sequence[int]) -> int | None:
-    """Give where an axis is after a move; None where it was split or joined with others."""
+    """Return where an axis is after a move; None where it was split or joined with others."""
     if node.op_type == "Transpose":
         perm = node.attributes.get("perm")
         order = list(perm.as_ints()) if perm is not None else list(reversed(range(len(before))))
@@ -269,7 +269,7 @@ def measured_shapes(
 def _measured(
     model: ir.Model, values: Sequence[ir.Value], further: Mapping[str, npt.NDArray[Any]]
 ) -> list[tuple[int, ...]] | None:
-    """Give the shapes that tensors have in a run on noise; None where the graph does not run."""
+    """Return the shapes that tensors have in a run on noise; None where the graph does not run."""
     image = model.graph.inputs[0]
     assert image.shape is not None  # noqa: S101 - the image input was normalised
     try:

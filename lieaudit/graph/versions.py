@@ -51,7 +51,7 @@ def settle(model: ir.Model) -> str:
 
 
 def changed_ops(model: ir.Model, known: int) -> list[tuple[str, int]]:
-    """Give the ops of the graph that are not yet, or not so, in opset ``known``, and the opsets that define them."""
+    """Return the ops of the graph that are not yet, or not so, in opset ``known``, and the opsets that define them."""
     stamped = model.opset_imports.get("", 0)
     ops = dict.fromkeys(node.op_type for node in model.graph.all_nodes() if node.domain in {"", "ai.onnx"})
     return [(op, since) for op in ops if (since := _since(op, stamped)) > known]
@@ -59,7 +59,7 @@ def changed_ops(model: ir.Model, known: int) -> list[tuple[str, int]]:
 
 @cache
 def newest() -> tuple[int, int]:
-    """Give the newest IR version and opset that the installed onnx and onnxruntime both know."""
+    """Return the newest IR version and opset that the installed onnx and onnxruntime both know."""
     version = next(v for v in range(int(onnx.IR_VERSION), 0, -1) if _loads(v, 1))
     return version, next(v for v in range(onnx.defs.onnx_opset_version(), 0, -1) if _loads(version, v))
 
@@ -85,7 +85,7 @@ def _loads(version: int, opset: int) -> bool:
 
 
 def _since(op_type: str, opset: int) -> int:
-    """Give the opset since which an op is as it is; 0 for one that is not of the standard."""
+    """Return the opset since which an op is as it is; 0 for one that is not of the standard."""
     try:
         return int(onnx.defs.get_schema(op_type, opset, "").since_version)
     except onnx.defs.SchemaError:

@@ -75,7 +75,7 @@ class ClassLabels:
 
 
 def probability_axis(rows: Rows, tolerance: float = SUM_TOLERANCE) -> int:
-    """Give the axis of rows (n, *K) along which all are non-negative with sum 1, the last such one; 0 for none."""
+    """Return the axis of rows (n, *K) along which all are non-negative with sum 1, the last such one; 0 for none."""
     if rows.ndim < 2 or not np.all(rows >= 0):
         return 0
     for axis in range(rows.ndim - 1, 0, -1):
@@ -95,7 +95,7 @@ def unit_norm(rows: Rows) -> bool:
 
 
 def sum_tolerance(size: int, step: float, dtype: ir.DataType | None) -> float:
-    """Give how far sums of K probabilities may be from 1: K half steps of a quantised output, rounding of 16 bits.
+    """Return how far sums of K probabilities may be from 1: K half steps of a quantised output, rounding of 16 bits.
 
     The half steps of K probabilities in 16 bits add up to at most half a step at 1.
     """

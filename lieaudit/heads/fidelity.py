@@ -100,7 +100,7 @@ def _of_parts(parts: BoundParts, ours: Array, theirs: Array, settled: Settled, o
 
 
 def reasons(found: Fidelity | Skipped) -> tuple[str, ...]:
-    """Give why no result is conclusive; empty where the audited function is the model's."""
+    """Return why no result is conclusive; empty where the audited function is the model's."""
     if isinstance(found, Skipped) or found.ok:
         return ()
     what = (
@@ -131,7 +131,7 @@ class _Original:
         self._names = [settled.model.info.output.name] if parts is None else list(parts.outputs)
 
     def run(self, indices: list[int]) -> Array:
-        """Give the outputs of images, as real values arranged as the audited ones: (n, *K) float64."""
+        """Return the outputs of images, as real values arranged as the audited ones: (n, *K) float64."""
         session = self._session("ORT_ENABLE_ALL")
         first = self._row(session, indices[0])
         again = self._row(session, indices[0])
@@ -145,7 +145,7 @@ class _Original:
         return np.concatenate([first, *(self._row(session, index) for index in indices[1:])])
 
     def levels_differ(self, indices: list[int]) -> float:
-        """Give the largest difference that onnxruntime's own optimisation makes on these images."""
+        """Return the largest difference that onnxruntime's own optimisation makes on these images."""
         found = []
         for level in ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_ALL"):
             session = self._session(level)
@@ -204,7 +204,7 @@ class _Original:
         return model.arrangement.apply(row) if model.arrangement is not None else row
 
     def _beside(self, session: Any, index: int) -> dict[str, Array]:
-        """Give what the graph's further inputs were fed."""
+        """Return what the graph's further inputs were fed."""
         model = self._settled.model
         feeds = {
             name: rows[index : index + 1] if differs else rows for name, (rows, differs) in model.further.given.items()
@@ -214,14 +214,14 @@ class _Original:
 
 
 def _anything(value: Any) -> Array:
-    """Give a value of the right type and rank to an input that the audited output does not read."""
+    """Return a value of the right type and rank to an input that the audited output does not read."""
     dtype = value.type.removeprefix("tensor(").removesuffix(")").replace("float", "float32", 1)
     dtype = {"float3216": "float16", "double": "float64"}.get(dtype, dtype)
     return np.zeros([size if isinstance(size, int) else 1 for size in value.shape], dtype)
 
 
 def _shown(settled: Settled) -> Array:
-    """Give what the graph shows of the audited rows: its own head, and no other."""
+    """Return what the graph shows of the audited rows: its own head, and no other."""
     tail, rows = settled.model.tail, np.asarray(settled.rows)
     if not tail.function:
         return rows
@@ -236,7 +236,7 @@ def _other_top1(ours: Array, theirs: Array, step: float) -> npt.NDArray[np.bool_
 
 
 def _scale(settled: Settled, sizes: Array, finite: npt.NDArray[np.bool_]) -> float:
-    """Give what differences are relative to: the largest output, but 1 for scores, which may all be near 0.
+    """Return what differences are relative to: the largest output, but 1 for scores, which may all be near 0.
 
     The largest of the probabilities of a softmax over K classes is 1/K at the least, and their error is relative to it.
     """

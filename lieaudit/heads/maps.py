@@ -73,7 +73,7 @@ def _on_grid(part: Axis) -> bool:
 
 
 def _arranged(layout: Layout, softmax: int) -> tuple[Arrangement | None, int]:
-    """Give the arrangement as a map, and the softmax's axis in it; None where tokens, rolls or that axis forbid it."""
+    """Return the arrangement as a map, and the softmax's axis in it; None where tokens, rolls or it forbid that."""
     axes = layout.axes[1:]
     atoms = [atom for part in axes for atom in part]
     if any(atom.parts or atom.shift for atom in atoms):

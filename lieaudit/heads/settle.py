@@ -125,7 +125,7 @@ def _count(model: AuditableModel, spec: AuditSpec) -> int:
 
 
 def _raw(model: AuditableModel, images: Images, indices: list[int]) -> npt.NDArray[np.float64]:
-    """Give the raw outputs of some images, one run each: few images need no large batch."""
+    """Return the raw outputs of some images, one run each: few images need no large batch."""
     with Session(
         model.model, provider=images.spec.provider, threads=images.spec.threads, allow_fallback=True
     ) as session:
@@ -138,7 +138,7 @@ def _raw(model: AuditableModel, images: Images, indices: list[int]) -> npt.NDArr
 
 
 def _classes(model: AuditableModel, images: Images) -> npt.NDArray[np.int64] | None:
-    """Give the component that each image's label stands for; None where that is not known."""
+    """Return the component that each image's label stands for; None where that is not known."""
     spec = images.spec
     try:
         return match_classes(images.dataset, model.output_size, classes=spec.classes, offset=spec.class_offset)

@@ -32,7 +32,7 @@ class Action:
     convention: str
 
     def derivative(self, size: int, shift: int) -> Float32Array:
-        """Give the derivative along an axis of ``size`` entries that is rolled by ``shift``."""
+        """Return the derivative along an axis of ``size`` entries that is rolled by ``shift``."""
         matrix = derivative_matrix(
             size, interpolation=self.interpolation, padding=self.padding, right=self.convention == "reference"
         )
@@ -40,14 +40,14 @@ class Action:
         return matrix[np.ix_(order, order)].astype(np.float32)
 
     def velocities(self, height: int, width: int, shifts: tuple[int, int]) -> Float32Array:
-        """Give v of every generator on a rolled grid, (G, 2, height, width): x, then y component."""
+        """Return v of every generator on a rolled grid, (G, 2, height, width): x, then y component."""
         rows = (np.arange(height) + shifts[0]) % height
         columns = (np.arange(width) + shifts[1]) % width
         fields = [velocity_field(g, height, width, convention=self.convention) for g in self.generators]
         return np.stack(fields)[:, :, rows][:, :, :, columns].astype(np.float32)
 
     def gains(self) -> list[float]:
-        """Give the gain of every generator; 0 for those that move pixels."""
+        """Return the gain of every generator; 0 for those that move pixels."""
         return [get_generator(g).gain for g in self.generators]
 
 
@@ -100,7 +100,7 @@ def _grid_rows(emit: Emitter, view: ir.Value, atoms: list[Atom], action: Action)
 def _derivatives(
     emit: Emitter, flat: ir.Value, sizes: tuple[int, int, int], shifts: tuple[int, int], action: Action
 ) -> ir.Value:
-    """Give v · ∇ of (B, h, w, c) for every generator: (G·B, h, w, c)."""
+    """Return v · ∇ of (B, h, w, c) for every generator: (G·B, h, w, c)."""
     height, width, channels = sizes
     whole = [-1, height, width, channels]
     velocities = action.velocities(height, width, shifts)
@@ -132,7 +132,7 @@ def _derivatives(
 
 
 def _slim(component: Float32Array) -> Float32Array:
-    """Give a velocity component as (h, w, 1), with size 1 along axes on which it does not depend."""
+    """Return a velocity component as (h, w, 1), with size 1 along axes on which it does not depend."""
     if np.all(component == component[:1]):
         component = component[:1]
     if np.all(component == component[:, :1]):

@@ -59,7 +59,7 @@ class Pass(Protocol):
     def __call__(
         self, images: Float32Array, directions: Float32Array, progress: Callable[[], None] | None = None
     ) -> Rows:
-        """Give the rows of images (n, C, H, W) with tangents (n, G, C, H, W)."""
+        """Return the rows of images (n, C, H, W) with tangents (n, G, C, H, W)."""
         ...
 
     def close(self) -> None:
@@ -160,7 +160,7 @@ class Attributor:
         return plan_of(asked, self._model.height, self._model.width, convention=self._spec.convention)
 
     def sessions(self, generators: tuple[str, ...]) -> Pass:
-        """Give the sessions of one pass; only one pass, and so one copy of the weights, is open at a time.
+        """Return the sessions of one pass; only one pass, and so one copy of the weights, is open at a time.
 
         They take the directions of its `plan`.
         """

@@ -33,7 +33,7 @@ class Buffers:
         return self._held
 
     def take(self, shape: tuple[int, ...]) -> Float32Array:
-        """Give an array whose contents are arbitrary."""
+        """Return an array whose contents are arbitrary."""
         size = math.prod(shape)
         block_size = _class_of(size)
         free = self._free.get(block_size)

@@ -130,7 +130,7 @@ class DifferenceChain:
 
     @staticmethod
     def peak_bytes(stages: tuple[Stage, ...], generators: int, steps: int = len(LADDER)) -> int:
-        """Give the most that one image's rows take; each stage copies its inputs once."""
+        """Return the most that one image's rows take; each stage copies its inputs once."""
         return 2 * peak_bytes(stages, generators=generators, leading=0, rows_per_source=2 * steps * generators)
 
     def calibrate(self, images: Float32Array, directions: Float32Array) -> Float64Array:
@@ -181,7 +181,7 @@ class DifferenceChain:
         epsilons: Float64Array,
         progress: Callable[[], None] | None,
     ) -> tuple[Float32Array, Float64Array, Float64Array, Float64Array]:
-        """Give z (n, *K), D z of every C_k at every step, float64 (n, S, G, L, *K), asymmetries and resolutions."""
+        """Return z (n, *K), D z of every C_k at every step, float64 (n, S, G, L, *K), asymmetries and resolutions."""
         count, levels = epsilons.shape[1:]
         start = np.ascontiguousarray(np.moveaxis(directions, 1, 0))
         name = self._image.name or ""
@@ -211,7 +211,7 @@ class DifferenceChain:
         return z.base, np.moveaxis(slope, 3, 0), np.moveaxis(bend, 3, 0), np.moveaxis(resolution, 3, 0)
 
     def _scales(self, stage: Stage, live: Mapping[str, _Live], acted: Mapping[str, Float32Array]) -> Float64Array:
-        """Give ‖h‖ / ‖X h‖ of a stage's inputs for every generator, (G,); 1 where nothing moves."""
+        """Return ‖h‖ / ‖X h‖ of a stage's inputs for every generator, (G,); 1 where nothing moves."""
         names = [v.name or "" for v in stage.inputs]
         size = math.fsum(float(np.sum(np.square(live[n].base, dtype=np.float64))) for n in names)
         moved = np.zeros(len(self.generators))
@@ -274,7 +274,7 @@ class DifferenceChain:
 
 
 def _perturbed(base: Float32Array, acted: Float32Array | None, steps: Float64Array, sign: float) -> Float32Array:
-    """Give base ± sign · t X h for all generators and steps: (G·L·2, *shape)."""
+    """Return base ± sign · t X h for all generators and steps: (G·L·2, *shape)."""
     count, levels = steps.shape
     signed = sign * steps[:, :, None] * np.array([1.0, -1.0])
     if acted is None:
@@ -285,7 +285,7 @@ def _perturbed(base: Float32Array, acted: Float32Array | None, steps: Float64Arr
 
 
 def _aligned(item: _Live, ids: tuple[int, ...], per_source: int) -> Float32Array:
-    """Give the rows of these sources; a source that a tensor does not depend on leaves it at its base."""
+    """Return the rows of these sources; a source that a tensor does not depend on leaves it at its base."""
     if item.ids == ids:
         return item.rows
     own = {source: i for i, source in enumerate(item.ids)}
@@ -309,7 +309,7 @@ def _unstack(array: Float32Array, count: int, axis: int) -> Float32Array:
 
 
 def _batch_axis(value: ir.Value, layout: Layout) -> int | None:
-    """Give the axis whose major part is the batch; None where rows cannot be put into a batch."""
+    """Return the axis whose major part is the batch; None where rows cannot be put into a batch."""
     for axis, atoms in enumerate(layout.axes):
         if any(atom.role == "batch" for atom in atoms):
             return axis if atoms[0].role == "batch" else None
@@ -318,7 +318,7 @@ def _batch_axis(value: ir.Value, layout: Layout) -> int | None:
 
 
 def _action_graph(model: ir.Model, value: ir.Value, layout: Layout, action: Action) -> ir.Model:
-    """Give the graph that computes X h of one boundary tensor."""
+    """Return the graph that computes X h of one boundary tensor."""
     source = ir.Value(name=value.name, type=value.type, shape=value.shape)
     graph = ir.Graph([source], [], nodes=[], opset_imports=dict(model.graph.opset_imports), name="action")
     emit = Emitter(graph, opset=model.graph.opset_imports[""])

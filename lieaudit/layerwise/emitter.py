@@ -35,7 +35,7 @@ class Emitter:
         return self._made[key]
 
     def const(self, array: npt.NDArray[Any]) -> ir.Value:
-        """Give an initializer."""
+        """Return an initializer."""
         array = np.asarray(array, order="C")
         key = ("", array.dtype.str, array.shape, array.tobytes())
         if key not in self._made:
@@ -48,7 +48,7 @@ class Emitter:
         return self._made[key]
 
     def ints(self, values: Iterable[int]) -> ir.Value:
-        """Give a 1-D int64 initializer."""
+        """Return a 1-D int64 initializer."""
         return self.const(np.array(list(values), np.int64))
 
     def reshape(self, value: ir.Value, sizes: Iterable[int]) -> ir.Value:
@@ -60,7 +60,7 @@ class Emitter:
         return self.op("Mul", value, self.const(np.array(factor, np.float32)))
 
     def slice(self, value: ir.Value, start: int, end: int, axis: int) -> ir.Value:
-        """Give entries start … end − 1 of an axis."""
+        """Return entries start … end − 1 of an axis."""
         if self._opset >= 10:
             return self.op("Slice", value, self.ints([start]), self.ints([end]), self.ints([axis]))
         return self.op("Slice", value, starts=[start], ends=[end], axes=[axis])

@@ -164,7 +164,7 @@ class Chain:
 
     @staticmethod
     def peak_bytes(stages: tuple[Stage, ...], generators: int) -> int:
-        """Give the most that one image's values and rows take."""
+        """Return the most that one image's values and rows take."""
         return peak_bytes(stages, generators=generators, leading=2, rows_per_source=generators)
 
     @property
@@ -216,7 +216,7 @@ class Chain:
         )
 
     def _room(self, value: ir.Value, stage: Stage, ids: tuple[int, ...], n: int) -> _Live:
-        """Give room for an output and its rows, and for the zero rows that later readers will want behind them."""
+        """Return room for an output and its rows, and for the zero rows that later readers will want behind them."""
         shape = shape_for(value, n)
         count = len(self.generators)
         own = len(stage.rows_out) + 2
@@ -306,7 +306,7 @@ def _products(flat: Float32Array, related: npt.NDArray[np.bool_]) -> Float64Arra
 
 
 def _aligned(item: _Live, ids: tuple[int, ...], count: int) -> Float32Array:
-    """Give the rows with these ids; rows that a tensor does not have are zero."""
+    """Return the rows with these ids; rows that a tensor does not have are zero."""
     if item.ids == ids[: len(item.ids)] and len(item.buffer) >= len(ids) * count:
         return item.buffer[: len(ids) * count]
     out = np.zeros((len(ids) * count, *item.buffer.shape[1:]), np.float32)

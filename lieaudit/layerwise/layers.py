@@ -35,7 +35,7 @@ class LayerInfo:
 
 
 def layers(model: AuditableModel, spec: AuditSpec) -> tuple[LayerInfo, ...]:
-    """Give the segments that an attribution with this ``spec`` would report (``none``: by module).
+    """Return the segments that an attribution with this ``spec`` would report (``none``: by module).
 
     Raises
     ------

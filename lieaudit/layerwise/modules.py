@@ -22,7 +22,7 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def module_paths(nodes: Sequence[ir.Node]) -> dict[ir.Node, Path] | None:
-    """Give the path of the module each node was called in, or None where the exporter left no tree.
+    """Return the path of the module each node was called in, or None where the exporter left no tree.
 
     A leading part that every node shares (a wrapper) is dropped.
     """
@@ -76,7 +76,7 @@ def _shared(paths: Sequence[Path]) -> int:
 
 
 def block_paths(nodes: Sequence[ir.Node]) -> dict[ir.Node, Path]:
-    """Give paths for a graph without names: ``block_3/Conv_1`` between tensors through which everything passes.
+    """Return paths for a graph without names: ``block_3/Conv_1`` between tensors through which everything passes.
 
     A block of one node is that node: ``Conv_7``.
     """

@@ -36,22 +36,22 @@ class Groups:
                     self._before[i].add(source)
 
     def find(self, index: int) -> int:
-        """Give the representative of a node's group."""
+        """Return the representative of a node's group."""
         while self._parent[index] != index:
             self._parent[index] = self._parent[self._parent[index]]
             index = self._parent[index]
         return index
 
     def group_of(self, node: ir.Node) -> int:
-        """Give the group of a node."""
+        """Return the group of a node."""
         return self.find(self._index[node])
 
     def producers(self, group: int) -> set[int]:
-        """Give the groups that feed a group."""
+        """Return the groups that feed a group."""
         return {self.find(i) for i in self._before[group]} - {group}
 
     def consumers(self, group: int) -> set[int]:
-        """Give the groups that a group feeds."""
+        """Return the groups that a group feeds."""
         return {self.find(i) for i in self._after[group]} - {group}
 
     def join(self, first: int, second: int) -> bool:
@@ -118,7 +118,7 @@ class Groups:
         return joined
 
     def _between(self, start: int, end: int) -> set[int]:
-        """Give the groups on paths from start to end."""
+        """Return the groups on paths from start to end."""
         down = self._reach(start, forward=True)
         return down & self._reach(end, forward=False)
 
@@ -144,7 +144,7 @@ class Groups:
         return seen
 
     def ordered(self) -> list[list[ir.Node]]:
-        """Give the groups in a topological order, early nodes first, each with its nodes in graph order."""
+        """Return the groups in a topological order, early nodes first, each with its nodes in graph order."""
         members: dict[int, list[ir.Node]] = {}
         for i, node in enumerate(self.nodes):
             members.setdefault(self.find(i), []).append(node)

@@ -38,7 +38,7 @@ class Prepared:
     segmentation: Segmentation
 
     def stages(self, generators: Sequence[str | Generator], *, keep_all: bool = False) -> tuple[Stage, ...]:
-        """Give the stages for generators that commute alike; ``keep_all`` gives every segment a row."""
+        """Return the stages for generators that commute alike; ``keep_all`` gives every segment a row."""
         segments = self.segmentation.segments
         commutes = [own and not keep_all for own in commuting(segments, generators)]
         return plan_stages(segments, commutes, self.tracker, shape_tensors(self.model, self.tracker))
@@ -73,7 +73,7 @@ def check_layouts(model: AuditableModel, spec: AuditSpec) -> None:
 
 
 def tracked(model: AuditableModel, spec: AuditSpec) -> tuple[ir.Model, Tracker]:
-    """Give a copy of the normalised graph with measured shapes, and the axes of its tensors.
+    """Return a copy of the normalised graph with measured shapes, and the axes of its tensors.
 
     A layout that is declared for the audited output holds for the tensor that this was made of.
 

@@ -148,7 +148,7 @@ def fill(
 def _head_rows(
     rows: Rows, head: Head, generators: Sequence[Generator], action: OutputAction | None
 ) -> Float64Array | None:
-    """Give Dh(z)[X z] − X' h(z) of a pointwise function on a map, (n, G, *K): the head's own contribution."""
+    """Return Dh(z)[X z] − X' h(z) of a pointwise function on a map, (n, G, *K): the head's own contribution."""
     if action is None or head.function == "identity":
         return None
     z = rows.value.astype(np.float64)
@@ -162,7 +162,7 @@ def _lie(
     generators: Sequence[Generator],
     action: OutputAction | None,
 ) -> Float64Array:
-    """Give L F = Dh(z)[D z[X x]] − X' F, float64 (n, G, *K)."""
+    """Return L F = Dh(z)[D z[X x]] − X' F, float64 (n, G, *K)."""
     pushed = head.differential(value, total)
     return pushed if action is None else pushed - action.tangents(head.value(value), generators)
 

@@ -185,7 +185,7 @@ def _plan(nodes: Sequence[ir.Node], paths: Mapping[ir.Node, Path], tracker: Trac
 
 
 def _common(nodes: Sequence[ir.Node], paths: Mapping[ir.Node, Path]) -> Path:
-    """Give the beginning that the nodes' paths share; nodes that only rearrange have no say where there are others."""
+    """Return the beginning that the nodes' paths share; nodes that only rearrange have no say beside others."""
     own = [paths[n] for n in nodes if not rearranges(n)] or [paths[n] for n in nodes]
     length = min(map(len, own))
     while length and any(p[:length] != own[0][:length] for p in own):
@@ -208,6 +208,6 @@ def _unique(plans: Sequence[SegmentPlan]) -> Iterable[SegmentPlan]:
 
 
 def _short(plan: SegmentPlan) -> str:
-    """Give a word for a segment of several: its only op, or its kind."""
+    """Return a word for a segment of several: its only op, or its kind."""
     ops = list(dict.fromkeys(node.op_type for node in plan.nodes if not rearranges(node)))
     return ops[0] if len(ops) == 1 else plan.kind.replace(" ", "_")

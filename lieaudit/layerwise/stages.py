@@ -137,7 +137,7 @@ def _read_later(value: ir.Value, tracker: Tracker, inside: set[ir.Node]) -> bool
 
 
 def shape_tensors(model: ir.Model, tracker: Tracker) -> set[ir.Value]:
-    """Give the tensors that depend on the image's shape but not on its pixels."""
+    """Return the tensors that depend on the image's shape but not on its pixels."""
     image = model.graph.inputs[0]
     found: set[ir.Value] = set()
     for node in model.graph:
@@ -151,7 +151,7 @@ def shape_tensors(model: ir.Model, tracker: Tracker) -> set[ir.Value]:
 def boundary_layouts(
     model: ir.Model, tracker: Tracker, stages: Sequence[Stage], *, spatial: bool
 ) -> dict[ir.Value, Layout]:
-    """Give the layout of every tensor between stages; the graph's output is a vector unless it transforms."""
+    """Return the layout of every tensor between stages; the graph's output is a vector unless it transforms."""
     layouts = {v: layout_of(tracker.axes.get(v)) for stage in stages for v in stage.outputs}
     output = model.graph.outputs[0]
     if not spatial:
@@ -166,7 +166,7 @@ def commuting(segments: Sequence[SegmentPlan], generators: Sequence[str | Genera
 
 
 def peak_bytes(stages: Sequence[Stage], *, generators: int, leading: int, rows_per_source: int) -> int:
-    """Give the most that one image's values and rows take between and around the stages.
+    """Return the most that one image's values and rows take between and around the stages.
 
     Parameters
     ----------
@@ -209,13 +209,13 @@ def check_shape(value: ir.Value, array: npt.NDArray[np.float32], images: int) ->
 
 
 def image_bytes(value: ir.Value) -> int:
-    """Give the bytes of one image's part of a float32 tensor."""
+    """Return the bytes of one image's part of a float32 tensor."""
     sizes = measured_sizes(value) or ()
     return 4 * math.prod(size // BATCH if size % BATCH == 0 else size for size in sizes)
 
 
 def cut_out(model: ir.Model, stage: Stage) -> ir.Model:
-    """Give the graph of one stage; where it needs the batch size, it takes it from one of its inputs."""
+    """Return the graph of one stage; where it needs the batch size, it takes it from one of its inputs."""
     inputs = [value.name or "" for value in stage.inputs]
     outputs = [value.name or "" for value in stage.outputs]
     try:

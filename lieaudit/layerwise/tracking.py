@@ -21,7 +21,7 @@ from lieaudit.ops import lookup
 
 
 def track(model: ir.Model, *, integers: Mapping[str, npt.NDArray[Any]], declared: Mapping[str, Axes]) -> Tracker:
-    """Give the axes of every tensor of a normalised graph.
+    """Return the axes of every tensor of a normalised graph.
 
     Parameters
     ----------

@@ -61,12 +61,12 @@ Axes = tuple[Axis, ...]
 
 
 def coordinate(role: str, size: int, *, shift: int = 0, crop: tuple[int, int, int] | None = None) -> Axis:
-    """Give the axis of a complete pixel coordinate; empty for a single pixel that was not cut from a larger grid."""
+    """Return the axis of a complete pixel coordinate; empty for a single pixel that was not cut from a larger grid."""
     return (Atom(role, size, 1, size, shift, (), crop),) if size > 1 or crop is not None else ()
 
 
 def plain(role: str, size: int) -> Axis:
-    """Give an axis of one atom without structure; empty for size 1."""
+    """Return an axis of one atom without structure; empty for size 1."""
     return (Atom(role, size),) if size > 1 else ()
 
 
@@ -77,7 +77,7 @@ def image_axes(sizes: Sequence[int]) -> Axes:
 
 
 def size_of(axis: Axis) -> int:
-    """Give the number of entries of an axis."""
+    """Return the number of entries of an axis."""
     return math.prod(atom.size for atom in axis)
 
 
@@ -167,7 +167,7 @@ def pixel_shuffled(axes: Axes) -> Axes:
 
 
 def unify(first: Axis, second: Axis) -> Axis:
-    """Give the axis of an elementwise combination of two equally long axes."""
+    """Return the axis of an elementwise combination of two equally long axes."""
     if first == second or not second:
         return first
     if not first:
@@ -235,7 +235,7 @@ def normalise(axes: Axes) -> Axes:
 
 
 def slice_axis(axis: Axis, start: int, step: int, size: int) -> Axis:
-    """Give the axis after taking ``size`` entries from ``start`` on with a step."""
+    """Return the axis after taking ``size`` entries from ``start`` on with a step."""
     if start == 0 and step == 1 and size == size_of(axis):
         return axis
     if without_position(axis):
@@ -268,7 +268,7 @@ def _slice_tokens(parts: tuple[Axis, ...], start: int, size: int) -> Axis:
 
 
 def concat(parts: Sequence[Axis], *, grid_elsewhere: bool = False) -> Axis:
-    """Give the axis of a concatenation along it.
+    """Return the axis of a concatenation along it.
 
     ``grid_elsewhere`` says that the other coordinate is on another axis, so that this one is a side of an image and
     not a sequence of tokens.
@@ -318,7 +318,7 @@ def _rejoin(parts: Sequence[Axis]) -> Axis | None:
 
 
 def _origin(part: Axis, role: str) -> tuple[int, int, int] | None:
-    """Give (total, shift, start) of a piece of a coordinate; a whole one starts at 0."""
+    """Return (total, shift, start) of a piece of a coordinate; a whole one starts at 0."""
     if len(part) != 1 or part[0].role != role:
         return None
     atom = part[0]

@@ -45,7 +45,7 @@ class Layout:
 
 
 def layout_of(axes: Axes | None) -> Layout:  # noqa: PLR0911 - one return per kind of layout
-    """Give the layout of a tensor from its axes; None where not even its sizes are known."""
+    """Return the layout of a tensor from its axes; None where not even its sizes are known."""
     if axes is None:
         return Layout("unknown", (), "unknown", "?")
     einops = " ".join(_einops(axis) for axis in axes)

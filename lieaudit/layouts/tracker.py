@@ -37,7 +37,7 @@ class Tracker:
     integers: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     def sizes(self, value: ir.Value | None) -> tuple[int, ...] | None:
-        """Give the measured sizes with `BATCH` for the batch; None where one is not a multiple of it."""
+        """Return the measured sizes with `BATCH` for the batch; None where one is not a multiple of it."""
         if value is None:
             return None
         if value in self.axes:
@@ -45,7 +45,7 @@ class Tracker:
         return measured_sizes(value)
 
     def of(self, value: ir.Value | None) -> Axes | None:
-        """Give the axes of a tensor; of a constant, free ones."""
+        """Return the axes of a tensor; of a constant, free ones."""
         if value is None:
             return None
         if value in self.axes:
@@ -57,7 +57,7 @@ class Tracker:
         return tuple(plain(role, size) for size in sizes)
 
     def ints(self, node: ir.Node, name: str, index: int | None = None) -> list[int] | None:
-        """Give integers that are an attribute in old opsets and an input in new ones; None where absent or computed."""
+        """Return integers that are an attribute in old opsets and an input in new ones; None if absent or computed."""
         if name in node.attributes:
             value = node.attributes[name].value
             return [int(value)] if isinstance(value, int) else [int(v) for v in value]
@@ -67,7 +67,7 @@ class Tracker:
         return None if array is None else [int(v) for v in array.reshape(-1)]
 
     def constant(self, value: ir.Value | None) -> npt.NDArray[Any] | None:
-        """Give the value of an initializer, Constant, or integer tensor that does not depend on the batch."""
+        """Return the value of an initializer, Constant, or integer tensor that does not depend on the batch."""
         if value is None:
             return None
         tensor = ir.convenience.get_const_tensor(value)
@@ -85,7 +85,7 @@ class Tracker:
 
 
 def measured_sizes(value: ir.Value) -> tuple[int, ...] | None:
-    """Give the sizes that `measure_shapes` set, multiples of the batch as multiples of `BATCH`."""
+    """Return the sizes that `measure_shapes` set, multiples of the batch as multiples of `BATCH`."""
     if value.shape is None:
         return None
     sizes = []

@@ -42,14 +42,14 @@ class Head:
         return "spatial" if self.spatial else self.function
 
     def value(self, z: npt.NDArray[Any]) -> Float64Array:
-        """Give h(z) for raw outputs (n, *K)."""
+        """Return h(z) for raw outputs (n, *K)."""
         z = np.asarray(z, np.float64)
         if self.function == "softmax":
             return _softmax(z, axis=self.axis)
         return _sigmoid(z) if self.function == "sigmoid" else z
 
     def differential(self, z: npt.NDArray[Any], dz: npt.NDArray[Any]) -> Float64Array:
-        """Give Dh(z)[dz] for raw outputs (n, *K) and D tangents (n, D, *K)."""
+        """Return Dh(z)[dz] for raw outputs (n, *K) and D tangents (n, D, *K)."""
         dz = np.asarray(dz, np.float64)
         if self.function == "softmax":
             p = self.value(z)[:, None]
@@ -60,7 +60,7 @@ class Head:
         return dz
 
     def curvature(self, z: npt.NDArray[Any], dz: npt.NDArray[Any], error: npt.NDArray[Any]) -> Float64Array:
-        """Give D²h(z)[error, dz]: how an error of the raw outputs, (n, *K), moves Dh(z)[dz] of tangents (n, D, *K)."""
+        """Return D²h(z)[error, dz]: how an error of raw outputs, (n, *K), moves Dh(z)[dz] of tangents (n, D, *K)."""
         dz, error = np.asarray(dz, np.float64), np.asarray(error, np.float64)[:, None]
         p = self.value(z)[:, None]
         if self.function == "softmax":

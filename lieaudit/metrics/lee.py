@@ -31,11 +31,11 @@ class OutputAction:
 
     @classmethod
     def of(cls, spec: AuditSpec) -> OutputAction:
-        """Give the action with the conventions of an audit."""
+        """Return the action with the conventions of an audit."""
         return cls(spec.interpolation, spec.padding, spec.convention)
 
     def tangents(self, maps: Float64Array, generators: Sequence[str | Generator]) -> Float64Array:
-        """Give X' F for output maps (n, …, H, W): (n, G, …, H, W). Brightness acts on images only: 0 here."""
+        """Return X' F for output maps (n, …, H, W): (n, G, …, H, W). Brightness acts on images only: 0 here."""
         flat = maps.reshape(len(maps), -1, *maps.shape[-2:])
         moved = tangents(
             flat, generators, interpolation=self.interpolation, padding=self.padding, convention=self.convention
@@ -87,7 +87,7 @@ def lie_derivative(
 
 
 def _squared_errors(derivatives: Derivatives, head: Head) -> Float64Array:
-    """Give the squared norms (n, D) of the errors of Dh(z)[dz]: of dz through Dh(z), of z through D²h(z)[·, dz]."""
+    """Return the squared norms (n, D) of the errors of Dh(z)[dz]: of dz through Dh(z), of z through D²h(z)[·, dz]."""
     squares = np.zeros(derivatives.tangent.shape[:2])
     for spread in derivatives.spreads:
         squares += _squares(head.differential(derivatives.value, spread))
@@ -98,7 +98,7 @@ def _squared_errors(derivatives: Derivatives, head: Head) -> Float64Array:
 
 
 def _value_errors(derivatives: Derivatives) -> list[Float64Array]:
-    """Give errors of z, each (n, *K): those that were estimated, and the rounding to the precision it came in.
+    """Return errors of z, each (n, *K): those that were estimated, and the rounding to the precision it came in.
 
     An estimate from redrawn rounding errors misses the last one where a large offset swallows what was redrawn.
     """
@@ -106,7 +106,7 @@ def _value_errors(derivatives: Derivatives) -> list[Float64Array]:
 
 
 def _squares(rows: Float64Array) -> Float64Array:
-    """Give the squared norms (n, D) of rows (n, D, *K)."""
+    """Return the squared norms (n, D) of rows (n, D, *K)."""
     return np.asarray(np.sum(rows.reshape(*rows.shape[:2], -1) ** 2, axis=2))
 
 

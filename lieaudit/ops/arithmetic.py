@@ -87,7 +87,7 @@ def power(context: Context, node: ir.Node) -> Outputs:
 
 
 def extremum(context: Context, node: ir.Node) -> Outputs:
-    """Give the tangent of the winner; the first of equal inputs wins, so that exactly one is counted."""
+    """Return the tangent of the winner; the first of equal inputs wins, so that exactly one is counted."""
     y = node.outputs[0]
     result: Tangent | None = None
     free: ir.Value | None = None  # 1 where no earlier input has won
@@ -114,7 +114,7 @@ def _equal(context: Context, x: ir.Value, y: ir.Value) -> ir.Value:
 
 
 def where(context: Context, node: ir.Node) -> Outputs:
-    """Give the tangent of the branch taken."""
+    """Return the tangent of the branch taken."""
     condition, a, b = (required(node, i) for i in range(3))
     y = node.outputs[0]
     left, right = context.tangent(a), context.tangent(b)

@@ -53,21 +53,21 @@ class Body:
         return f"in{index}" if self.has(index) else ""
 
     def value(self, index: int) -> ir.Value:
-        """Give an input that must be there."""
+        """Return an input that must be there."""
         value = self.node.inputs[index] if self.has(index) else None
         if value is None:
             raise NotCovered(f"input {index} is missing")
         return value
 
     def array(self, index: int) -> np.ndarray[Any, Any]:
-        """Give an input that must be a constant."""
+        """Return an input that must be a constant."""
         array = constant(self.value(index))
         if array is None:
             raise NotCovered(f"input {index} is no constant")
         return array
 
     def rank(self, index: int) -> int:
-        """Give the rank of an input."""
+        """Return the rank of an input."""
         shape = self.value(index).shape
         if shape is None:
             raise ShapeNeeded(f"the rank of input {index} is not known")
@@ -91,7 +91,7 @@ class Body:
         return self.attributes.get_int(name, default) == 1
 
     def size(self, index: int, axis: int) -> int:
-        """Give the size of an input along an axis, where the graph fixes it."""
+        """Return the size of an input along an axis, where the graph fixes it."""
         shape = self.value(index).shape
         if shape is None:
             raise ShapeNeeded(f"the shape of input {index} is not known")
@@ -156,7 +156,7 @@ class Body:
         self._results[index] = value
 
     def model(self) -> onnx.ModelProto:
-        """Give the finished body."""
+        """Return the finished body."""
         given = {name for node in self._nodes for name in node.output}
         for index in sorted(self._results):
             value = self._results[index]

@@ -44,7 +44,7 @@ def deformable(context: Context, node: ir.Node) -> Outputs:
 
 
 def _by_weights(context: Context, node: ir.Node, *others: ir.Value | None) -> Tangent | None:
-    """Give dw ∗ x, the weights of all directions as those of more output channels; ``others`` are further operands."""
+    """Return dw ∗ x, the weights of all directions as more output channels; ``others`` are further operands."""
     x, moving, dims = required(node, 0), context.tangent(required(node, 1)), context.dims(node.outputs[0])
     if moving is None:
         return None

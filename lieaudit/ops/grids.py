@@ -10,7 +10,7 @@ from lieaudit.ops.body import Body
 
 
 def affine_grid(node: ir.Node, opset: int) -> onnx.ModelProto | None:
-    """Give (N, *size, d) = points (P, d + 1) · thetaᵀ (N, d + 1, d) as a graph; None where the size is not fixed."""
+    """Return (N, *size, d) = points (P, d + 1) · thetaᵀ (N, d + 1, d) as a graph; None where the size is not fixed."""
     shape = node.outputs[0].shape
     sizes = [size for size in list(shape or ())[1:-1] if isinstance(size, int)]
     if shape is None or len(sizes) != len(shape) - 2:
@@ -27,7 +27,7 @@ def affine_grid(node: ir.Node, opset: int) -> onnx.ModelProto | None:
 
 
 def _positions(size: int, *, corners: bool) -> np.ndarray:
-    """Give where the pixels of an axis are between −1 and 1, its edges or, with ``align_corners``, their centres."""
+    """Return where the pixels of an axis are between −1 and 1, its edges or, with ``align_corners``, their centres."""
     if corners:
         return np.linspace(-1.0, 1.0, size) if size > 1 else np.array([-1.0])
     return (2 * np.arange(size) + 1) / size - 1

@@ -14,7 +14,7 @@ _CUBIC = -0.75
 def padded_points(
     context: Context, at: ir.Value, padding: str, sizes: np.ndarray, *, corners: bool
 ) -> tuple[ir.Value, ir.Value]:
-    """Give where a point is after padding, and 1, 0 or −1 as it moves with the grid, not at all, or against it."""
+    """Return where a point is after padding, and 1, 0 or −1 as it moves with the grid, not at all, or against it."""
     if padding == "border":
         last = vector(context, at, sizes - 1)
         zero = context.number(0.0, at)
@@ -34,7 +34,7 @@ def padded_points(
 
 
 def kernel_weights_and_changes(context: Context, t: ir.Value, size: int) -> tuple[list[ir.Value], list[ir.Value]]:
-    """Give the weights w_i(t) and their derivatives, i = 0 … size − 1, as polynomials of t in 0 … 1."""
+    """Return the weights w_i(t) and their derivatives, i = 0 … size − 1, as polynomials of t in 0 … 1."""
     a = _CUBIC
     if size == 2:
         polynomials = [[1.0, -1.0], [0.0, 1.0]]
@@ -58,6 +58,6 @@ def _polynomial(context: Context, t: ir.Value, coefficients: list[float]) -> ir.
 
 
 def vector(context: Context, like: ir.Value, values: np.ndarray) -> ir.Value:
-    """Give constants of the dtype of another tensor."""
+    """Return constants of the dtype of another tensor."""
     dtype = like.dtype.numpy() if like.dtype is not None else np.dtype(np.float32)
     return context.const(np.asarray(values, dtype))

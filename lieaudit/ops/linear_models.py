@@ -17,7 +17,7 @@ _AFTERWARDS = {"NONE": None, "SOFTMAX": "Softmax", "LOGISTIC": "Sigmoid"}
 
 
 def as_products(node: ir.Node, opset: int) -> onnx.ModelProto | None:
-    """Give the op as a graph from ``in0`` to its last output, ``out0`` or ``out1``; None where it has no such form."""
+    """Return the op as a graph from ``in0`` to its last output, ``out0`` or ``out1``; None where it has none."""
     x = node.inputs[0]
     if x is None or x.dtype != ir.DataType.FLOAT or x.shape is None or len(x.shape) != 2:
         return None

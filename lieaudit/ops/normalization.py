@@ -16,14 +16,14 @@ from lieaudit.ops.op import Kind, Op, Outputs, Rule, Use
 
 
 def _channels(context: Context, value: ir.Value, rank: int) -> ir.Value:
-    """Give a per-channel vector (C,) as (C, 1, 1 …), to broadcast against axis 1 of a value of the given rank."""
+    """Return a per-channel vector (C,) as (C, 1, 1 …), to broadcast against axis 1 of a value of the given rank."""
     return context.op("Reshape", value, context.ints([-1, *[1] * (rank - 2)])) if rank > 2 else value
 
 
 def normalized(
     context: Context, tangent: Tangent, x: ir.Value, axes: list[int], epsilon: float, *, centred: bool = True
 ) -> Tangent:
-    """Give the tangent of x̂ = (x − mean) / √(var + ε) over the axes (not negative) of x.
+    """Return the tangent of x̂ = (x − mean) / √(var + ε) over the axes (not negative) of x.
 
     dx̂ = (c − x̂ mean(x̂ c)) / σ with c = dx − mean(dx); without centring (RMS) c = dx.
     """
@@ -38,7 +38,7 @@ def normalized(
 def from_statistics(
     context: Context, tangent: Tangent, hat: ir.Value, inverse: ir.Value, axes: list[int], *, centred: bool
 ) -> Tangent:
-    """Give dx̂ from x̂ and 1/σ."""
+    """Return dx̂ from x̂ and 1/σ."""
     rank, dims = tangent.rank, tangent.dims
     over = context.shift(axes, rank)
     rows = context.stack(tangent)
@@ -78,7 +78,7 @@ def batch_normalization(context: Context, node: ir.Node) -> Outputs:
 
 
 def _per_channel_rows(context: Context, tangent: Tangent, rank: int) -> Tangent:
-    """Give rows of one number per channel, (D, C), as those of a tensor (1, C, 1 …)."""
+    """Return rows of one number per channel, (D, C), as those of a tensor (1, C, 1 …)."""
     if rank < 2:
         return tangent
     lead = context.lead

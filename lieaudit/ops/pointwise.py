@@ -43,7 +43,7 @@ def _affine(c: Context, x: ir.Value, scale: float, offset: float) -> ir.Value:
 
 
 def above(c: Context, y: ir.Value, bound: float) -> ir.Value:
-    """Give 1 where y > bound, else 0, as an op that onnxruntime computes in its blocked layout of convolutions.
+    """Return 1 where y > bound, else 0, as an op that onnxruntime computes in its blocked layout of convolutions.
 
     HardSigmoid with a slope that is a power of two: 2^100 (y − bound) has the exact sign of y − bound.
     """
@@ -51,7 +51,7 @@ def above(c: Context, y: ir.Value, bound: float) -> ir.Value:
 
 
 def below(c: Context, y: ir.Value, bound: float) -> ir.Value:
-    """Give 1 where y < bound, else 0; see `above`."""
+    """Return 1 where y < bound, else 0; see `above`."""
     return c.op("HardSigmoid", y, alpha=-_STEEP, beta=bound * _STEEP)
 
 
@@ -65,7 +65,7 @@ def _relu(c: Context, _n: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
 
 
 def _two_sided(c: Context, x: ir.Value, negative: ir.Value) -> ir.Value:
-    """Give 1 where x > 0, ``negative`` elsewhere."""
+    """Return 1 where x > 0, ``negative`` elsewhere."""
     above = _step(c, c.op("Greater", x, c.number(0, x), dtype=ir.DataType.BOOL), x)
     return c.op("Add", above, c.op("Mul", c.op("Sub", c.number(1, x), above), negative))
 
@@ -129,7 +129,7 @@ def _erf(c: Context, _n: ir.Node, x: ir.Value, _y: ir.Value) -> ir.Value:
 
 
 def _one_minus_logistic(c: Context, x: ir.Value) -> ir.Value:
-    """Give 1 − s(x) = s(−x) = 1 / (1 + exp(x)): right to the last digits also where it is small, unlike Sigmoid's.
+    """Return 1 − s(x) = s(−x) = 1 / (1 + exp(x)): right to the last digits also where it is small, unlike Sigmoid's.
 
     Where exp overflows, the reciprocal of infinity is the 0 that is meant.
     """
@@ -141,7 +141,7 @@ def _logistic(c: Context, x: ir.Value) -> ir.Value:
 
 
 def _sech2(c: Context, x: ir.Value) -> ir.Value:
-    """Give 1 − tanh² x as 4e/(1 + e)² with e = exp(−2 |x|): where tanh is nearly 1, its distance from 1 is lost."""
+    """Return 1 − tanh² x as 4e/(1 + e)² with e = exp(−2 |x|): where tanh is nearly 1, its distance from 1 is lost."""
     e = c.op("Exp", c.op("Mul", c.op("Abs", x), c.number(-2, x)))
     root = _affine(c, e, 1, 1)
     return c.op("Div", _affine(c, e, 4, 0), c.op("Mul", root, root))
@@ -232,7 +232,7 @@ def _fixed(bounds: list[ir.Value | None], arrays: list[np.ndarray[Any, Any] | No
 
 
 def clip_slope(c: Context, n: ir.Node, x: ir.Value, y: ir.Value) -> ir.Value:
-    """Give 1 strictly inside the bounds; y equals x there, so y serves and the value path keeps its fusions."""
+    """Return 1 strictly inside the bounds; y equals x there, so y serves and the value path keeps its fusions."""
     bounds: list[ir.Value | None] = [None, None]
     for i, name in enumerate(("min", "max")):
         if name in n.attributes:

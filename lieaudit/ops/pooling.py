@@ -15,13 +15,13 @@ from lieaudit.ops.op import STEP_NOTE, Kind, Op, Outputs, Rule, Transpose, Use
 
 
 def average(context: Context, node: ir.Node) -> Outputs:
-    """Give the same average on all directions as one batch."""
+    """Return the same average on all directions as one batch."""
     rows = context.op(node.op_type, context.fold(context.moving(node)), attributes=node.attributes)
     return context.folded(rows, context.dims(node.outputs[0]))
 
 
 def max_pool(context: Context, node: ir.Node) -> Outputs:
-    """Give the tangent at the winner's index; the index runs over the whole tensor (N, C, …)."""
+    """Return the tangent at the winner's index; the index runs over the whole tensor (N, C, …)."""
     x, y, tangent = required(node, 0), node.outputs[0], context.moving(node)
     attributes = {name: a for name, a in node.attributes.items() if name != "storage_order"}
     indices = context.ops("MaxPool", x, outputs=2, attributes=attributes)[1]
@@ -32,7 +32,7 @@ def max_pool(context: Context, node: ir.Node) -> Outputs:
 
 
 def global_max_pool(context: Context, node: ir.Node) -> Outputs:
-    """Give the tangent at the winner, the mean over equal winners."""
+    """Return the tangent at the winner, the mean over equal winners."""
     x, y, tangent = required(node, 0), node.outputs[0], context.moving(node)
     below = context.op("Less", x, y, dtype=ir.DataType.BOOL)
     mask = context.cast(context.op("Not", below, dtype=ir.DataType.BOOL), x)

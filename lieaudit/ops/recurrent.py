@@ -24,7 +24,7 @@ _LONGEST = 512
 
 
 def unrolled(node: ir.Node, opset: int) -> onnx.ModelProto | None:
-    """Give the layer as a graph from ``in0`` … to ``out0`` …, one of each per present input and output.
+    """Return the layer as a graph from ``in0`` … to ``out0`` …, one of each per present input and output.
 
     None where it cannot be unrolled: weights or the length that the graph computes, clipped cells, activations with
     parameters, coupled gates.

@@ -70,14 +70,14 @@ def _finish(context: Context, node: ir.Node, rows: ir.Value, axes: list[int]) ->
 
 
 def _keep(context: Context, node: ir.Node, value: ir.Value, axes: list[int]) -> ir.Value:
-    """Give the node's output with the reduced axes as size 1, so that it broadcasts against the input."""
+    """Return the node's output with the reduced axes as size 1, so that it broadcasts against the input."""
     if node.attributes.get_int("keepdims", 1) or not axes:
         return value
     return context.unsqueeze(value, axes)
 
 
 def linear(context: Context, node: ir.Node) -> Outputs:
-    """Give the sum or mean of the tangent."""
+    """Return the sum or mean of the tangent."""
     axes, tangent = _axes(node), context.moving(node)
     rows = context.stack(tangent)
     if not axes:
@@ -88,7 +88,7 @@ def linear(context: Context, node: ir.Node) -> Outputs:
 
 
 def winner(context: Context, node: ir.Node) -> Outputs:
-    """Give the tangent at the winner; the mean over winners where several are equal."""
+    """Return the tangent at the winner; the mean over winners where several are equal."""
     axes, x, y, tangent = _axes(node), required(node, 0), node.outputs[0], context.moving(node)
     best = _keep(context, node, y, axes)
     above = context.op("Less" if node.op_type == "ReduceMax" else "Greater", x, best, dtype=ir.DataType.BOOL)

@@ -19,7 +19,7 @@ from lieaudit.ops.op import Kind, Op, Outputs, Rule, Transpose, Use
 
 
 def pad(context: Context, node: ir.Node) -> Outputs:
-    """Give the padded tangent; where the graph computes the value to pad with, its tangent around it."""
+    """Return the padded tangent; where the graph computes the value to pad with, its tangent around it."""
     x, value = required(node, 0), node.inputs[2] if has_input(node, 2) else None
     tangent = context.tangent(x)
     result = None if tangent is None else _padded_rows(context, node, tangent)
@@ -54,7 +54,7 @@ def _padded_rows(context: Context, node: ir.Node, tangent: Tangent) -> Tangent:
 
 
 def _dynamic_pads(context: Context, node: ir.Node, rank: int) -> ir.Value:
-    """Give the pads with two zeros for the directions, where the graph computes them."""
+    """Return the pads with two zeros for the directions, where the graph computes them."""
     pads = required(node, 1)
     if has_input(node, 3):
         axes = context.ints(axis % rank for axis in ints_input(node, 3))
@@ -69,13 +69,13 @@ def _dynamic_pads(context: Context, node: ir.Node, rank: int) -> ir.Value:
 
 
 def folded(context: Context, node: ir.Node) -> Outputs:
-    """Give the same op on all directions as one batch."""
+    """Return the same op on all directions as one batch."""
     rows = context.op(node.op_type, context.fold(context.moving(node)), *node.inputs[1:], attributes=node.attributes)
     return context.folded(rows, context.dims(node.outputs[0]))
 
 
 def resize(context: Context, node: ir.Node) -> Outputs:
-    """Give the same interpolation on all directions as one batch, zero outside where a crop extrapolates."""
+    """Return the same interpolation on all directions as one batch, zero outside where a crop extrapolates."""
     rows = context.fold(context.moving(node))
     inputs = list(node.inputs)
     inputs[0] = rows

@@ -44,7 +44,7 @@ def grid_sample(context: Context, node: ir.Node) -> Outputs:
 
 
 def _moved(context: Context, node: ir.Node, image: ir.Value, grid: ir.Value, moved: Tangent) -> Tangent | None:
-    """Give Σ over both axes of ∂y/∂g · dg."""
+    """Return Σ over both axes of ∂y/∂g · dg."""
     points = _Points.of(context, node, image, grid)
     slopes = points.slopes(context, node, image)
     rows = context.stack(moved)
@@ -109,7 +109,7 @@ class _Points:
         return cls(sizes, corners, first, context.op("Sub", at, first), (x, y), kernel)
 
     def slopes(self, context: Context, node: ir.Node, image: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """Give ∂y/∂g_x and ∂y/∂g_y, each of the shape of y."""
+        """Return ∂y/∂g_x and ∂y/∂g_y, each of the shape of y."""
         weights, changes = kernel_weights_and_changes(context, self.beyond, self.kernel)
         x = [(_axis(context, w, 0), _axis(context, c, 0)) for w, c in zip(weights, changes, strict=True)]
         y = [(_axis(context, w, 1), _axis(context, c, 1)) for w, c in zip(weights, changes, strict=True)]
@@ -123,7 +123,7 @@ class _Points:
         return made[0], made[1]
 
     def _pixel(self, context: Context, node: ir.Node, image: ir.Value, i: int, j: int) -> ir.Value:
-        """Give the i-th and j-th pixel along x and y that the kernel takes: (N, C, H', W')."""
+        """Return the i-th and j-th pixel along x and y that the kernel takes: (N, C, H', W')."""
         before = self.kernel // 2 - 1
         index = context.op("Add", self.first, vector(context, self.first, np.array([i - before, j - before])))
         if self.corners:
@@ -138,7 +138,7 @@ class _Points:
 
 
 def _axis(context: Context, value: ir.Value, axis: int) -> ir.Value:
-    """Give the x or y component of (N, H', W', 2) as (N, 1, H', W')."""
+    """Return the x or y component of (N, H', W', 2) as (N, 1, H', W')."""
     return context.unsqueeze(context.squeeze(context.slice(value, [axis], [axis + 1], [3]), [3]), [1])
 
 

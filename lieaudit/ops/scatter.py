@@ -43,7 +43,7 @@ def scatter_nd(context: Context, node: ir.Node) -> Outputs:
 
 
 def one_hot(context: Context, node: ir.Node) -> Outputs:
-    """Give d off + (d on − d off) where the class is: linear in both values, a step in the classes."""
+    """Return d off + (d on − d off) where the class is: linear in both values, a step in the classes."""
     indices, depth = required(node, 0), required(node, 1)
     x = node.outputs[0]
     units = context.const(np.array([0, 1], x.dtype.numpy() if x.dtype is not None else np.float32))
@@ -56,7 +56,7 @@ def one_hot(context: Context, node: ir.Node) -> Outputs:
 
 
 def _ones(context: Context, rank: int) -> ir.Value:
-    """Give the shape of one number per direction, to broadcast against a value of this rank."""
+    """Return the shape of one number per direction, to broadcast against a value of this rank."""
     return context.ints([*([0] if context.lead else []), *[1] * rank])
 
 

@@ -99,13 +99,13 @@ def compress(context: Context, node: ir.Node) -> Outputs:
 
 
 def trilu(context: Context, node: ir.Node) -> Outputs:
-    """Give the triangle of the last two axes."""
+    """Return the triangle of the last two axes."""
     rows = context.op("Trilu", context.stack(context.moving(node)), *node.inputs[1:], attributes=node.attributes)
     return stacked(context, node, rows)
 
 
 def top_k(context: Context, node: ir.Node) -> Outputs:
-    """Give the tangents at the chosen indices."""
+    """Return the tangents at the chosen indices."""
     tangent = context.moving(node)
     axis = context.shift([node.attributes.get_int("axis", -1)], tangent.rank)[0]
     indices = node.outputs[1] if len(node.outputs) > 1 else _chosen(context, node)
@@ -114,14 +114,14 @@ def top_k(context: Context, node: ir.Node) -> Outputs:
 
 
 def _chosen(context: Context, node: ir.Node) -> ir.Value:
-    """Give the indices of a TopK that leaves them out."""
+    """Return the indices of a TopK that leaves them out."""
     indices = context.ops("TopK", *node.inputs, outputs=2, attributes=node.attributes)[1]
     indices.type, indices.shape = ir.TensorType(ir.DataType.INT64), node.outputs[0].shape
     return indices
 
 
 def unique(context: Context, node: ir.Node) -> Outputs:
-    """Give the tangents of the first of each group of equal elements."""
+    """Return the tangents of the first of each group of equal elements."""
     x, tangent = required(node, 0), context.moving(node)
     indices = context.ops("Unique", x, outputs=2, attributes=node.attributes)[1]
     indices.type = ir.TensorType(ir.DataType.INT64)

@@ -134,7 +134,7 @@ def _parts(reader: Reader, node: ir.Node, x: ir.Value, sizes: Sequence[int], axi
 
 
 def _sizes(node: ir.Node, x: ir.Value, axis: int, *, fixed: bool) -> list[int] | None:
-    """Give the sizes of the parts of a SplitToSequence where they are known; ``fixed``: x's own is."""
+    """Return the sizes of the parts of a SplitToSequence where they are known; ``fixed``: x's own is."""
     given = node.inputs[1] if len(node.inputs) > 1 else None
     stated = constant(given)
     if given is not None and stated is None:
@@ -149,7 +149,7 @@ def _sizes(node: ir.Node, x: ir.Value, axis: int, *, fixed: bool) -> list[int] |
 
 
 def _place(node: ir.Node, index: int, default: int | None = None) -> int | None:
-    """Give a constant place; the default where none is given, None where the graph computes it."""
+    """Return a constant place; the default where none is given, None where the graph computes it."""
     value = node.inputs[index] if index < len(node.inputs) else None
     if value is None:
         return default

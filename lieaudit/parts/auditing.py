@@ -131,7 +131,7 @@ def _part(
 
 
 def _affine(reading: Reading, measured: Measured, images: Images) -> tuple[Affine | None, tuple[Skipped, ...]]:
-    """Give what is known of all affine directions of a part, with the images' weights as they are."""
+    """Return what is known of all affine directions of a part, with the images' weights as they are."""
     height, width = images.target.height, images.target.width
     refusals = [reading.representation.refuses(field) for field in basis_fields(height, width)]
     if any(refusals):
@@ -144,7 +144,7 @@ def _affine(reading: Reading, measured: Measured, images: Images) -> tuple[Affin
 
 
 def _follow(measured: Measured, g: int, images: Images) -> tuple[float | None, tuple[float, ...]]:
-    """Give Σ w⟨DF[X x], X' F⟩ / Σ w‖X' F‖² over images; None where the part should not move."""
+    """Return Σ w⟨DF[X x], X' F⟩ / Σ w‖X' F‖² over images; None where the part should not move."""
     if measured.inner is None or measured.square is None:
         return None, ()
     spec = images.spec

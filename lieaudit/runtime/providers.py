@@ -31,7 +31,7 @@ class Provider:
     options: dict[str, Any] = field(default_factory=dict)
 
     def chain(self) -> list[tuple[str, dict[str, Any]]]:
-        """Give the provider list for a session. CPU stands behind a GPU; the session checks what landed there."""
+        """Return the provider list for a session. CPU stands behind a GPU; the session checks what landed there."""
         chain: list[tuple[str, dict[str, Any]]] = [(self.execution_provider, self.options)]
         if self.execution_provider == _PROVIDERS["tensorrt"]:
             chain.append((_PROVIDERS["cuda"], _cuda_options(self.device_id)))
@@ -78,7 +78,7 @@ def find_provider(name: str) -> Provider:
 
 
 def available_providers() -> list[str]:
-    """Give the execution providers of the installed onnxruntime."""
+    """Return the execution providers of the installed onnxruntime."""
     try:
         import onnxruntime
     except ImportError as problem:
@@ -93,7 +93,7 @@ def available_providers() -> list[str]:
 
 
 def usable_cores() -> int:
-    """Give the number of cores this process may run on."""
+    """Return the number of cores this process may run on."""
     return len(os.sched_getaffinity(0))
 
 

@@ -15,7 +15,7 @@ _INLINE_BYTES = 1 << 30
 
 @contextmanager
 def serialised(model: ir.Model) -> Iterator[bytes | str]:
-    """Give what an `onnxruntime.InferenceSession` is made from: bytes, or a path that lasts as long as the context.
+    """Return what an `onnxruntime.InferenceSession` is made from: bytes, or a path that lasts as long as the context.
 
     A session keeps what it needs of the files; on disk they are gone with the context.
     """

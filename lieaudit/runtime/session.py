@@ -215,7 +215,7 @@ def _shrinking() -> Any:
 
 @cache
 def _register_arena() -> None:
-    """Give the process its one shared CPU arena."""
+    """Return the process its one shared CPU arena."""
     import onnxruntime
 
     memory = onnxruntime.OrtMemoryInfo(

@@ -37,7 +37,7 @@ _UNSEEN_FLOOR = 0.05
 
 
 def point_estimate(samples: npt.ArrayLike, statistic: str) -> Array:
-    """Give the statistic over images: float64 () of samples (n,), or (G,) of samples (n, G).
+    """Return the statistic over images: float64 () of samples (n,), or (G,) of samples (n, G).
 
     Raises
     ------
@@ -104,7 +104,7 @@ def bootstrap_interval(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Array:
-    """Give the two-sided bootstrap interval of a statistic over images.
+    """Return the two-sided bootstrap interval of a statistic over images.
 
     Parameters as of `confidence_draws`, whose errors it raises; ``confidence`` in (0, 1).
 
@@ -120,7 +120,7 @@ def bootstrap_interval(
 
 
 def interval_of(draws: Array, confidence: float) -> Array:
-    """Give the two-sided interval (2, ...) of confidence draws (B, ...). Infinite draws give infinite ends."""
+    """Return the two-sided interval (2, ...) of confidence draws (B, ...). Infinite draws give infinite ends."""
     if not 0 < confidence < 1:
         raise SpecError(f"confidence: {confidence} is not between 0 and 1", reason="INVALID_SPEC", subject="confidence")
     tail = (1 - confidence) / 2
@@ -129,7 +129,7 @@ def interval_of(draws: Array, confidence: float) -> Array:
 
 
 def check_samples(samples: npt.ArrayLike, statistic: str, *, least: int) -> Array:
-    """Give the samples as float64 (n,) or (n, G); `DataError` or `SpecError` where they do not fit the statistic."""
+    """Return the samples as float64 (n,) or (n, G); `DataError` or `SpecError` where they do not fit the statistic."""
     if statistic not in STATISTICS:
         raise SpecError(
             f"statistic: {statistic!r} is not one of {', '.join(STATISTICS)}",
@@ -192,7 +192,7 @@ def _with_unseen(draws: Array, columns: Array, rng: np.random.Generator) -> Arra
 
 
 def _studentised_draws(columns: Array, resamples: int, rng: np.random.Generator) -> Array:
-    """Give t − T*·s for every resample: t the mean, s its standard error, T* = (t* − t) / s*."""
+    """Return t − T*·s for every resample: t the mean, s its standard error, T* = (t* − t) / s*."""
     n = len(columns)
     scale = np.max(np.abs(columns), axis=0)
     scale[scale == 0] = 1.0

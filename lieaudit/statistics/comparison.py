@@ -54,11 +54,11 @@ class Comparison:
     log_ratios: Array = field(repr=False, compare=False)
 
     def p_non_inferior(self, margin: float) -> float:
-        """Give the one-sided p-value of "candidate ≥ baseline·(1 + margin)": small shows that it is below."""
+        """Return the one-sided p-value of "candidate ≥ baseline·(1 + margin)": small shows that it is below."""
         return p_at_least(self.log_ratios, np.log1p(margin))
 
     def p_inferior(self, margin: float) -> float:
-        """Give the one-sided p-value of "candidate ≤ baseline·(1 + margin)": small shows a regression."""
+        """Return the one-sided p-value of "candidate ≤ baseline·(1 + margin)": small shows a regression."""
         return p_at_most(self.log_ratios, np.log1p(margin))
 
 
@@ -118,7 +118,7 @@ def compare(
 
 
 def p_at_least(draws: Array, limit: float) -> float:
-    """Give the one-sided p-value of "the statistic is at least ``limit``" from confidence draws (B,).
+    """Return the one-sided p-value of "the statistic is at least ``limit``" from confidence draws (B,).
 
     (1 + #{draws ≥ limit}) / (B + 1): never 0, as B draws cannot show less than 1 / (B + 1).
     """
@@ -126,7 +126,7 @@ def p_at_least(draws: Array, limit: float) -> float:
 
 
 def p_at_most(draws: Array, limit: float) -> float:
-    """Give the one-sided p-value of "the statistic is at most ``limit``" from confidence draws (B,)."""
+    """Return the one-sided p-value of "the statistic is at most ``limit``" from confidence draws (B,)."""
     return float((1 + np.count_nonzero(draws <= limit)) / (1 + len(draws)))
 
 
@@ -180,7 +180,7 @@ def _log_ratios(candidate: Array, baseline: Array, statistic: str, resamples: in
 
 
 def _log_ratio(first: npt.ArrayLike, second: npt.ArrayLike) -> Array:
-    """Give log(first / second): 0 where they are equal, also at 0; ±∞ where one is 0."""
+    """Return log(first / second): 0 where they are equal, also at 0; ±∞ where one is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log(first) - np.log(second)
     return np.where(np.equal(first, second), 0.0, logs)

@@ -13,7 +13,7 @@ LEVELS = (0.05, 0.25, 0.75, 0.95, 0.99)
 
 
 def quantiles(samples: npt.ArrayLike) -> dict[str, float]:
-    """Give the quantiles of per-image values (n,) at `LEVELS`, linearly interpolated, and the maximum.
+    """Return the quantiles of per-image values (n,) at `LEVELS`, linearly interpolated, and the maximum.
 
     Keys are ``p05`` … ``p99`` and ``max``.
 

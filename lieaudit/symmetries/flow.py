@@ -85,7 +85,7 @@ def check_images(images: Floating) -> None:
 
 
 def zero_point_array(zero_point: ZeroPoint, channels: int) -> npt.NDArray[np.float64]:
-    """Give the zero point as float64 (1, 1, 1) or (channels, 1, 1); `DataError` where it is neither."""
+    """Return the zero point as float64 (1, 1, 1) or (channels, 1, 1); `DataError` where it is neither."""
     zero = np.asarray(zero_point, dtype=np.float64)
     if zero.shape not in {(), (1,), (channels,)} or not np.all(np.isfinite(zero)):
         raise DataError(

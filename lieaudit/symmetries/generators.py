@@ -67,17 +67,17 @@ class Generator:
         return self.gain == 0.0
 
     def unit_of(self, convention: str) -> str:
-        """Give the unit of t under a convention."""
+        """Return the unit of t under a convention."""
         return self.reference_unit or self.unit if convention == "reference" else self.unit
 
     def flow(self, x: Array, y: Array, t: float, width: int, height: int) -> Vector:
-        """Give φ_t(x, y), pixel offsets from the centre."""
+        """Return φ_t(x, y), pixel offsets from the centre."""
         dx, dy = self.displacement(x, y, t, width, height)
         return x + dx, y + dy
 
 
 def _quarter_turns(t: float) -> tuple[float, float]:
-    """Give (cos t − 1, sin t): no cancellation at tiny t, exact where t is a quarter turn to rounding."""
+    """Return (cos t − 1, sin t): no cancellation at tiny t, exact where t is a quarter turn to rounding."""
     turns = round(t / (math.pi / 2))
     if turns != 0 and abs(t - turns * (math.pi / 2)) <= 4 * math.ulp(t):
         cos, sin = ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[turns % 4]
@@ -189,7 +189,7 @@ def get_generator(name: str | Generator) -> Generator:
 
 
 def pixel_grid(height: int, width: int) -> Vector:
-    """Give x and y of every pixel, float64, each (height, width)."""
+    """Return x and y of every pixel, float64, each (height, width)."""
     y, x = np.meshgrid(
         np.arange(height) - (height - 1) / 2, np.arange(width) - (width - 1) / 2, indexing="ij", copy=True
     )
@@ -197,7 +197,7 @@ def pixel_grid(height: int, width: int) -> Vector:
 
 
 def velocity_field(name: str | Generator, height: int, width: int, *, convention: str) -> Array:
-    """Give v at every pixel: float64 (2, height, width), x then y component, pixels per unit t.
+    """Return v at every pixel: float64 (2, height, width), x then y component, pixels per unit t.
 
     Zero for a generator that acts on intensities (`Generator.gain`). Under ``reference`` the translations'
     unit is half the size minus half a pixel.

@@ -110,7 +110,7 @@ def resample(images: Floating, dx: Array, dy: Array, *, interpolation: str, padd
 def _taps(
     displacement: Array, position: Array, size: int, interpolation: str, padding: str
 ) -> tuple[list[npt.NDArray[np.intp]], list[Array]]:
-    """Give source indices and weights of each tap along one axis.
+    """Return source indices and weights of each tap along one axis.
 
     The taps lie on the side the remainder points to, so that no remainder, of either sign, is rounded.
     """
@@ -167,7 +167,7 @@ def fourier_at(
 
 
 def _fourier_weights(displacement: Array, position: npt.NDArray[np.intp], size: int, padding: str) -> Array:
-    """Give the weight of every source pixel at ``position + displacement``: (points, size)."""
+    """Return the weight of every source pixel at ``position + displacement``: (points, size)."""
     if size == 1:
         return np.ones((len(displacement), 1))
     period = size if padding == "circular" else 2 * (size - 1)
@@ -214,7 +214,7 @@ def reference_floor(size: int) -> npt.NDArray[np.intp]:
 
 
 def derivative_matrix(size: int, *, interpolation: str, padding: str, right: bool = False) -> Array:
-    """Give D, float64 (size, size), with (∂Ĩ/∂x)(j) = Σ_k D[j, k] I[k] along one axis, per pixel.
+    """Return D, float64 (size, size), with (∂Ĩ/∂x)(j) = Σ_k D[j, k] I[k] along one axis, per pixel.
 
     For ``bilinear`` the symmetric derivative, or with ``right`` the slope that the reference convention takes,
     I[k+1] − I[k] with k = j or, by `reference_floor`, j − 1; the other interpolants are differentiable at the pixels.

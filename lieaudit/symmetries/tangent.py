@@ -168,7 +168,7 @@ class _Gradient:
 
 
 def _components(field: Array) -> tuple[Array | None, Array | None]:
-    """Give the components of v, None where one is zero everywhere (so that nobody multiplies by it)."""
+    """Return the components of v, None where one is zero everywhere (so that nobody multiplies by it)."""
     vx, vy = (part if np.any(part) else None for part in field)
     return vx, vy
 

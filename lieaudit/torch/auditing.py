@@ -170,7 +170,7 @@ def torch_method(
     shards: ShardStore | None = None,
     progress: ProgressCallback | None = None,
 ) -> Method:
-    """Give the torch method for an ONNX model's uploaded source, checked by the ONNX model's own derivatives.
+    """Return the torch method for an ONNX model's uploaded source, checked by the ONNX model's own derivatives.
 
     Parameters
     ----------
@@ -224,7 +224,7 @@ def torch_method(
 
 
 def _others(images: Images, module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Give a source the values that the ONNX graph was fed, for its arguments of the same names.
+    """Return a source the values that the ONNX graph was fed, for its arguments of the same names.
 
     A source without such an argument holds the value itself; whether it does, `verify_source` sees.
 
@@ -247,7 +247,7 @@ def _others(images: Images, module: torch.nn.Module) -> dict[str, torch.Tensor]:
 def _onnx_method(
     model: AuditableModel, images: Images, shards: ShardStore | None, progress: ProgressCallback | None
 ) -> tuple[Method, tuple[Skipped, ...]]:
-    """Give the ONNX model's own method: forward mode, or finite differences where its graph has none."""
+    """Return the ONNX model's own method: forward mode, or finite differences where its graph has none."""
 
     def chosen(name: str) -> Method:
         return choose_method(

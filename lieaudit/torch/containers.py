@@ -161,7 +161,7 @@ def _span(name: str, entry: Mapping[str, Any]) -> tuple[int, int, str]:
 
 
 def pickle_imports(data: bytes) -> list[str]:
-    """Give what unpickling ``data`` would import or run beyond tensors, without unpickling.
+    """Return what unpickling ``data`` would import or run beyond tensors, without unpickling.
 
     ``data`` is the archive of ``torch.save``; anything else counts as harmful. Opcodes are scanned, with
     strings tracked for STACK_GLOBAL; whatever cannot be resolved is reported.
@@ -230,7 +230,7 @@ def _read(archive: zipfile.ZipFile, *, keep: bool) -> Pt2Archive:
 
 
 def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """Give the members by path under the archive's one root folder, each of a known kind and none hidden."""
+    """Return the members by path under the archive's one root folder, each of a known kind and none hidden."""
     infos = archive.infolist()
     if len(infos) > _MEMBERS_LIMIT:
         raise _refused(f"the archive has {len(infos)} members", "archive", reason="NOT_PT2")

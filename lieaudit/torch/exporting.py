@@ -136,7 +136,7 @@ def exported(
 
 
 def _one_output(function: SourceFunction) -> torch.nn.Module:
-    """Give the module with one input, ``images``, and one output: a copy of another class, so that all names stay."""
+    """Return the module with one input, ``images``, and one output: a copy of another class, so that all names stay."""
     module = function.module
     others = {
         name: value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
@@ -201,7 +201,7 @@ def _source(program: torch.export.ExportedProgram) -> bytes:
 
 
 def _check(onnx_bytes: bytes, source: bytes | None, images: torch.Tensor, reference: npt.NDArray[np.float64]) -> float:
-    """Give the largest deviation of the ONNX model and of the .pt2, each as a reader of the file would run it."""
+    """Return the largest deviation of the ONNX model and of the .pt2, each as a reader of the file would run it."""
     with Session(onnx_bytes, threads=1) as session:
         results = [session.run({session.input_names[0]: images.numpy()})[0]]
     if source is not None:

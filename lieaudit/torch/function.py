@@ -88,7 +88,7 @@ class SourceFunction:
         }
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Give z(x), shape (n, *K), for images ``x`` (n, C, H, W) of the function's precision and device.
+        """Return z(x), shape (n, *K), for images ``x`` (n, C, H, W) of the function's precision and device.
 
         Raises `SourceError` where the module fails, naming the submodule that did, or gives no tensor to audit.
         """
@@ -115,7 +115,7 @@ class SourceFunction:
         return z
 
     def raw(self, x: torch.Tensor) -> Any:
-        """Give whatever ``forward`` returns for images ``x``. Raises `SourceError` where the module fails."""
+        """Return whatever ``forward`` returns for images ``x``. Raises `SourceError` where the module fails."""
         others = {name: expanded(value, x.shape[0]) for name, value in self.others.items()}
         try:
             with evaluation(self.module), plain_kernels(), Precision(self.dtype):
@@ -126,7 +126,7 @@ class SourceFunction:
             raise _run_failed(self.module, problem) from problem
 
     def tensor(self, values: Any) -> torch.Tensor:
-        """Give an array as a tensor of the function's precision and device."""
+        """Return an array as a tensor of the function's precision and device."""
         return torch.as_tensor(values).to(device=self.device, dtype=self.dtype)
 
     def _convert(self, value: Any) -> Any:
@@ -158,13 +158,13 @@ def one_for_all(name: str) -> SpecError:
 
 
 def batches(count: int, size: int) -> Iterator[torch.Tensor]:
-    """Give indices of ``count`` rows in batches of exactly ``size``; the last one repeats its last row to be full."""
+    """Return indices of ``count`` rows in batches of exactly ``size``; the last one repeats its last row to be full."""
     for start in range(0, count, size):
         yield torch.arange(start, start + size).clamp(max=count - 1)
 
 
 def named_outputs(result: Any) -> dict[str, torch.Tensor]:
-    """Give the floating-point tensors of what ``forward`` returned, by (dotted) key, attribute or position."""
+    """Return the floating-point tensors of what ``forward`` returned, by (dotted) key, attribute or position."""
     if isinstance(result, torch.Tensor):
         return {"": result} if result.is_floating_point() else {}
     items: Sequence[tuple[str, Any]]
@@ -186,7 +186,7 @@ def named_outputs(result: Any) -> dict[str, torch.Tensor]:
 
 
 def select_output(result: Any, name: str) -> torch.Tensor:
-    """Give the audited tensor of what ``forward`` returned. Raises `SourceError` where it is not clear which."""
+    """Return the audited tensor of what ``forward`` returned. Raises `SourceError` where it is not clear which."""
     outputs = named_outputs(result)
     if name:
         if name in outputs:
@@ -254,7 +254,7 @@ def _device(name: str) -> torch.device:
 
 
 def expanded(value: Any, count: int) -> Any:
-    """Give a tensor whose leading size is 1 that many rows, without memory; anything else as it is."""
+    """Return a tensor whose leading size is 1 that many rows, without memory; anything else as it is."""
     if isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape[0] == 1:
         return value.expand(count, *value.shape[1:])
     return value
@@ -300,7 +300,7 @@ def _run_failed(module: torch.nn.Module, problem: Exception) -> SourceError:
 
 
 def failing_submodule(module: torch.nn.Module, trace: TracebackType | None) -> str:
-    """Give the dotted name of the innermost submodule on the stack of an error."""
+    """Return the dotted name of the innermost submodule on the stack of an error."""
     names = {id(m): name or type(m).__name__ for name, m in module.named_modules()}
     found = type(module).__name__
     while trace is not None:
@@ -310,5 +310,5 @@ def failing_submodule(module: torch.nn.Module, trace: TracebackType | None) -> s
 
 
 def first_line(problem: BaseException) -> str:
-    """Give the first line of an error's message, at most 300 characters of it."""
+    """Return the first line of an error's message, at most 300 characters of it."""
     return (str(problem).strip().splitlines() or [type(problem).__name__])[0][:300]

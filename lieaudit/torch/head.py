@@ -41,7 +41,7 @@ def module_choice(
 
 
 def undeclared(choice: Choice) -> tuple[str, ...]:
-    """Give why no result is conclusive, with the heads to choose from; empty where the head is settled."""
+    """Return why no result is conclusive, with the heads to choose from; empty where the head is settled."""
     return (f"{HEAD_UNDECLARED}: {choice.undeclared}",) if choice.undeclared else ()
 
 
@@ -60,7 +60,7 @@ def _layout(function: SourceFunction, x: torch.Tensor) -> str:
 
 
 def apply_head(head: Head, z: torch.Tensor) -> torch.Tensor:
-    """Give h(z) in float64 as a differentiable function of z (n, *K)."""
+    """Return h(z) in float64 as a differentiable function of z (n, *K)."""
     z = z.double()
     if head.function == "softmax":
         return torch.softmax(z, dim=head.axis)

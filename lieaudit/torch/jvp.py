@@ -171,7 +171,7 @@ class TorchDifferentiator:
         return values, joined
 
     def _plan(self, x: torch.Tensor, lanes: int) -> tuple[int, int]:
-        """Give how many images and directions go through at once; at least one of each."""
+        """Return how many images and directions go through at once; at least one of each."""
         batch = self.batch or 1
         if self._row_bytes == 0:
             sample = x[next(batches(len(x), batch))]
@@ -183,7 +183,7 @@ class TorchDifferentiator:
     def _errors(
         self, x: torch.Tensor, v: torch.Tensor, value: torch.Tensor, tangent: torch.Tensor
     ) -> tuple[Float64Array, Float64Array]:
-        """Give the norms of the errors of z, (n,), and of the derivatives, (n, D)."""
+        """Return the norms of the errors of z, (n,), and of the derivatives, (n, D)."""
         single = self.function.precision == "float32"
         some = slice(None) if single else slice(_REDRAWN)
         moved_value, moved = self._differentiate(jittered(x[some]), jittered(v[some], _DIRECTION))
@@ -209,7 +209,7 @@ that skip connections keep."""
 
 
 def _share(error: Float64Array, size: Float64Array) -> float:
-    """Give how large errors are for their size; where all of it is 0, exactly on kinks, a unit of rounding."""
+    """Return how large errors are for their size; where all of it is 0, exactly on kinks, a unit of rounding."""
     whole = float(np.sum(size**2))
     return float(np.sqrt(np.sum(error**2) / whole)) if whole > 0 else float(np.finfo(np.float64).eps)
 

@@ -173,7 +173,7 @@ def check(text: str, measures: Sequence[str] = ()) -> tuple[Policy | None, tuple
 
 
 def schema() -> str:
-    """Give the JSON Schema of the YAML form, for editors."""
+    """Return the JSON Schema of the YAML form, for editors."""
     return resources.files(__package__).joinpath("policy.schema.json").read_text()
 
 

@@ -67,7 +67,7 @@ def compose(text: str) -> yaml.MappingNode:
 
 
 def line_of(node: yaml.Node) -> int:
-    """Give the 1-based line the node starts at."""
+    """Return the 1-based line the node starts at."""
     return int(node.start_mark.line) + 1 if node.start_mark else 1
 
 
@@ -105,7 +105,7 @@ class Fields:
         self._add(self.entries.get(name, self.node), self._where(name), message, hint)
 
     def line(self, name: str) -> int:
-        """Give the line of a field, or of the mapping where it is absent."""
+        """Return the line of a field, or of the mapping where it is absent."""
         return line_of(self.entries.get(name, self.node))
 
     def require(self, *names: str) -> None:
@@ -115,7 +115,7 @@ class Fields:
                 self._add(self.node, self._where(name), "is missing")
 
     def text(self, name: str, default: str = "", pattern: str = "", rule: str = "") -> str:
-        """Give a non-empty string."""
+        """Return a non-empty string."""
         node = self.entries.get(name)
         if node is None:
             return default
@@ -129,7 +129,7 @@ class Fields:
         return value.strip()
 
     def choice(self, name: str, choices: Sequence[str], default: str = "") -> str:
-        """Give one of ``choices``."""
+        """Return one of ``choices``."""
         value = self.text(name, default)
         if value and value not in choices:
             self.fail(name, f"{value!r} is not one of {', '.join(choices)}", suggestion(value, choices, listed=False))
@@ -137,7 +137,7 @@ class Fields:
         return value
 
     def number(self, name: str, default: float, low: float, high: float, why: str) -> float:
-        """Give a finite number in [low, high]; ``why`` says what the range means."""
+        """Return a finite number in [low, high]; ``why`` says what the range means."""
         node = self.entries.get(name)
         if node is None:
             return default
@@ -161,7 +161,7 @@ class Fields:
         return float(value)
 
     def integer(self, name: str, default: int, low: int, high: int, why: str) -> int:
-        """Give an integer in [low, high]."""
+        """Return an integer in [low, high]."""
         value = self.number(name, default, low, high, why)
         if value != int(value):
             self.fail(name, f"{value:g} is not a whole number", why)
@@ -169,7 +169,7 @@ class Fields:
         return int(value)
 
     def date(self, name: str) -> dt.date | None:
-        """Give an ISO date."""
+        """Return an ISO date."""
         node = self.entries.get(name)
         if node is None:
             return None
@@ -187,7 +187,7 @@ class Fields:
         return value
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """Give a list of strings; one string counts as a list of one."""
+        """Return a list of strings; one string counts as a list of one."""
         node = self.entries.get(name)
         if node is None:
             return ()
@@ -199,7 +199,7 @@ class Fields:
         return tuple(str(value) for value in values)
 
     def items(self, name: str) -> list[yaml.Node]:
-        """Give the nodes of a list."""
+        """Return the nodes of a list."""
         node = self.entries.get(name)
         if node is None:
             return []
@@ -209,7 +209,7 @@ class Fields:
         return list(node.value)
 
     def mapping(self, name: str, known: Sequence[str]) -> Fields:
-        """Give a nested mapping; an absent one is empty."""
+        """Return a nested mapping; an absent one is empty."""
         node = self.entries.get(name)
         if node is None:
             node = yaml.MappingNode("tag:yaml.org,2002:map", [], self.node.start_mark, self.node.end_mark)

@@ -58,7 +58,7 @@ class Places:
             self._give(caller)
 
     def give(self, caller: str, after: float = 0.0) -> None:
-        """Give a place back, after so many seconds: what it was taken for has cost others as much."""
+        """Return a place back, after so many seconds: what it was taken for has cost others as much."""
         if after > 0.0:
             asyncio.get_running_loop().call_later(after, self._give, caller)
         else:
@@ -182,7 +182,7 @@ def _counted(counter: Counter[str], caller: str) -> Iterator[None]:
 
 
 def address(peer: str) -> str:
-    """Give what counts as the address of a gRPC peer: ``ipv4:10.0.0.1:4711`` is ``peer 10.0.0.1``; see `network`."""
+    """Return what counts as the address of a gRPC peer: ``ipv4:10.0.0.1:4711`` is ``peer 10.0.0.1``; see `network`."""
     kind, _, rest = peer.partition(":")
     if kind not in {"ipv4", "ipv6"}:
         return f"peer {kind}"

@@ -80,7 +80,7 @@ class Connections:
         return closed
 
     def _peer(self, connection: socket.socket) -> tuple[str, int] | None:
-        """Give the address and port of the other end of a connection to our port."""
+        """Return the address and port of the other end of a connection to our port."""
         try:
             if connection.family not in {socket.AF_INET, socket.AF_INET6} or connection.type != socket.SOCK_STREAM:
                 return None
@@ -94,7 +94,7 @@ class Connections:
 
 @contextmanager
 def _socket(number: int) -> Iterator[socket.socket | None]:
-    """Give the socket behind a descriptor, through one of our own; None where it is none."""
+    """Return the socket behind a descriptor, through one of our own; None where it is none."""
     try:
         descriptor = os.dup(number)
     except OSError:
@@ -111,7 +111,7 @@ def _socket(number: int) -> Iterator[socket.socket | None]:
 
 
 def network(address: str) -> str:
-    """Give what counts as one address: an IPv4 address, or the /64 network of an IPv6 one, of which a host has all."""
+    """Return what counts as one address: an IPv4 address, or the /64 network of an IPv6 one, which one host has."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

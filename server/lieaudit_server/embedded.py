@@ -91,7 +91,7 @@ class EmbeddedServer:
         self._close()
 
     def log(self) -> str:
-        """Give what the server has logged so far."""
+        """Return what the server has logged so far."""
         assert self._folder is not None  # noqa: S101 - used inside the context
         return (Path(self._folder.name) / "log").read_text(encoding="utf-8", errors="replace")
 

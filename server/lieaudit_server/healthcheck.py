@@ -15,7 +15,7 @@ _SECONDS = 5.0
 
 
 def check(config: Config) -> str:
-    """Give ``SERVING``, ``NOT_SERVING`` or why the server could not be asked.
+    """Return ``SERVING``, ``NOT_SERVING`` or why the server could not be asked.
 
     Under TLS the server's own certificate is what is trusted, whatever name it is for; under mutual TLS it must also
     be valid for a client.
@@ -44,7 +44,7 @@ def _channel(config: Config, target: str) -> grpc.Channel:
 
 
 def _name(config: Config, target: str) -> str:
-    """Give a name that the server's certificate is for, so that the check by address passes."""
+    """Return a name that the server's certificate is for, so that the check by address passes."""
     context = ssl.create_default_context(cafile=config.tls_cert)
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the certificate itself is trusted, not its authority

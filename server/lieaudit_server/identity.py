@@ -125,7 +125,7 @@ class Authority:
             self._stamp = _stamp(tokens_file)
 
     def identify(self, metadata: Mapping[str, Any], auth_context: Mapping[str, Any]) -> Identity:
-        """Give the caller of these request headers and TLS properties. Raises `ServiceError` UNAUTHENTICATED."""
+        """Return the caller of these request headers and TLS properties. Raises `ServiceError` UNAUTHENTICATED."""
         if self._path is not None:
             return self._by_token(str(metadata.get("authorization", "")))
         if self._certificates:

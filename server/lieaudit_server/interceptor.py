@@ -49,7 +49,7 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self._hidden = (hidden,)
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
-        """Give the wrapped handler."""
+        """Return the wrapped handler."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
         if handler is None:

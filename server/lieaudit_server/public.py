@@ -27,7 +27,7 @@ class Public:
         self._is_check = method == _CHECK
 
     def wrap(self, handler: Any) -> Any:
-        """Give the wrapped handler."""
+        """Return the wrapped handler."""
         parse, serialize = handler.request_deserializer, handler.response_serializer
         if handler.response_streaming:
 

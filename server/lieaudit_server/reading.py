@@ -61,7 +61,7 @@ def closing(raw: AsyncIterator[bytes]) -> aclosing[Any]:
 
 
 def cost(data: bytes) -> float:
-    """Give the seconds for which a place that read this message stays taken: the event loop copied it for everybody."""
+    """Return the seconds for which a place that read this message stays taken: the event loop copied it for all."""
     return 0.0 if len(data) <= SMALL else len(data) / _BYTES_PER_SECOND
 
 

@@ -293,7 +293,7 @@ def test_its_derivatives_are_exact(case):
 
 
 def _network(resize: str) -> onnx.ModelProto:
-    """Give a convolutional network with every op that onnxruntime takes to channels in blocks."""
+    """Return a convolutional network with every op that onnxruntime takes to channels in blocks."""
     random = np.random.default_rng(5)
     weights: list[TensorProto] = []
     nodes: list[onnx.NodeProto] = []

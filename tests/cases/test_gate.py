@@ -29,7 +29,7 @@ def service() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder with float.onnx, the same network rounded to steps in steps.onnx, images and two policies."""
+    """Return a folder with float.onnx, the same network rounded to steps in steps.onnx, images and two policies."""
     place = tmp_path_factory.mktemp("gate")
     rng = np.random.default_rng(0)
     weights = {
@@ -72,7 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def report(folder: Path, service: str) -> Path:
-    """Give the float network's report."""
+    """Return the float network's report."""
     place = folder / "float.json"
     code = run([
         "audit", str(folder / "float.onnx"), "--data", str(folder / "x.npz"), "--server", service, "--json", str(place),

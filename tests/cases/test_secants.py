@@ -101,7 +101,7 @@ def service() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder with float.onnx, int8.onnx made of it by onnxruntime, and smooth images."""
+    """Return a folder with float.onnx, int8.onnx made of it by onnxruntime, and smooth images."""
     place = tmp_path_factory.mktemp("pair")
     rng = np.random.default_rng(1)
     noise = rng.normal(0, 1, (96, 3, 18, 18))
@@ -125,7 +125,7 @@ def in_float64(model: onnx.ModelProto) -> ReferenceEvaluator:
 
 
 def reference(answer: object, images: Array, generator: str, pixels: float) -> Array:
-    """Give ‖S‖²/K per image of a function on images, softmax in float64."""
+    """Return ‖S‖²/K per image of a function on images, softmax in float64."""
     t = size_to_t(generator, pixels, *images.shape[-2:])
     ahead, behind = (softmax(np.asarray(answer(moved(images, generator, s * t)), np.float64)) for s in (1, -1))  # type: ignore[operator]
     return np.asarray(np.mean(((ahead - behind) / (2 * t)) ** 2, axis=1))

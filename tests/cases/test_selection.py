@@ -14,7 +14,7 @@ _n = helper.make_node
 
 
 def _detector(*outputs: str, sizes: dict[str, list[int]] | None = None) -> onnx.ModelProto:
-    """Give boxes, scores, class probabilities, the boxes kept by suppression and the values above zero of a map."""
+    """Return boxes, scores, class probabilities, the boxes kept by suppression and the values above zero of a map."""
     random = np.random.default_rng(6)
     nodes = [
         _n("Conv", ["x", "w"], ["map"], strides=[4, 4], kernel_shape=[4, 4]),

@@ -24,7 +24,7 @@ _SEQUENCE = {"SequenceAt", "SequenceLength", "SplitToSequence", "ConcatFromSeque
 
 
 def _model(nodes: Nodes, opset: int) -> onnx.ModelProto:
-    """Give a graph from x, an image and its negative, to y; c0, c1 … are scalar constants, sizes is (1, 3, 2)."""
+    """Return a graph from x, an image and its negative, to y; c0, c1 … are scalar constants, sizes is (1, 3, 2)."""
     constants = {f"c{i}": np.array(i, np.int64) for i in range(5)} | {"last": np.array(-1, np.int64)}
     constants |= {"sizes": np.array([1, 3, 2], np.int64)}
     info = helper.make_tensor_value_info

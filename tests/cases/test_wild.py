@@ -21,7 +21,7 @@ def _r(*shape: int) -> np.ndarray:
 
 
 def _recogniser(declared: list[int | str], width: int | str = 24) -> onnx.ModelProto:
-    """Give a reader of text lines, time first: (T, N, K) with T a quarter of the image's width."""
+    """Return a reader of text lines, time first: (T, N, K) with T a quarter of the image's width."""
     arrays = {"w": _r(5, 3, 16, 4), "v": _r(5, 7), "b": _r(7), "two": np.array([2])}
     nodes = [
         _n("Conv", ["x", "w"], ["c"], strides=[16, 4], kernel_shape=[16, 4], name="stem"),

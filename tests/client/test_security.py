@@ -53,7 +53,7 @@ class Authority:
         return builder.sign(self._key, hashes.SHA256())
 
     def issue(self, name, alternative=None):
-        """Give the paths of a certificate and its key."""
+        """Return the paths of a certificate and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = self._sign(name, key, False, alternative)
         cert_file, key_file = self._folder / f"{name}.pem", self._folder / f"{name}.key"

@@ -133,7 +133,7 @@ class Float64Graph:
         return values[self.graph.output[0].name]
 
     def jvp(self, x, v):
-        """Give z(x) and Dz(x)[v], float64 arrays, for images (n, C, H, W) and one direction each."""
+        """Return z(x) and Dz(x)[v], float64 arrays, for images (n, C, H, W) and one direction each."""
         # a lone float64 weight meeting a dual number must not warn: everything is float64 here
         z, dz = torch.func.jvp(
             self, (torch.from_numpy(x.astype(np.float64)),), (torch.from_numpy(v.astype(np.float64)),)

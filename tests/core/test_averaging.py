@@ -18,7 +18,7 @@ SIZE, CLASSES = 8, 5
 
 
 def classifier(*, opset: int = 17, layout: str = "NCHW", head: str = "", batch: int | str = "N") -> onnx.ModelProto:
-    """Give a convolution, a linear classifier of all positions, and a head."""
+    """Return a convolution, a linear classifier of all positions, and a head."""
     random = np.random.default_rng(0)
     shape = [batch, 2, SIZE, SIZE] if layout == "NCHW" else [batch, SIZE, SIZE, 2]
     nodes, source = [], "image"
@@ -60,7 +60,7 @@ def images(layout: str, count: int = 3) -> np.ndarray:
 
 
 def shifted(x: np.ndarray, down: int, across: int, layout: str) -> np.ndarray:
-    """Give what numpy says the shifted images are: content moves down and right, the rest is reflected."""
+    """Return what numpy says the shifted images are: content moves down and right, the rest is reflected."""
     pads = {"NCHW": ((0, 0), (0, 0), (down, 0), (across, 0)), "NHWC": ((0, 0), (down, 0), (across, 0), (0, 0))}[layout]
     padded = np.pad(x, pads, mode="reflect")
     return padded[..., :SIZE, :SIZE] if layout == "NCHW" else padded[:, :SIZE, :SIZE]

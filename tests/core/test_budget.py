@@ -30,7 +30,7 @@ def linear():
 
 @pytest.fixture
 def host(tmp_path, monkeypatch):
-    """Give a function that says what is free on the host, and in its control group, in MiB."""
+    """Return a function that says what is free on the host, and in its control group, in MiB."""
 
     def say(available, group=None, used=0):
         (tmp_path / "meminfo").write_text(f"MemTotal: 99999999 kB\nMemAvailable: {available * 1024} kB\n")

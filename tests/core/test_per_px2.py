@@ -12,7 +12,7 @@ from lieaudit.symmetries import GENERATORS, velocity_field
 
 
 def passes_on(height: int, width: int) -> onnx.ModelProto:
-    """Give the identity as a vector: its LEE is the tangent's own mean square."""
+    """Return the identity as a vector: its LEE is the tangent's own mean square."""
     graph = helper.make_graph(
         [helper.make_node("Flatten", ["image"], ["pixels"])],
         "identity",

@@ -48,7 +48,7 @@ def test_a_noncontiguous_array_is_read_right():
 
 
 def padded(op_type, between, serialised, kernel):
-    """Give a session of Pad (by 1), an op that does nothing, and pooling."""
+    """Return a session of Pad (by 1), an op that does nothing, and pooling."""
     nodes = [
         helper.make_node("Pad", ["x", "pads"], ["padded"]),
         *([helper.make_node(between, ["padded"], ["same"])] if between else []),

@@ -42,7 +42,7 @@ def client():
 
 @pytest.fixture(scope="module")
 def images(real_dir, tmp_path_factory):
-    """Give the file of a set for a model; photographs are cut to the model's size, with their labels."""
+    """Return the file of a set for a model; photographs are cut to the model's size, with their labels."""
     folder = tmp_path_factory.mktemp("images")
 
     def find(name, model, preprocessing):

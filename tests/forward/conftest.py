@@ -40,7 +40,7 @@ class Case:
     cast: bool = False
 
     def model(self) -> onnx.ModelProto:
-        """Give the float32 model; only the wanted output is one of the graph, if asked for as floats."""
+        """Return the float32 model; only the wanted output is one of the graph, if asked for as floats."""
         names = list(self.order or [*self.moving, *self.fixed])
         made = ["y" if i == self.wanted else f"y{i}" for i in range(self.outputs)]
         nodes = [helper.make_node(self.op, names, made, domain=self.domain, **self.attributes)]
@@ -189,7 +189,7 @@ def numpy_derivative(
 def derivatives(
     case: Case, *, unroll: bool, reference: Callable[..., np.ndarray] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Give dy of the rewritten one-op graph and dy64, with all moving inputs along random directions."""
+    """Return dy of the rewritten one-op graph and dy64, with all moving inputs along random directions."""
     proto = case.model()
     random = np.random.default_rng(7)
     directions = {
@@ -207,7 +207,7 @@ def derivatives(
 
 
 def error_of(case: Case, *, unroll: bool, reference: Callable[..., np.ndarray] | None = None) -> float:
-    """Give ‖dy − dy64‖ / ‖dy64‖: see `derivatives`."""
+    """Return ‖dy − dy64‖ / ‖dy64‖: see `derivatives`."""
     made, expected = derivatives(case, unroll=unroll, reference=reference)
     scale = np.linalg.norm(expected)
     return float(np.linalg.norm(made - expected) / (scale if scale > 0 else 1.0))

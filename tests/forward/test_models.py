@@ -45,7 +45,7 @@ def _directions(x):
 
 
 def _reference(module, x, v):
-    """Give z and dz in float64."""
+    """Return z and dz in float64."""
     import torch
 
     double = module.double()
@@ -58,7 +58,7 @@ def _reference(module, x, v):
 
 
 def _softmax_lee(z, dz):
-    """Give LEE per image and direction under a softmax over the last axis, in float64."""
+    """Return LEE per image and direction under a softmax over the last axis, in float64."""
     z = z.reshape(len(z), -1).astype(np.float64)
     dz = dz.reshape(*dz.shape[:2], -1)
     p = np.exp(z - z.max(1, keepdims=True))

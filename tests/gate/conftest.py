@@ -88,7 +88,7 @@ def result(values: np.ndarray, error: float, **changes: Any) -> GeneratorResult:
 
 @pytest.fixture
 def make_report() -> Maker:
-    """Give a function: per-image values by generator → `Report`."""
+    """Return a function: per-image values by generator → `Report`."""
 
     def make(
         values: Mapping[str, np.ndarray],
@@ -120,7 +120,7 @@ def make_report() -> Maker:
 
 @pytest.fixture
 def lognormal() -> Callable[..., np.ndarray]:
-    """Give a function: seeded per-image values, heavy-tailed as measured LEE is."""
+    """Return a function: seeded per-image values, heavy-tailed as measured LEE is."""
 
     def draw(count: int, seed: int, *, scale: float = 1.0, sigma: float = 1.5) -> np.ndarray:
         return scale * np.random.default_rng(seed).lognormal(0.0, sigma, count)
@@ -130,7 +130,7 @@ def lognormal() -> Callable[..., np.ndarray]:
 
 @pytest.fixture
 def full_reports(make_report: Maker) -> tuple[Report, Report]:
-    """Give (candidate, baseline) with everything a report can hold, hostile names included."""
+    """Return (candidate, baseline) with everything a report can hold, hostile names included."""
     rng = np.random.default_rng(7)
     factors = {"translation_x": 1.02, "translation_y": 0.97, "rotation": 1.42, "scale": 0.8, "brightness": 1.0}
     common = {g: rng.lognormal(-1.0 + 0.4 * i, 1.6, 300) for i, g in enumerate(factors)}

@@ -63,11 +63,11 @@ class Page:
             self.complaints.append(request.url)
 
     def shown(self, group: str) -> list[str]:
-        """Give the panels of a group that are visible."""
+        """Return the panels of a group that are visible."""
         return [p.get_attribute("data-name") for p in self.page.locator(f"[data-group='{group}']:visible").all()]
 
     def tip(self, mark: Any) -> str:
-        """Give what is said beside the pointer on a mark."""
+        """Return what is said beside the pointer on a mark."""
         mark.scroll_into_view_if_needed()
         self.page.wait_for_timeout(200)  # what is said goes where the page is scrolled
         mark.hover(force=True)

@@ -47,7 +47,7 @@ def digits(repo_root: Path, service: str, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def gate(service: str, tmp_path: Path) -> Callable[..., int]:
-    """Give a function: (model, policy text, options) → exit code."""
+    """Return a function: (model, policy text, options) → exit code."""
 
     def call(model: object, policy: str, *arguments: object) -> int:
         path = tmp_path / "policy.yaml"

@@ -35,7 +35,7 @@ NO_WORSE = "{id: no-worse, kind: noninferiority, generators: rotation, margin: 0
 
 @pytest.fixture
 def pair(make_report: Maker, lognormal: Draw) -> Callable[..., tuple[Report, Report]]:
-    """Give a function: true ratio → (candidate, baseline) on the same 400 images with paired noise of 0.3."""
+    """Return a function: true ratio → (candidate, baseline) on the same 400 images with paired noise of 0.3."""
 
     def make(ratio: float, *, images: int = 400, **fields: Any) -> tuple[Report, Report]:
         image = lognormal(images, 1, sigma=0.8)

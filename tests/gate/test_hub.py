@@ -149,7 +149,7 @@ def hub_server() -> Iterator[Hub]:
 
 @pytest.fixture
 def digits(hub_server: Hub, repo_root: Path) -> str:
-    """Give a repository with the plain digits model as its tag `v1`, and on main the augmented one; with a card."""
+    """Return a repository with the plain digits model as its tag `v1`, and on main the augmented one; with a card."""
     folder = repo_root / "examples" / "digits"
     plain, augmented = ((folder / name).read_bytes() for name in ("plain.onnx", "augmented.onnx"))
     hub_server.put("acme/digits", {"README.md": CARD.encode(), "onnx/model.onnx": plain}, COMMIT, "v1")
@@ -162,7 +162,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def lieaudit(hub_server: Hub, tmp_path: Path, service: str, repo_root: Path) -> Run:
-    """Give a function that runs the command in a process of its own, on the digits."""
+    """Return a function that runs the command in a process of its own, on the digits."""
     (tmp_path / "policy.yaml").write_text(POLICY)
 
     def run(verb: str, model: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -137,7 +137,7 @@ Gate = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def gate(mlflow: MlflowServer, service: str, repo_root: Path, tmp_path: Path) -> Gate:
-    """Give a function that runs ``lieaudit gate`` on the digits in a process of its own."""
+    """Return a function that runs ``lieaudit gate`` on the digits in a process of its own."""
     policy = tmp_path / "policy.yaml"
 
     def run(

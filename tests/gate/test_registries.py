@@ -35,7 +35,7 @@ def digits(repo_root: Path) -> Path:
 
 
 def records(path: Path) -> Iterator[bytes]:
-    """Give the records of a W&B file: LevelDB's log, blocks of 32 KiB, after a head of 7 bytes."""
+    """Return the records of a W&B file: LevelDB's log, blocks of 32 KiB, after a head of 7 bytes."""
     data = path.read_bytes()
     assert data[:4] == b":W&B"
     position, found = 7, b""

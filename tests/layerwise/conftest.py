@@ -185,7 +185,7 @@ class ResNet18(nn.Module):
 
 
 def randomise(model) -> None:
-    """Give normalisations and biases other values than their trivial initial ones."""
+    """Return normalisations and biases other values than their trivial initial ones."""
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -199,7 +199,7 @@ def randomise(model) -> None:
 
 
 def build(name: str, height: int, width: int):
-    """Give a small model of an architecture, in evaluation mode."""
+    """Return a small model of an architecture, in evaluation mode."""
     t, common = transformers, {"num_labels": 10}
     vit = {
         "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "patch_size": 16,
@@ -294,7 +294,7 @@ class Attributed:
         return [self.prepared.segmentation.segments[k].name for k in self.rows.sources]
 
     def by_name(self, name: str) -> Float64Array:
-        """Give C_k of a segment, (n, G, K)."""
+        """Return C_k of a segment, (n, G, K)."""
         return self.contributions[:, self.names.index(name)]
 
     def completeness(self) -> float:

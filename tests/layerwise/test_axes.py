@@ -31,14 +31,14 @@ def start():
 
 
 def positions():
-    """Give (y, x) of every pixel as images: what a tracked layout has to be able to say of every entry."""
+    """Return (y, x) of every pixel as images: what a tracked layout has to be able to say of every entry."""
     y = np.broadcast_to(np.arange(H)[:, None], (B, C, H, W))
     x = np.broadcast_to(np.arange(W)[None, :], (B, C, H, W))
     return y, x
 
 
 def coordinates_of(axes, role, total):
-    """Give the coordinate that the atoms assign to every entry of a tensor."""
+    """Return the coordinate that the atoms assign to every entry of a tensor."""
     atoms = [atom for axis in axes for atom in axis]
     value = np.zeros(tuple(atom.size for atom in atoms), int)
     shift = 0
@@ -57,7 +57,7 @@ def agree(axes, arrays):
 
 
 def factorisations(sizes):
-    """Give shapes of the same number of entries: two axes merged, or one split."""
+    """Return shapes of the same number of entries: two axes merged, or one split."""
     out = [(*sizes[:i], sizes[i] * sizes[i + 1], *sizes[i + 2 :]) for i in range(len(sizes) - 1)]
     for i, size in enumerate(sizes):
         out += [(*sizes[:i], size // f, f, *sizes[i + 1 :]) for f in (2, 3, 4) if size % f == 0 and size > f]

@@ -16,7 +16,7 @@ GENERATORS = ("translation_x", "rotation")
 
 
 def both(source, images, generators=GENERATORS, **fields):
-    """Give head-applied contributions of forward mode, of differences, and the latter's error bars: (n, S, G[, K])."""
+    """Return head-applied contributions of forward mode, of differences, and the latter's bars: (n, S, G[, K])."""
     spec = AuditSpec(threads=1, generators=generators, layerwise="module", **fields)
     model = load_model(source, spec)
     prepared = prepare(model, spec)

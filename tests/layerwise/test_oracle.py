@@ -22,7 +22,7 @@ def gradient(h, axis):
 
 
 def act_on_map(h, generator):
-    """Give X h of (n, C, H, W)."""
+    """Return X h of (n, C, H, W)."""
     height, width = h.shape[-2:]
     y = torch.arange(height, dtype=h.dtype)[:, None] - (height - 1) / 2
     x = torch.arange(width, dtype=h.dtype)[None, :] - (width - 1) / 2
@@ -31,7 +31,7 @@ def act_on_map(h, generator):
 
 
 def act_on_tokens(h, generator, prefix, grid):
-    """Give X h of (n, prefix + H·W, C)."""
+    """Return X h of (n, prefix + H·W, C)."""
     n, _, channels = h.shape
     maps = h[:, prefix:].transpose(1, 2).reshape(n, channels, *grid)
     moved = act_on_map(maps, generator).reshape(n, channels, -1).transpose(1, 2)
@@ -39,7 +39,7 @@ def act_on_tokens(h, generator, prefix, grid):
 
 
 def jacobian(model, x, segments, act):
-    """Give ∂ softmax F / ∂α_k at 0, (segments, n, K).
+    """Return ∂ softmax F / ∂α_k at 0, (segments, n, K).
 
     ``segments`` maps a name to the modules whose inputs are conjugated before and the module whose output is conjugated
     after, each as (module, "input" or "output").

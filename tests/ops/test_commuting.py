@@ -153,7 +153,7 @@ def _prover(model, tracker):
 
 
 def _difference(proto, tracker, generator):
-    """Give ‖D f[X h] − X f(h)‖ / ‖X f(h)‖ of the op in float32, by differences of the op alone."""
+    """Return ‖D f[X h] − X f(h)‖ / ‖X f(h)‖ of the op in float32, by differences of the op alone."""
     model = ir.from_proto(proto)
     node = next(n for n in model.graph if n.name == "op")
     inner = {v.name: v for v in tracker.axes}

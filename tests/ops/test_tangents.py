@@ -136,7 +136,7 @@ def test_integers_and_steps_are_told_apart():
 
 
 def _positions(row):
-    """Give the indices of the moving inputs."""
+    """Return the indices of the moving inputs."""
     order = row[5].get("order") or [*row[2], *row[3]]
     return {i for i, name in enumerate(order) if name in row[2]}
 

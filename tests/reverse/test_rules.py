@@ -455,7 +455,7 @@ LINEAR = sorted(op.name for op in OPS.values() if op.linear)
 
 
 def linear_graph(op: str, draw: Draw) -> tuple[Rewritten, dict[str, np.ndarray]]:
-    """Give the graph of one node as if it were the tangents of a larger one."""
+    """Return the graph of one node as if it were the tangents of a larger one."""
     names = ["" if x is None else "v.tangent" if k == draw.moving else f"c{k}" for k, x in enumerate(draw.inputs)]
     outputs = [f"y{k}.tangent" for k in range(draw.outputs)]
     node = helper.make_node(op, names, outputs, **draw.attributes)

@@ -153,7 +153,7 @@ class Service:
 
 
 def children(pid: int) -> list[int]:
-    """Give the process ids of a process's children; none where it is gone."""
+    """Return the process ids of a process's children; none where it is gone."""
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
@@ -176,7 +176,7 @@ def messages(
 
 
 def reason_of(error: grpc.RpcError) -> error_details_pb2.ErrorInfo:
-    """Give the ErrorInfo of a failed call, and check the form that every error has."""
+    """Return the ErrorInfo of a failed call, and check the form that every error has."""
     trailers = dict(error.trailing_metadata())
     raw = trailers["grpc-status-details-bin"]
     assert len(raw) < 4096
@@ -215,7 +215,7 @@ def wait_for(condition: Callable[[], object]) -> object:
 
 
 def tiny_model(seed: int = 0, *, size: int = 8, classes: int = 3, name: str = "tiny", pad: int = 0) -> bytes:
-    """Give a model of one smooth layer, float32 (N, 1, size, size) to logits (N, classes), as an ONNX file."""
+    """Return a model of one smooth layer, float32 (N, 1, size, size) to logits (N, classes), as an ONNX file."""
     rng = np.random.default_rng(seed)
     weights = rng.normal(size=(size * size, classes)).astype(np.float32) / size
     graph = onnx.helper.make_graph(
@@ -236,7 +236,7 @@ def tiny_model(seed: int = 0, *, size: int = 8, classes: int = 3, name: str = "t
 
 
 def tiny_dataset(seed: int = 0, *, count: int = 12, size: int = 8) -> bytes:
-    """Give float32 images (count, 1, size, size) with labels as an npz file."""
+    """Return float32 images (count, 1, size, size) with labels as an npz file."""
     rng = np.random.default_rng(seed)
     buffer = io.BytesIO()
     x = rng.normal(size=(count, 1, size, size)).astype(np.float32)

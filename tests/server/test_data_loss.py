@@ -37,7 +37,7 @@ def used(start, kit):
 
 
 def files(root):
-    """Give the files of blobs and audits with their content."""
+    """Return the files of blobs and audits with their content."""
     paths = [path for folder in ("blobs", "audits") for path in (root / folder).rglob("*") if path.is_file()]
     return {str(path.relative_to(root)): path.read_bytes() for path in paths}
 

@@ -49,7 +49,7 @@ class ResNet20(torch.nn.Module):
 
 
 def make_resnet20() -> torch.nn.Module:
-    """Give an untrained ResNet-20 in evaluation mode; also the factory that a server test registers."""
+    """Return an untrained ResNet-20 in evaluation mode; also the factory that a server test registers."""
     return ResNet20().eval()
 
 

@@ -77,7 +77,7 @@ def saved(value):
 
 
 def edited(archive, change):
-    """Give the archive with its program changed in place by ``change``."""
+    """Return the archive with its program changed in place by ``change``."""
     parts = members(archive)
     name = part(parts, "models/model.json")
     program = json.loads(parts[name])

@@ -17,7 +17,7 @@ SPEC = AuditSpec(
 
 
 def onnx_rows(data, images):
-    """Give generator → segment name → C (n, K), float32 forward mode on the ONNX graph with a float64 head."""
+    """Return generator → segment name → C (n, K), float32 forward mode on the ONNX graph with a float64 head."""
     loaded = load_model(data, SPEC)
     attributor = Attributor(loaded, SPEC)
     found = {}
@@ -38,7 +38,7 @@ def inside(rows, name, zero):
 
 
 def fused(result):
-    """Give the modules' contributions as the exporter leaves them: a convolution under the normalisation behind it."""
+    """Return the modules' contributions as the exporter leaves them: a convolution under the normalisation after it."""
     found = dict(result.inclusive)
     for name in list(found):
         head, _, last = name.rpartition(".")

@@ -57,14 +57,14 @@ def summarise(applied: Iterable[Applied]) -> list[OpCoverage]:
 
 
 def exact_share(covered: Sequence[OpCoverage]) -> float:
-    """Give the share of nodes differentiated exactly, among those whose output could move; 1 where there are none."""
+    """Return the share of nodes differentiated exactly, among those whose output could move; 1 where there are none."""
     moving = [row for row in covered if row.rule != INTEGER_RULE]
     total = sum(row.count for row in moving)
     return sum(row.count for row in moving if row.exact) / total if total else 1.0
 
 
 def caveats(applied: Iterable[Applied]) -> tuple[Skipped, ...]:
-    """Give one entry per op type that is not differentiated exactly: which nodes, what was done, what it means."""
+    """Return one entry per op type that is not differentiated exactly: which nodes, what was done, what it means."""
     nodes: dict[tuple[str, str, str], list[str]] = {}
     for a in applied:
         if not (a.exact and a.differentiable):

@@ -30,7 +30,7 @@ _COMPLEX = {ir.DataType.COMPLEX64, ir.DataType.COMPLEX128}
 
 
 def generic(context: Context, node: ir.Node) -> Outputs:
-    """Give the central difference of a node along every direction."""
+    """Return the central difference of a node along every direction."""
     moving = [value for value in reads(node) if context.tangent(value) is not None]
     for value in node.outputs:
         if isinstance(value.type, ir.SequenceType | ir.OptionalType):
@@ -123,7 +123,7 @@ def _difference(
         return made.outputs[0]
 
     def largest(value: ir.Value) -> ir.Value:
-        """Give the largest magnitude, as a float32 scalar: a scale that neither overflows nor vanishes."""
+        """Return the largest magnitude, as a float32 scalar: a scale that neither overflows nor vanishes."""
         top = op("ReduceMax", op("Abs", value), keepdims=0)
         return top if value.dtype == ir.DataType.FLOAT else op("Cast", top, dtype=ir.DataType.FLOAT, to=1)
 

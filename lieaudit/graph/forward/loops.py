@@ -105,7 +105,7 @@ def _unroll(graph: ir.Graph, node: ir.Node, body: ir.Graph, rounds: int) -> None
 
 
 def _slices(graph: ir.Graph, node: ir.Node, scanned: int, t: int, rounds: int, prefix: str) -> list[ir.Value]:
-    """Give the t-th slice of every scanned input, without its axis."""
+    """Return the t-th slice of every scanned input, without its axis."""
     axes = node.attributes.get_ints("scan_input_axes", [0] * scanned)
     directions = node.attributes.get_ints("scan_input_directions", [0] * scanned)
     made = []

@@ -24,7 +24,7 @@ residual networks, transformers and dense models, see tests/forward/test_memory.
 def peak_bytes(
     model: ir.Model, extents: Mapping[str, Dims], tangents_in: Collection[str], images: int, directions: int
 ) -> int:
-    """Give the most bytes of activations that are alive at once, with the copies of the outputs.
+    """Return the most bytes of activations that are alive at once, with the copies of the outputs.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def peak_bytes(
 
 
 def _workspace(node: ir.Node, sizes: Mapping[ir.Value, int], root: Mapping[ir.Value, ir.Value]) -> int:
-    """Give what a node holds while it runs: a convolution, copies of what it reads and writes in another layout."""
+    """Return what a node holds while it runs: a convolution, copies of what it reads and writes in another layout."""
     if not is_op(node, "Conv", "ConvTranspose"):
         return 0
     read = node.inputs[0]
@@ -80,7 +80,7 @@ def _workspace(node: ir.Node, sizes: Mapping[ir.Value, int], root: Mapping[ir.Va
 
 
 def _kept(model: ir.Model, tangents_in: Collection[str]) -> set[ir.Value]:
-    """Give the values that nodes on the side of the tangents read."""
+    """Return the values that nodes on the side of the tangents read."""
     graph = model.graph
     moving = {value for value in graph.inputs if value.name in tangents_in}
     kept: set[ir.Value] = set()

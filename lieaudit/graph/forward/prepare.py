@@ -30,7 +30,7 @@ from lieaudit.ops.op import Body
 
 
 def prepare(model: ir.Model, active: Collection[str] | None = None) -> ir.Model:
-    """Give the graph as the rules want it; the given model may be changed and must not be used again.
+    """Return the graph as the rules want it; the given model may be changed and must not be used again.
 
     ``active`` names the inputs that get tangents; default: every floating-point input.
     """
@@ -84,7 +84,7 @@ def _expand_functions(model: ir.Model, active: Collection[str] | None) -> None:
 
 
 def _uncovered(graph: ir.Graph, active: Collection[str] | None) -> list[ir.Node]:
-    """Give the nodes with a moving operand or a read output that their op's rule does not cover."""
+    """Return the nodes with a moving operand or a read output that their op's rule does not cover."""
     moving = {v for v in graph.inputs if (v.dtype in FLOATS if active is None else v.name in active)}
     found = []
     for node in graph:

@@ -213,7 +213,7 @@ def is_active(context: Context, node: ir.Node) -> bool:
 
 
 def choose(context: Context, node: ir.Node) -> tuple[Rule, Use, str]:
-    """Give the rule for a node, how the node is used, and why its own rule does not hold, where it does not."""
+    """Return the rule for a node, how the node is used, and why its own rule does not hold, where it does not."""
     use = Use.of(node, context.opset, context.tangents)
     op = lookup(node)
     own = op.tangent if op is not None else None

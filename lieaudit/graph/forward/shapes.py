@@ -161,7 +161,7 @@ def _inputs(graph: ir.Graph, batch: int) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def _at_batch(size: int | ir.SymbolicDim, batch: int) -> int:
-    """Give a size at a batch size: ``16N`` is 16 times it, any other symbol the batch itself."""
+    """Return a size at a batch size: ``16N`` is 16 times it, any other symbol the batch itself."""
     if isinstance(size, int):
         return size
     multiple = str(size.value).removesuffix("N")
@@ -169,7 +169,7 @@ def _at_batch(size: int | ir.SymbolicDim, batch: int) -> int:
 
 
 def probe(model: ir.Model) -> tuple[ir.Model, dict[str, str]]:
-    """Give a copy with a Shape node behind every tensor, and the names tensor → shape output."""
+    """Return a copy with a Shape node behind every tensor, and the names tensor → shape output."""
     copy = model.clone()
     graph = copy.graph
     names: dict[str, str] = {}

@@ -39,7 +39,7 @@ def picked(a: Adjoint, u: ir.Value, extents: tuple[Extent, ...], axis: int, indi
 
 
 def _runs(indices: np.ndarray) -> Iterator[tuple[int, int, int]]:
-    """Give (start, count, step) of the longest pieces with a constant step."""
+    """Return (start, count, step) of the longest pieces with a constant step."""
     start = 0
     while start < len(indices):
         count, step = 1, 1

@@ -82,7 +82,7 @@ def _place(term: str, letter: str) -> int:
 def _without_diagonals(
     a: Adjoint, x: ir.Value, term: str, equation: str, rest: list[str], operands: list[ir.Value]
 ) -> str:
-    """Give a repeated letter a second name, with a unit matrix between the two."""
+    """Return a repeated letter a second name, with a unit matrix between the two."""
     names = iter(c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in equation)
     seen: set[str] = set()
     made = ""

@@ -42,7 +42,7 @@ def grid_sample(a: Adjoint, node: ir.Node, _i: int, ys: Outputs) -> ir.Value:
 
 
 def _axis(a: Adjoint, node: ir.Node, points: ir.Value, k: int, sizes: list[int]) -> list[tuple[ir.Value, ir.Value]]:
-    """Give (index, weight) of the kernel's pixels along one axis of the image; the grid names the last one first."""
+    """Return (index, weight) of the kernel's pixels along one axis of the image; the grid names the last one first."""
     size, corners = sizes[k], node.attributes.get_int("align_corners", 0) == 1
     mode = node.attributes.get_string("mode", "linear")
     padding = node.attributes.get_string("padding_mode", "zeros")

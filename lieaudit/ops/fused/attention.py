@@ -62,7 +62,7 @@ def _heads(b: Body, x: str, heads: int, size: int) -> str:
 
 
 def _mask(b: Body, index: int) -> str:
-    """Give what a mask of zeros and ones, (N, T) or (N, S, T), adds to the scores (N, heads, S, T)."""
+    """Return what a mask of zeros and ones, (N, T) or (N, S, T), adds to the scores (N, heads, S, T)."""
     rank = b.rank(index)
     if rank not in {2, 3}:
         raise NotCovered(f"a mask of rank {rank}")

@@ -68,7 +68,7 @@ def _upsample(b: Body) -> None:
 
 
 def in_order(weights: np.ndarray[Any, Any], block: int) -> np.ndarray[Any, Any]:
-    """Give weights (M, C, H, W) in that order.
+    """Return weights (M, C, H, W) in that order.
 
     They lie as (M/b, C/b, H, W, b of C, b of M), or as (M/b, C, H, W, b of M) where C is no multiple of b: for images,
     which are taken as they are, and for convolutions of each channel alone.
@@ -85,7 +85,7 @@ def in_order(weights: np.ndarray[Any, Any], block: int) -> np.ndarray[Any, Any]:
 
 @cache
 def block_size() -> int:
-    """Give b of this processor, as onnxruntime itself reorders channels.
+    """Return b of this processor, as onnxruntime itself reorders channels.
 
     Raises
     ------

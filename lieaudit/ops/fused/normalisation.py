@@ -40,7 +40,7 @@ def _skip_group_norm(b: Body) -> None:
 
 
 def _axes(b: Body) -> list[int]:
-    """Give the axes from `axis` on, which is the last one where the op has no such attribute."""
+    """Return the axes from `axis` on, which is the last one where the op has no such attribute."""
     axis = b.attributes.get_int("axis", -1)
     if axis >= 0:
         axis -= b.rank(0)

@@ -17,7 +17,7 @@ _CONVOLUTION_PARAMETERS = {"LeakyRelu": ("alpha",), "Clip": ("min", "max"), "Har
 
 
 def window(b: Body) -> dict[str, Any]:
-    """Give the attributes that convolutions and pooling share with their standard namesakes."""
+    """Return the attributes that convolutions and pooling share with their standard namesakes."""
     return {name: b.attributes[name].value for name in _WINDOW if name in b.attributes}
 
 

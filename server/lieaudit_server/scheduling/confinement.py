@@ -48,7 +48,7 @@ class Confinement:
             _log.warning("the sandbox of workers lacks here: %s", line)
 
     async def confine(self, job: Mapping[str, Any]) -> dict[str, Any]:
-        """Give the description of a job with all that confines it. Raises `OSError` where rights cannot be given."""
+        """Return the description of a job with all that confines it. Raises `OSError` where rights cannot be given."""
         return await asyncio.to_thread(self._confine, job)
 
     def _confine(self, job: Mapping[str, Any]) -> dict[str, Any]:

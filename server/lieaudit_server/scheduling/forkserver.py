@@ -241,7 +241,7 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def _description(job: Mapping[str, Any]) -> int:
-    """Give a descriptor of an unnamed file in memory that holds the job description."""
+    """Return a descriptor of an unnamed file in memory that holds the job description."""
     descriptor = os.memfd_create("job")
     with open(descriptor, "wb", closefd=False) as file:
         file.write(json.dumps(job).encode())

@@ -56,7 +56,7 @@ def audit(config: Config, folder: Folder, record: Audit, cpus: tuple[int, ...]) 
 
 
 def limits(config: Config) -> dict[str, int]:
-    """Give the limits a worker checks files against."""
+    """Return the limits a worker checks files against."""
     return {
         "unpacked_bytes": config.max_unpacked_bytes,
         "archive_members": config.max_archive_members,

@@ -17,7 +17,7 @@ class Journal:
         self._closed = False
 
     def latch(self, audit_id: str) -> asyncio.Event:
-        """Give the latch that the next event of this audit sets."""
+        """Return the latch that the next event of this audit sets."""
         latch = self._latches.setdefault(audit_id, asyncio.Event())
         if self._closed:
             latch.set()

@@ -25,7 +25,7 @@ def kills() -> int:
 
 
 def mark() -> str:
-    """Give the machine's count together with which boot it belongs to; empty where the kernel does not say."""
+    """Return the machine's count together with which boot it belongs to; empty where the kernel does not say."""
     count = _count(_MACHINE)
     try:
         return "" if count is None else f"{_BOOT.read_text(encoding='ascii').strip()}:{count}"

@@ -64,7 +64,7 @@ class Room:
 
 
 def _size(folder: Path) -> int:
-    """Give the bytes on disk below a folder; links are not followed."""
+    """Return the bytes on disk below a folder; links are not followed."""
     total, pending = 0, [str(folder)]
     while pending:
         try:

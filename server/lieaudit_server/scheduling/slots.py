@@ -47,7 +47,7 @@ class Slots:
         return Slot(tuple(taken), None)
 
     def give_back(self, slot: Slot) -> None:
-        """Give a slot back."""
+        """Return a slot back."""
         if slot.device is not None:
             self._free_gpus.add(slot.device)
         else:

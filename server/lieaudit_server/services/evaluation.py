@@ -65,7 +65,7 @@ def _check_size(policy_yaml: str) -> None:
 
 
 async def _given(context: Context, source: gate_pb2.ReportSource, field: str) -> bytes | dict[str, str]:
-    """Give a report as the worker reads it: serialized, as JSON, or where it lies; the server itself parses none."""
+    """Return a report as the worker reads it: serialized, as JSON, or where it lies; the server itself parses none."""
     match source.WhichOneof("source"):
         case "audit_id":
             audit = await context.audit(source.audit_id)

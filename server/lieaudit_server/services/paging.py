@@ -9,7 +9,7 @@ _FIRST = 2**62
 
 
 def size(asked: int) -> int:
-    """Give the page size for ``page_size``; 0 is the default, more than 500 is 500. Raises `ServiceError`."""
+    """Return the page size for ``page_size``; 0 is the default, more than 500 is 500. Raises `ServiceError`."""
     if asked < 0:
         raise invalid("page_size", "page_size must not be negative")
     return min(asked or _DEFAULT, _LARGEST)
@@ -25,5 +25,5 @@ def before(token: str) -> int:
 
 
 def next_token(numbers: list[int], page_size: int, *, cut: bool = False) -> str:
-    """Give the token for the page after these numbers; empty where it was the last. ``cut``: it was not."""
+    """Return the token for the page after these numbers; empty where it was the last. ``cut``: it was not."""
     return str(numbers[-1]) if cut or len(numbers) == page_size else ""

@@ -18,7 +18,7 @@ _BYTES = 64 * 2**20  # a larger report is not looked into: all callers share the
 
 
 async def alike(context: Context, asked: Audit) -> Audit | None:
-    """Give the owner's latest audit of the same request that succeeded with the versions installed here, if any.
+    """Return the owner's latest audit of the same request that succeeded with the versions installed here, if any.
 
     The request's digest covers model, images and specification; names decide too, for the report holds them.
     """

@@ -45,7 +45,7 @@ class StoredService:
         return await self._context.resource(self.kind, sha256)
 
     async def _page(self, request: ListRequest) -> tuple[list[Resource], str]:
-        """Give a page of what the caller may see, newest first, and the token of the next."""
+        """Return a page of what the caller may see, newest first, and the token of the next."""
         size, before = paging.size(request.page_size), paging.before(request.page_token)
         visible = self._context.caller.visible
         found = await self._context.database.run(lambda db: resources.page(db, self.kind, visible, before, size))
@@ -60,7 +60,7 @@ class StoredService:
 
 
 def fields(resource: Resource) -> dict[str, Any]:
-    """Give the fields that the messages of models and data sets share."""
+    """Return the fields that the messages of models and data sets share."""
     return {
         "sha256": resource.sha256,
         "name": resource.name,

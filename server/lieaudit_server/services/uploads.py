@@ -109,7 +109,7 @@ class Uploads:
                 del self._streams[key]
 
     async def _known(self, sha256: str, owner: str) -> tuple[Resource | None, Upload | None]:
-        """Give the owner's resource and half-done upload; one whose bytes are no longer there begins again."""
+        """Return the owner's resource and half-done upload; one whose bytes are no longer there begins again."""
         found, upload = await self._context.database.run(
             lambda db: (
                 resources.find(db, self._kind, sha256, owner),

@@ -120,7 +120,7 @@ def _without_taken_key(db: sqlite3.Connection, audit: Audit) -> Audit:
 
 
 def _typed(kind: type, values: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Give the fields of a dataclass from a sidecar; None where one is missing or of another type."""
+    """Return the fields of a dataclass from a sidecar; None where one is missing or of another type."""
     found = {}
     for name, hint in typing.get_type_hints(kind).items():
         origins = tuple(typing.get_origin(part) or part for part in (typing.get_args(hint) or (hint,)))

@@ -120,7 +120,7 @@ def find_alike(db: sqlite3.Connection, owner: str, request_sha256: str) -> Audit
 
 
 def page(db: sqlite3.Connection, owner: str | None, state: str, before: int, size: int) -> tuple[list[Audit], bool]:
-    """Give up to ``size`` audits, newest first, with numbers below ``before``; ``state`` empty: any.
+    """Return up to ``size`` audits, newest first, with numbers below ``before``; ``state`` empty: any.
 
     The second value says that there are more because their specs together would be too large for one page.
     """
@@ -141,7 +141,7 @@ def page(db: sqlite3.Connection, owner: str | None, state: str, before: int, siz
 
 
 def queued(db: sqlite3.Connection) -> list[Audit]:
-    """Give the waiting audits, oldest first, without their specs and blobs: what the order needs."""
+    """Return the waiting audits, oldest first, without their specs and blobs: what the order needs."""
     rows = db.execute(
         "SELECT number, id, owner, state, '{}' AS spec, '{}' AS blobs, threads, device, deadline, attempts, created,"
         " finished, failure, sequence, idempotency_key, request_sha256, spent, report_sha256, report_bytes, expiring,"
@@ -152,7 +152,7 @@ def queued(db: sqlite3.Connection) -> list[Audit]:
 
 
 def succeeded(db: sqlite3.Connection) -> list[Audit]:
-    """Give the audits that have a report."""
+    """Return the audits that have a report."""
     return [_audit(row) for row in db.execute("SELECT * FROM audits WHERE state = 'succeeded' ORDER BY number")]
 
 
@@ -302,13 +302,13 @@ def progress(db: sqlite3.Connection, audit_id: str, stage: str, done: int, total
 
 
 def events(db: sqlite3.Connection, audit_id: str, after: int) -> list[Event]:
-    """Give the events after a sequence number, in order."""
+    """Return the events after a sequence number, in order."""
     rows = db.execute("SELECT * FROM events WHERE audit_id = ? AND sequence > ? ORDER BY sequence", (audit_id, after))
     return [Event(**dict(row)) for row in rows]
 
 
 def last_events(db: sqlite3.Connection, audit_ids: list[str]) -> dict[str, Event]:
-    """Give the latest event of each audit."""
+    """Return the latest event of each audit."""
     found = {}
     for audit_id in audit_ids:
         row = db.execute(
@@ -319,7 +319,7 @@ def last_events(db: sqlite3.Connection, audit_ids: list[str]) -> dict[str, Event
 
 
 def follow(db: sqlite3.Connection, audit_id: str, owner: str | None, after: int) -> tuple[list[Event], bool] | None:
-    """Give the events after a sequence number and whether the audit has ended, both of the same moment.
+    """Return the events after a sequence number and whether the audit has ended, both of the same moment.
 
     None where the owner (None: anybody) has no such audit. A number that the audit has not reached yet, as from before
     a backup was put back, counts as the one before the last.

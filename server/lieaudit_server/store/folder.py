@@ -63,29 +63,29 @@ class Folder:
         return self
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Return the lock back."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
     def blob(self, sha256: str) -> Path:
-        """Give the path of a blob."""
+        """Return the path of a blob."""
         return self.blobs / sha256[:2] / sha256
 
     def audit(self, audit_id: str) -> Path:
-        """Give the folder of an audit."""
+        """Return the folder of an audit."""
         return self.audits / audit_id
 
     def report(self, audit_id: str) -> Path:
-        """Give the path of a finished audit's report, a serialized ``lieaudit.v1.Report``."""
+        """Return the path of a finished audit's report, a serialized ``lieaudit.v1.Report``."""
         return self.audits / audit_id / "report.pb"
 
     def relative(self, path: Path) -> str:
-        """Give a path in the folder as the state writes it."""
+        """Return a path in the folder as the state writes it."""
         return path.relative_to(self.root).as_posix()
 
     def free_bytes(self) -> int:
-        """Give the bytes that may still be written."""
+        """Return the bytes that may still be written."""
         return shutil.disk_usage(self.root).free
 
 

@@ -35,7 +35,7 @@ def take_back(db: sqlite3.Connection, folder: Folder, paths: Iterable[Path]) -> 
 
 
 def known(db: sqlite3.Connection) -> set[str]:
-    """Give the paths that are entered and not yet swept."""
+    """Return the paths that are entered and not yet swept."""
     return {row["path"] for row in db.execute("SELECT path FROM garbage WHERE quarantined IS NULL")}
 
 
@@ -54,7 +54,7 @@ def sweep(db: sqlite3.Connection, folder: Folder) -> None:
 
 
 def over(db: sqlite3.Connection, grace_seconds: float) -> list[tuple[int, str]]:
-    """Give the numbers and paths of what has been in quarantine for long enough, for `purge`."""
+    """Return the numbers and paths of what has been in quarantine for long enough, for `purge`."""
     rows = db.execute(
         "SELECT number, path FROM garbage WHERE quarantined <= ?", (meta.uptime(db) - grace_seconds,)
     ).fetchall()
@@ -74,7 +74,7 @@ def forget(db: sqlite3.Connection, entries: Iterable[tuple[int, str]]) -> None:
 
 
 def quarantined(folder: Folder, number: int, path: str) -> Path:
-    """Give the place of an entry in the quarantine."""
+    """Return the place of an entry in the quarantine."""
     return folder.quarantine / f"{number}-{Path(path).name}"
 
 

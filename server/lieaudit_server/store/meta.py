@@ -6,7 +6,7 @@ import sqlite3
 
 
 def get(db: sqlite3.Connection, name: str) -> str | None:
-    """Give the value of a fact, or None."""
+    """Return the value of a fact, or None."""
     row = db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
     return None if row is None else str(row["value"])
 
@@ -17,7 +17,7 @@ def put(db: sqlite3.Connection, name: str, value: str) -> None:
 
 
 def uptime(db: sqlite3.Connection) -> float:
-    """Give the seconds that servers have run on this folder, in all their lives together.
+    """Return the seconds that servers have run on this folder, in all their lives together.
 
     It is measured with clocks that nobody sets and only rises: what is deleted for its age waits for it, whatever the
     wall clock says.

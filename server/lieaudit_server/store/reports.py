@@ -71,13 +71,13 @@ def describe(folder: Folder, audit: Audit, kept: Kept) -> None:
 
 
 def digest(path: Path) -> tuple[str, int]:
-    """Give the checksum and the size of a file. Raises `OSError`."""
+    """Return the checksum and the size of a file. Raises `OSError`."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size
 
 
 def chunks(folder: Folder, audit: Audit) -> Iterator[bytes]:
-    """Give a report in pieces; before the first, the whole of it has been compared with its checksum.
+    """Return a report in pieces; before the first, the whole of it has been compared with its checksum.
 
     Raises `ServiceError` DATA_LOSS where the file is gone or has changed.
     """

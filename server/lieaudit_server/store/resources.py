@@ -68,7 +68,7 @@ def find(db: sqlite3.Connection, kind: str, sha256: str, owner: str | None) -> R
 
 
 def page(db: sqlite3.Connection, kind: str, owner: str | None, before: int, size: int) -> list[Resource]:
-    """Give up to ``size`` resources, newest first, with numbers below ``before``."""
+    """Return up to ``size`` resources, newest first, with numbers below ``before``."""
     rows = db.execute(
         _SELECT + "WHERE r.kind = ? AND (? IS NULL OR r.owner = ?) AND r.number < ? ORDER BY r.number DESC LIMIT ?",
         (kind, owner, owner, before, size),
@@ -77,7 +77,7 @@ def page(db: sqlite3.Connection, kind: str, owner: str | None, before: int, size
 
 
 def used_bytes(db: sqlite3.Connection, owner: str) -> int:
-    """Give the bytes of an owner's models, data sets, reports and (in full) uploads under way."""
+    """Return the bytes of an owner's models, data sets, reports and (in full) uploads under way."""
     row = db.execute(
         "SELECT (SELECT coalesce(sum(size), 0) FROM blobs WHERE sha256 IN"
         " (SELECT sha256 FROM resources WHERE owner = :o))"

@@ -21,13 +21,13 @@ _BYTES = 2**20
 
 
 def blob_sidecar(folder: Folder, sha256: str, kind: str, owner: str) -> Path:
-    """Give the path of the sidecar of one owner's model or data set."""
+    """Return the path of the sidecar of one owner's model or data set."""
     mark = hashlib.sha256(owner.encode()).hexdigest()[:16]
     return folder.blob(sha256).with_name(f"{sha256}.{kind}.{mark}.json")
 
 
 def report_sidecar(folder: Folder, audit_id: str) -> Path:
-    """Give the path of the sidecar of a report."""
+    """Return the path of the sidecar of a report."""
     return folder.audit(audit_id) / "report.json"
 
 
@@ -51,7 +51,7 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def identity(folder: Folder) -> str:
-    """Give the id that the folder's files say; empty where they say none."""
+    """Return the id that the folder's files say; empty where they say none."""
     try:
         return folder.identity.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):

@@ -11,7 +11,7 @@ from lieaudit_server.store.sidecars import blob_sidecar
 
 
 def strays(db: sqlite3.Connection, folder: Folder) -> list[Path]:
-    """Give the blobs, sidecars, uploads and audits that lie in the folder and are not in the state.
+    """Return the blobs, sidecars, uploads and audits that lie in the folder and are not in the state.
 
     What an upload under way is about to become counts as known: it is linked into place before the commit.
     """
@@ -27,6 +27,6 @@ def strays(db: sqlite3.Connection, folder: Folder) -> list[Path]:
 
 
 def everything(folder: Folder) -> list[Path]:
-    """Give all blobs and sidecars, uploads and folders of audits, in order."""
+    """Return all blobs and sidecars, uploads and folders of audits, in order."""
     found = [*folder.blobs.glob("*/*"), *folder.partial.iterdir(), *folder.audits.iterdir()]
     return sorted(found)

@@ -28,7 +28,7 @@ GPU_DEVICES = (
 
 
 def access(job: Mapping[str, Any]) -> dict[int, list[str]]:
-    """Give the paths for `landlock.restrict`: none of them is or holds one that the job says is hidden."""
+    """Return the paths for `landlock.restrict`: none of them is or holds one that the job says is hidden."""
     code = {sys.prefix, sys.base_prefix, sys.exec_prefix, *sys.path, *site.getsitepackages()}
     code |= set(os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep))
     readable = [*SYSTEM, *(path for path in code if path.startswith("/") and path != "/")]

@@ -127,7 +127,7 @@ class _Counted:
         self.weights = 0
 
     def level(self, nodes: Sequence[onnx.NodeProto], initializers: Sequence[onnx.TensorProto], depth: int) -> int:
-        """Give the nodes of a graph, its subgraphs and the functions it calls. Raises `ModelError` beyond a limit."""
+        """Return the nodes of a graph, its subgraphs and the functions it calls. Raises `ModelError` beyond a limit."""
         _compare("levels of subgraphs", depth, self._limits.nesting)
         self.weights += sum(tensor.ByteSize() for tensor in initializers)
         _compare("bytes of weights", self.weights, self._limits.initializer_bytes)

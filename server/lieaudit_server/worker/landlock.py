@@ -33,7 +33,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def version() -> int:
-    """Give the kernel's Landlock ABI; 0 where it has none, or it is turned off."""
+    """Return the kernel's Landlock ABI; 0 where it has none, or it is turned off."""
     return max(int(_libc.syscall(_CREATE, None, ctypes.c_size_t(0), _VERSION)), 0)
 
 
@@ -63,7 +63,7 @@ def restrict(access: Mapping[int, Iterable[str]]) -> None:
 
 
 def without(roots: Iterable[str], hidden: Iterable[str]) -> list[str]:
-    """Give the roots, each that holds a hidden path replaced by what lies in it and is not, nor holds, one."""
+    """Return the roots, each that holds a hidden path replaced by what lies in it and is not, nor holds, one."""
     secret = [Path(path) for path in hidden]
     found, pending = [], [Path(os.path.realpath(root)) for root in roots]
     while pending:

@@ -80,7 +80,7 @@ _PR_SET_SECCOMP, _FILTER = 22, 2
 
 
 def forbidden(*, gpu: bool) -> dict[str, int]:
-    """Give the system calls that fail whatever their arguments, by name. Raises `OSError` on other architectures."""
+    """Return the system calls that fail whatever their arguments, by name. Raises `OSError` on other architectures."""
     _, own = _architecture()
     calls = {**own, **_EVERYWHERE}
     return {name: number for name, number in calls.items() if not (gpu and name in ONLY_WITHOUT_GPU)}
@@ -130,5 +130,5 @@ def _architecture() -> tuple[int, dict[str, int]]:
 
 
 def _when(number: int, tests: list[tuple[int, int, int, int]], otherwise: int) -> list[tuple[int, int, int, int]]:
-    """Give the instructions for one call: its tests, which return or fall through to ``otherwise``."""
+    """Return the instructions for one call: its tests, which return or fall through to ``otherwise``."""
     return [(_EQUAL, 0, len(tests) + 1, number), *tests, (_RETURN, 0, 0, otherwise)]

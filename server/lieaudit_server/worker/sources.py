@@ -66,7 +66,7 @@ def _damaged(blob: Blob, why: str) -> DamagedBlobError:
 
 
 def model_file(blob: Blob, folder: Path, max_bytes: int, max_members: int) -> Path:
-    """Give the path of the model: the blob itself, or the one .onnx file of a tar, unpacked beside its data files.
+    """Return the path of the model: the blob itself, or the one .onnx file of a tar, unpacked beside its data files.
 
     Raises `ModelError` where the archive holds anything but plain files below its root, is too large, or does not
     hold exactly one .onnx file.

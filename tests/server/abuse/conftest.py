@@ -32,7 +32,7 @@ def tenants(start, tmp_path):
 
 @pytest.fixture
 def connections():
-    """Give a context of so many channels to a server, with a connection each."""
+    """Return a context of so many channels to a server, with a connection each."""
     return _connections
 
 
