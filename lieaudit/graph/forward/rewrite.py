@@ -129,11 +129,12 @@ def rewrite(
     """
     measure_shapes(model)
     model = _part(model, inputs, outputs)
-    own_outputs = {value.name for value in model.graph.outputs}
+    own_outputs = len(model.graph.outputs)
     inside = _kept_inside(model.graph, active or ())
     model = prepare(model, active)
     graph = model.graph
-    graph.outputs[:] = [value for value in graph.outputs if value.name in own_outputs]
+    # by their place: an output that a branch makes has the name it had in the branch
+    graph.outputs[:] = list(graph.outputs)[:own_outputs]
     opset = graph.opset_imports[""]
     names = list(active) if active is not None else [v.name or "" for v in graph.inputs if v.dtype in _FLOATS]
     by_name = {value.name: value for value in graph.inputs}
