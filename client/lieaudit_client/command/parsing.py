@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,15 @@ def generators(context: click.Context, _option: click.Parameter, value: str | No
 
 def custom(_context: click.Context, _option: click.Parameter, value: tuple[str, ...]) -> dict[str, spec_pb2.Tensor]:
     """Read ``NAME=a,b,c;d,e,f`` or ``NAME=FILE.npy``."""
+    return _tensors(value, parse_field)
+
+
+def _tensors(value: tuple[str, ...], parse: Callable[[str], tuple[str, spec_pb2.Tensor]]) -> dict[str, spec_pb2.Tensor]:
+    """Read named tensors, each name once."""
     found: dict[str, spec_pb2.Tensor] = {}
     for text in value:
         try:
-            name, tensor = parse_field(text)
+            name, tensor = parse(text)
         except InvalidInputError as problem:
             raise click.BadParameter(str(problem)) from problem
         if name in found:
@@ -100,16 +106,7 @@ def report_formats(
 
 def feeds(_context: click.Context, _option: click.Parameter, value: tuple[str, ...]) -> dict[str, spec_pb2.Tensor]:
     """Read ``NAME=VALUE`` or ``NAME=FILE.npy``."""
-    found: dict[str, spec_pb2.Tensor] = {}
-    for text in value:
-        try:
-            name, tensor = parse_feed(text)
-        except InvalidInputError as problem:
-            raise click.BadParameter(str(problem)) from problem
-        if name in found:
-            raise click.BadParameter(f"{name!r} is given twice")
-        found[name] = tensor
-    return found
+    return _tensors(value, parse_feed)
 
 
 def budget(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
