@@ -48,6 +48,11 @@ def test_nothing_about_places_is_advised_for_brightness() -> None:
     assert item.means == TRAINING
 
 
+def test_what_owns_places_comes_before_what_owns_brightness() -> None:
+    found = advice([("brightness", _layers(late=0.9)), ("rotation", _layers(stem=0.6, late=0.3))])
+    assert [item.segment for item in found] == ["stem", "late"]
+
+
 def test_each_means_is_for_a_kind_that_there_is() -> None:
     assert set(MEANS) <= {name for name, _ in KINDS}
 

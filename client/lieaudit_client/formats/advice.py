@@ -59,7 +59,8 @@ def advice(layers: Sequence[tuple[str, report_pb2.Layerwise]]) -> tuple[Advice, 
         for segment in found.segments:
             if segment.share >= OWNS and not segment.commutes:
                 owned.setdefault((segment.name, segment.kind), []).append((name, segment.share))
-    order = sorted(owned.items(), key=lambda item: -max(share for _, share in item[1]))[:MOST]
+    # What owns places comes first: for brightness there is but one advice, whichever layer it is.
+    order = sorted(owned.items(), key=lambda item: -max(s if n != "brightness" else 0.0 for n, s in item[1]))[:MOST]
     return tuple(
         Advice(segment, kind, tuple(sorted(shares, key=lambda pair: -pair[1])), _means(kind, shares))
         for (segment, kind), shares in order
